@@ -1,0 +1,1 @@
+"""Thin nipype interfaces: load, one pure call, save."""

@@ -1,0 +1,1 @@
+"""Segmentation models: arrays in, posteriors out. The only layer that imports torch."""

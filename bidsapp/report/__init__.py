@@ -1,0 +1,1 @@
+"""Figures, and the HTML pages assembled from them and the tables on disk."""
