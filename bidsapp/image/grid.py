@@ -1,0 +1,115 @@
+"""The grids: native, work (near-RAS axes, about 1 mm) and the way between them."""
+
+from __future__ import annotations
+
+import nibabel as nib
+import numpy as np
+from nibabel.affines import voxel_sizes
+from scipy import ndimage
+
+WORK_VOXEL_SIZE_MM = 1.0
+#: A scan whose voxel sizes all lie within this range is only reordered: interpolation would cost more than it gives.
+KEPT_VOXEL_SIZE_MM = (0.9, 1.1)
+
+
+def work_image(scan: nib.Nifti1Image) -> nib.Nifti1Image:
+    """Bring a scan onto its work grid: own axes in the nearest RAS order, about 1 mm isotropic.
+
+    Parameters
+    ----------
+    scan : Nifti1Image
+        3D, any orientation, any voxel size.
+
+    Returns
+    -------
+    Nifti1Image
+        float32. Finer axes are low-pass filtered first (Gaussian of half the ratio of voxel sizes), coarser ones
+        interpolated by cubic splines and kept within the range of the scan (splines overshoot at the scalp).
+    """
+    canonical = nib.as_closest_canonical(scan)
+    data = np.asanyarray(canonical.dataobj, dtype=np.float32)
+    zooms = voxel_sizes(canonical.affine)
+    low, high = KEPT_VOXEL_SIZE_MM
+    if zooms.min() >= low and zooms.max() <= high:
+        return _with_affine(data, canonical.affine)
+    scale = WORK_VOXEL_SIZE_MM / zooms  # native voxels per work voxel
+    smooth = antialias(data, scale)
+    shape = tuple(int(n) for n in np.maximum(1, np.round(np.array(data.shape) / scale)))
+    # Voxel edges, not centres, coincide: the field of view stays where it was.
+    offset = (scale - 1) / 2
+    out = ndimage.affine_transform(
+        smooth, scale, offset=offset, output_shape=shape, order=3, mode="nearest", output=np.float32
+    )
+    affine = canonical.affine @ _scaling(scale, offset)
+    return _with_affine(np.clip(out, data.min(), data.max()), affine)
+
+
+def antialias(data: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Gaussian low-pass before sampling every `scale`-th voxel along each axis (nothing where scale <= 1)."""
+    sigma = np.where(scale > 1, scale / 2, 0)
+    return ndimage.gaussian_filter(data, sigma, truncate=2.5) if sigma.any() else data
+
+
+def average_onto(img: nib.Nifti1Image, grid: nib.Nifti1Image) -> nib.Nifti1Image:
+    """Carry a map from the work grid to a grid with the same axes, averaging over each target voxel.
+
+    Partial volume is respected: a probability on a 4 mm slice is the mean of the 1 mm slices it covers.
+
+    Parameters
+    ----------
+    img : Nifti1Image
+        3D map on the work grid.
+    grid : Nifti1Image
+        Target; its axes are a permutation or reflection of those of `img` (a scan and its own work grid).
+
+    Returns
+    -------
+    Nifti1Image
+        float32, on the exact affine of `grid`.
+    """
+    to_img = np.linalg.inv(img.affine) @ grid.affine  # grid voxel -> img voxel
+    axes = np.abs(to_img[:3, :3]).argmax(axis=0)
+    scale = np.abs(to_img[axes, range(3)])  # img voxels per grid voxel, along the grid's axes
+    per_img_axis = np.empty(3)
+    per_img_axis[axes] = scale
+    data = np.asanyarray(img.dataobj, dtype=np.float32)
+    size = np.maximum(1, per_img_axis)
+    smooth = _box_mean(data, size) if (size > 1.01).any() else data
+    out = ndimage.affine_transform(
+        smooth, to_img[:3, :3], offset=to_img[:3, 3], output_shape=grid.shape[:3], order=1, mode="constant",
+        output=np.float32,
+    )  # fmt: skip
+    return _with_affine(out, grid.affine, like=grid)
+
+
+def on_grid(data: np.ndarray, grid: nib.Nifti1Image) -> nib.Nifti1Image:
+    """`data` as an image with the exact affine and codes of `grid`, in the data's own type (bool as uint8)."""
+    return _with_affine(data.astype(np.uint8) if data.dtype == bool else data, grid.affine, like=grid)
+
+
+def _box_mean(data: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """Mean over a box of `size` voxels (not whole numbers) about each voxel, axis by axis."""
+    for axis, width in enumerate(size):
+        if width <= 1.01:
+            continue
+        half = int(np.ceil((width - 1) / 2))
+        weights = np.ones(2 * half + 1)
+        weights[[0, -1]] = (width - (2 * half - 1)) / 2
+        data = ndimage.correlate1d(data, weights / weights.sum(), axis=axis, mode="nearest")
+    return data
+
+
+def _scaling(scale: np.ndarray, offset: np.ndarray) -> np.ndarray:
+    matrix = np.diag([*scale, 1.0])
+    matrix[:3, 3] = offset
+    return matrix
+
+
+def _with_affine(data: np.ndarray, affine: np.ndarray, like: nib.Nifti1Image | None = None) -> nib.Nifti1Image:
+    out = nib.Nifti1Image(np.ascontiguousarray(data), affine)
+    sform_code = int(like.header["sform_code"]) if like is not None else 1
+    qform_code = int(like.header["qform_code"]) if like is not None else 1
+    out.set_sform(affine, sform_code or 1)
+    out.set_qform(affine, qform_code or 1)
+    out.header.set_xyzt_units("mm")
+    return out

@@ -1,0 +1,210 @@
+"""Read a scan from a dataset and harmonise its geometry, or say what is wrong with the file."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from nibabel.affines import voxel_sizes
+from nibabel.filebasedimages import ImageFileError
+
+from bidsapp.errors import InputError
+
+#: A structural scan has at least this many voxels along each axis (single slices and localisers have fewer).
+MINIMUM_AXIS = 10
+#: Voxel sizes (mm) outside this range are a broken header (or micrometres, or metres), not a head scan.
+VOXEL_SIZE_RANGE_MM = (0.1, 12.0)
+#: Scanners round their headers; qform and sform this close (mm, at the corners of the image) agree.
+GEOMETRY_TOLERANCE_MM = 0.1
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A scan whose data are finite float32 and whose sform and qform agree.
+
+    Attributes
+    ----------
+    image : Nifti1Image
+        3D, on the voxel grid of the file.
+    notes : tuple of str
+        What was harmonised, for the record.
+    warnings : tuple of str
+        What the user should check (left/right doubts).
+    """
+
+    image: nib.Nifti1Image
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def load_scan(path: Path) -> Scan:
+    """Load one structural scan.
+
+    Parameters
+    ----------
+    path : Path
+        ``.nii`` or ``.nii.gz``.
+
+    Returns
+    -------
+    Scan
+
+    Raises
+    ------
+    InputError
+        The file is missing, empty, truncated, no NIfTI, has several volumes, no orientation, not-a-number voxels, or
+        no contrast. The message names the file and the remedy.
+    """
+    img = _open(path)
+    affine, notes, warnings = _harmonise_affine(img, path)
+    data, volume_notes = _read_volume(img, path)
+    _check_shape(data.shape, affine, path)
+    _check_values(data, path)
+    out = nib.Nifti1Image(data, affine)
+    # The codes of the file are kept: the grid means what it meant there.
+    code = int(img.header["sform_code"]) or int(img.header["qform_code"])
+    out.set_sform(affine, code)
+    out.set_qform(affine, code)
+    return Scan(out, (*notes, *volume_notes), warnings)
+
+
+def check_header(path: Path) -> None:
+    """Raise `InputError` for what the header alone shows to be unusable (for ``--dry-run``; reads no voxels)."""
+    img = _open(path)
+    affine, _, _ = _harmonise_affine(img, path)
+    if any(size != 1 for size in img.shape[3:]):
+        raise _several_volumes(img.shape, path)
+    _check_shape(img.shape[:3], affine, path)
+
+
+def _open(path: Path) -> nib.Nifti1Image:
+    if path.is_symlink() and not path.exists():
+        raise InputError(
+            f"{path}: the link points to missing content. In a DataLad/git-annex dataset run 'datalad get' on it first."
+        )
+    if not path.exists():
+        raise InputError(f"{path}: no such file.")
+    if path.stat().st_size == 0:
+        raise InputError(f"{path}: the file is empty (0 bytes). Copy or convert it again.")
+    try:
+        img = nib.load(path)
+    except (ImageFileError, OSError, EOFError, ValueError, zlib.error) as error:
+        raise InputError(
+            f"{path}: not a readable NIfTI file ({error}). Convert it again from the original images."
+        ) from error
+    if not isinstance(img, nib.Nifti1Image):  # Nifti2Image derives from Nifti1Image
+        raise InputError(f"{path}: not a NIfTI image but {type(img).__name__}. Convert it to .nii.gz.")
+    if img.get_data_dtype().fields is not None or np.issubdtype(img.get_data_dtype(), np.complexfloating):
+        raise InputError(
+            f"{path}: voxels are {img.get_data_dtype()}, not single numbers. Use the magnitude image, not RGB or complex."
+        )
+    return img
+
+
+def _harmonise_affine(img: nib.Nifti1Image, path: Path) -> tuple[np.ndarray, tuple[str, ...], tuple[str, ...]]:
+    """One orthogonal affine from sform and qform, what was done, and what to check."""
+    sform, sform_code = _coded(img.get_sform, path)
+    qform, qform_code = _coded(img.get_qform, path)
+    notes: list[str] = []
+    warnings: list[str] = []
+    if sform is None and qform is None:
+        raise InputError(
+            f"{path}: neither sform nor qform is valid (codes {sform_code} and {qform_code}), so left and right are"
+            " unknown. Convert the scan again from DICOM (dcm2niix), or set the orientation with a tool such as"
+            " fslorient and check it by eye."
+        )
+    if sform is not None and qform is not None:
+        distance = _corner_distance(sform, qform, img.shape[:3])
+        if distance > GEOMETRY_TOLERANCE_MM:
+            notes.append(f"qform and sform differ by up to {distance:.1f} mm: the sform was used")
+            if np.sign(np.linalg.det(sform[:3, :3])) != np.sign(np.linalg.det(qform[:3, :3])):
+                warnings.append(
+                    f"{path.name}: qform and sform disagree about left and right; the sform was used. Check the sides."
+                )
+    elif sform is None:
+        notes.append("only the qform is valid: it was used")
+    affine = np.asarray(sform if sform is not None else qform, dtype=float)
+    orthogonal = _nearest_orthogonal(affine, img.shape[:3])
+    shear = _corner_distance(affine, orthogonal, img.shape[:3])
+    if shear > GEOMETRY_TOLERANCE_MM:
+        notes.append(f"sheared axes were made orthogonal (corners moved by up to {shear:.1f} mm)")
+    return orthogonal, tuple(notes), tuple(warnings)
+
+
+def _coded(getter, path: Path) -> tuple[np.ndarray | None, int]:  # noqa: ANN001 - a bound nibabel method
+    """The affine where its code is set and it can be inverted, else None; and the code."""
+    try:
+        affine, code = getter(coded=True)
+    except (ValueError, np.linalg.LinAlgError) as error:  # an impossible quaternion
+        raise InputError(f"{path}: the qform is invalid ({error}). Convert the scan again from DICOM.") from error
+    if not code or affine is None or not np.isfinite(affine).all():
+        return None, int(code or 0)
+    return (affine, int(code)) if abs(np.linalg.det(affine[:3, :3])) > 1e-6 else (None, int(code))
+
+
+def _corner_distance(first: np.ndarray, second: np.ndarray, shape: tuple[int, ...]) -> float:
+    """Largest distance (mm) between the image corners placed by two affines."""
+    corners = np.array(np.meshgrid(*[(0, n - 1) for n in shape], indexing="ij")).reshape(3, -1)
+    difference = (first - second)[:3, :3] @ corners + (first - second)[:3, 3:]
+    return float(np.linalg.norm(difference, axis=0).max())
+
+
+def _nearest_orthogonal(affine: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The affine with the closest orthogonal axes (polar decomposition), the image's centre kept."""
+    zooms = voxel_sizes(affine)
+    u, _, vt = np.linalg.svd(affine[:3, :3] / zooms)
+    out = np.eye(4)
+    out[:3, :3] = (u @ vt) * zooms
+    centre = (np.asarray(shape) - 1) / 2
+    out[:3, 3] = affine[:3, :3] @ centre + affine[:3, 3] - out[:3, :3] @ centre
+    # Untouched where there was nothing to mend, so that no bit of the file's affine is lost.
+    return affine if np.allclose(out, affine, atol=1e-4) else out
+
+
+def _read_volume(img: nib.Nifti1Image, path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
+    if any(size != 1 for size in img.shape[3:]):
+        raise _several_volumes(img.shape, path)
+    try:
+        data = np.asarray(img.get_fdata(dtype=np.float32, caching="unchanged"))
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise InputError(
+            f"{path}: the voxel data are truncated or damaged ({error}). Copy or convert the file again."
+        ) from error
+    if data.ndim > 3:
+        return data.reshape(data.shape[:3]), (f"a {data.ndim}D file with a single volume was taken as 3D",)
+    return data, ()
+
+
+def _several_volumes(shape: tuple[int, ...], path: Path) -> InputError:
+    return InputError(
+        f"{path}: {int(np.prod(shape[3:]))} volumes in one file (shape {shape}). A structural scan has one: average or"
+        " select a volume (e.g. with nilearn.image.index_img), or choose another run with --bids-filter-file."
+    )
+
+
+def _check_shape(shape: tuple[int, ...], affine: np.ndarray, path: Path) -> None:
+    if len(shape) < 3 or min(shape) < MINIMUM_AXIS:
+        raise InputError(
+            f"{path}: shape {tuple(shape)} is no whole-brain scan (fewer than {MINIMUM_AXIS} slices)."
+            " Exclude it with --bids-filter-file."
+        )
+    zooms = voxel_sizes(affine)
+    low, high = VOXEL_SIZE_RANGE_MM
+    if zooms.min() < low or zooms.max() > high:
+        raise InputError(
+            f"{path}: voxel size {tuple(float(z) for z in np.round(zooms, 4))} mm is not plausible for a head scan"
+            f" ({low}-{high} mm). Check the header's units."
+        )
+
+
+def _check_values(data: np.ndarray, path: Path) -> None:
+    bad = int(np.size(data) - np.isfinite(data).sum())
+    if bad:
+        raise InputError(
+            f"{path}: {bad} voxels are NaN or infinite. Replace them (e.g. with numpy.nan_to_num) or export again."
+        )
+    if data.max() == data.min():
+        raise InputError(f"{path}: every voxel has the value {data.max():g}; there is no image in it. Export it again.")
