@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import nibabel as nib
 import numpy as np
 from nibabel.affines import voxel_sizes
@@ -37,9 +39,11 @@ def work_image(scan: nib.Nifti1Image) -> nib.Nifti1Image:
     shape = tuple(int(n) for n in np.maximum(1, np.round(np.array(data.shape) / scale)))
     # Voxel edges, not centres, coincide: the field of view stays where it was.
     offset = (scale - 1) / 2
-    out = ndimage.affine_transform(
-        smooth, scale, offset=offset, output_shape=shape, order=3, mode="nearest", output=np.float32
-    )
+    with warnings.catch_warnings():  # scipy reminds of a change in its version 0.18 for diagonal matrices
+        warnings.simplefilter("ignore", UserWarning)
+        out = ndimage.affine_transform(
+            smooth, scale, offset=offset, output_shape=shape, order=3, mode="nearest", output=np.float32
+        )
     affine = canonical.affine @ _scaling(scale, offset)
     return _with_affine(np.clip(out, data.min(), data.max()), affine)
 

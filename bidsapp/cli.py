@@ -1,0 +1,149 @@
+"""Command line -> `Config` -> exit code. Imports nothing heavy: ``--help`` answers at once."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from bidsapp import __version__, config
+from bidsapp.errors import AppError, UsageError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the app; the return value is the process's exit code (see ``docs/usage.md``)."""
+    try:
+        chosen = parse(sys.argv[1:] if argv is None else argv)
+        from bidsapp import app  # heavy: only once the command line is known to be right
+
+        return app.run(chosen)
+    except AppError as error:
+        print(f"bidsapp: error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("bidsapp: interrupted; run the same command again to go on from here.", file=sys.stderr)
+        return 130
+
+
+def parse(argv: Sequence[str]) -> config.Config:
+    """Turn the command line (and ``--config-file``) into a `Config`.
+
+    Raises
+    ------
+    AppError
+        With the exit code of what is wrong.
+    """
+    parser = _parser()
+    first = parser.parse_args(argv)
+    if first.config_file is not None:
+        _set_defaults(parser, first.config_file)
+        first = parser.parse_args(argv)
+    options = vars(first)
+    options.pop("config_file")
+    filter_file = options.pop("bids_filter_file")
+    filters = config.read_filters(Path(filter_file)) if filter_file else {}
+    for name in ("participant_label", "session_label"):
+        options[name] = tuple(_bare_label(label) for label in options[name])
+    options["output_spaces"] = tuple(options["output_spaces"])
+    return config.Config(bids_filters=filters, **options)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}. See 'bidsapp --help'.")
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
+        prog="bidsapp",
+        description="Brain mask, tissues, lesions and volumes from T1w, T2w and FLAIR scans of a BIDS dataset.",
+        epilog="Exit codes: 0 fine, 1 a participant failed, 16 not a BIDS dataset, 17 unknown analysis level, 18 nothing"
+        " selected, 64 bad command line, 66 input not readable, 75 try again.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("bids_dir", type=Path, help="root of the BIDS dataset (read only; the group level does not touch it)")
+    add("out_dir", type=Path, help="folder of the derivatives")
+    add("level", metavar="{participant,group}", help="analysis level")
+    add("--version", action="version", version=f"bidsapp {__version__}")
+    add("-v", "--verbose", action="count", default=0, help="say more; -vv for every message of the libraries")
+
+    group = parser.add_argument_group("which scans")
+    add = group.add_argument
+    add("--participant-label", "--participant_label", nargs="+", default=(), metavar="LABEL",
+        help="subjects, with or without 'sub-'")  # fmt: skip
+    add("--session-label", "--session_label", nargs="+", default=(), metavar="LABEL",
+        help="sessions, with or without 'ses-'")  # fmt: skip
+    add("--bids-filter-file", "--bids_filter_file", metavar="FILE",
+        help='JSON of entities per contrast, e.g. {"T1w": {"acquisition": "mprage"}}')  # fmt: skip
+    add("--bids-database-dir", "--bids_database_dir", type=Path, metavar="DIR",
+        help="keep the index of the dataset here and use it again")  # fmt: skip
+    add("--skip-bids-validation", "--skip_bids_validation", "--skip-bids-validator", "--skip_bids_validator",
+        action="store_true", help="do not run bids-validator first")  # fmt: skip
+    add("--dry-run", "--dry_run", action="store_true", help="show what was found and chosen and what would run; stop")
+
+    group = parser.add_argument_group("how to segment")
+    add = group.add_argument
+    add("--brain-extraction", "--brain_extraction", default="auto", metavar="NAME",
+        help="auto (deepbet with a T1w, else template), deepbet, template, or bet (FSL's, where you have it)")  # fmt: skip
+    add("--tissue-model", "--tissue_model", default="mixture", metavar="NAME", help=", ".join(config.TISSUE_MODELS))
+    add("--lesion-model", "--lesion_model", default="outlier", metavar="NAME", help=", ".join(config.LESION_MODELS))
+    add("--normalization", default="zscore", metavar="NAME", help=", ".join(config.NORMALIZATIONS))
+    add("--denoise", action="store_true", help="non-local means before the segmentation")
+    add("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or cuda:N")
+    add("--random-seed", "--random_seed", type=int, default=1, metavar="N", help="seed of everything random")
+
+    group = parser.add_argument_group("what to write")
+    add = group.add_argument
+    add("--output-spaces", "--output_spaces", nargs="+", default=config.OUTPUT_SPACES, metavar="SPACE",
+        help="the reference scan's own grid (orig) is always written; " + ", ".join(config.OUTPUT_SPACES[1:]))  # fmt: skip
+    add("--reports-only", "--reports_only", action="store_true", help="make the reports again from what is in OUT_DIR")
+    add("-w", "--work-dir", "--work_dir", type=Path, metavar="DIR", help="intermediate files (default: OUT_DIR/.work)")
+    add("--keep-work", "--keep_work", action="store_true", help="keep the intermediate files of sessions that succeeded")
+
+    group = parser.add_argument_group("machine")
+    add = group.add_argument
+    defaults = config.Config.__dataclass_fields__
+    add("--nprocs", type=int, default=defaults["nprocs"].default_factory(), metavar="N",
+        help="processes at a time")  # fmt: skip
+    add("--omp-nthreads", "--omp_nthreads", type=int, default=1, metavar="N", help="threads per process")
+    add("--mem", "--mem-gb", "--mem_gb", dest="mem_gb", type=float, metavar="GB", help="memory not to go beyond")
+    add("--stop-on-first-crash", "--stop_on_first_crash", action="store_true", help="give up at the first failure")
+    add("--resource-monitor", "--resource_monitor", action="store_true", help="log memory and CPU of every step")
+    add("--config-file", "--config_file", metavar="FILE", help="YAML or JSON of the options above; the command line wins")
+    return parser
+
+
+def _set_defaults(parser: _Parser, path: str) -> None:
+    import yaml  # only for those who use it
+
+    try:
+        loaded: Any = yaml.safe_load(Path(path).read_text()) or {}
+    except (OSError, yaml.YAMLError) as error:
+        raise UsageError(f"--config-file {path}: cannot be read ({error}).") from error
+    if not isinstance(loaded, dict):
+        raise UsageError(f"--config-file {path}: must hold 'option: value' lines.")
+    options = {str(key).lstrip("-").replace("-", "_"): value for key, value in loaded.items()}
+    known = {action.dest for action in parser._actions if action.option_strings} | {"mem"}
+    unknown = sorted(set(options) - known)
+    if unknown:
+        raise UsageError(f"--config-file {path}: unknown option {', '.join(unknown)}.")
+    if "mem" in options:
+        options["mem_gb"] = options.pop("mem")
+    for name in ("participant_label", "session_label", "output_spaces"):
+        if name in options:
+            value = options[name]
+            options[name] = tuple(str(item) for item in (value if isinstance(value, list) else [value]))
+    for name in ("work_dir", "bids_database_dir"):
+        if options.get(name) is not None:
+            options[name] = Path(options[name])
+    parser.set_defaults(**options)
+
+
+def _bare_label(label: str) -> str:
+    for prefix in ("sub-", "ses-"):
+        label = label.removeprefix(prefix)
+    return label

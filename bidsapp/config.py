@@ -1,0 +1,141 @@
+"""What the user asked for: one frozen object, validated once, handed to the app and the workflows."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bidsapp.errors import AnalysisLevelError, NotBidsError, UsageError
+
+LEVELS = ("participant", "group")
+BRAIN_EXTRACTIONS = ("auto", "deepbet", "template", "bet")
+TISSUE_MODELS = ("mixture",)
+LESION_MODELS = ("outlier", "none")
+NORMALIZATIONS = ("zscore", "nyul")
+OUTPUT_SPACES = ("orig", "MNI152NLin2009aSym", "FLAIR")
+CONTRASTS = ("T1w", "T2w", "FLAIR")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """One run of the app; see ``docs/usage.md`` for what each option does.
+
+    Raises
+    ------
+    UsageError, AnalysisLevelError, NotBidsError
+        On construction, when an option cannot be used as given.
+    """
+
+    bids_dir: Path
+    out_dir: Path
+    level: str
+    participant_label: tuple[str, ...] = ()
+    session_label: tuple[str, ...] = ()
+    bids_filters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    bids_database_dir: Path | None = None
+    skip_bids_validation: bool = False
+    brain_extraction: str = "auto"
+    tissue_model: str = "mixture"
+    lesion_model: str = "outlier"
+    normalization: str = "zscore"
+    denoise: bool = False
+    output_spaces: tuple[str, ...] = OUTPUT_SPACES
+    device: str = "auto"
+    work_dir: Path | None = None
+    keep_work: bool = False
+    nprocs: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    omp_nthreads: int = 1
+    mem_gb: float | None = None
+    random_seed: int = 1
+    stop_on_first_crash: bool = False
+    resource_monitor: bool = False
+    reports_only: bool = False
+    dry_run: bool = False
+    verbose: int = 0
+
+    def __post_init__(self) -> None:
+        if self.level not in LEVELS:
+            raise AnalysisLevelError(f"analysis level {self.level!r} is unknown; choose one of: {', '.join(LEVELS)}.")
+        self._check_choices()
+        self._check_numbers()
+        self._check_folders()
+        unknown = set(self.bids_filters) - set(CONTRASTS)
+        if unknown:
+            raise UsageError(
+                f"--bids-filter-file: {', '.join(sorted(unknown))} is no contrast of this app; use {', '.join(CONTRASTS)}."
+            )
+
+    def _check_choices(self) -> None:
+        for name, allowed in (
+            ("brain_extraction", BRAIN_EXTRACTIONS),
+            ("tissue_model", TISSUE_MODELS),
+            ("lesion_model", LESION_MODELS),
+            ("normalization", NORMALIZATIONS),
+        ):
+            if getattr(self, name) not in allowed:
+                flag = "--" + name.replace("_", "-")
+                raise UsageError(f"{flag}: {getattr(self, name)!r} is unknown; choose one of: {', '.join(allowed)}.")
+        for space in self.output_spaces:
+            if space not in OUTPUT_SPACES:
+                raise UsageError(
+                    f"--output-spaces: {space!r} is not available; choose among {', '.join(OUTPUT_SPACES)}."
+                    " (The packaged template is MNI152NLin2009aSym; other templates would have to be downloaded.)"
+                )
+        kind, _, number = self.device.partition(":")
+        if kind not in ("auto", "cpu", "cuda") or (number and (kind != "cuda" or not number.isdigit())):
+            raise UsageError(f"--device: {self.device!r} is unknown; use auto, cpu, cuda or cuda:N.")
+
+    def _check_numbers(self) -> None:
+        for name in ("nprocs", "omp_nthreads"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}.")
+        if self.mem_gb is not None and self.mem_gb <= 0:
+            raise UsageError(f"--mem must be positive (GB), not {self.mem_gb}.")
+
+    def _check_folders(self) -> None:
+        if self.level == "participant" and not self.reports_only:
+            if not self.bids_dir.is_dir():
+                raise NotBidsError(f"{self.bids_dir}: no such folder. Give the root of a BIDS dataset.")
+            if not (self.bids_dir / "dataset_description.json").is_file():
+                raise NotBidsError(
+                    f"{self.bids_dir}: no dataset_description.json, so this is not the root of a BIDS dataset."
+                )
+        if self.out_dir.exists() and not self.out_dir.is_dir():
+            raise UsageError(f"{self.out_dir}: is a file; give a folder for the output.")
+        if self.out_dir.resolve() == self.bids_dir.resolve() and not (self.level == "group" or self.reports_only):
+            raise UsageError(
+                f"{self.out_dir}: output and input are the same folder; use e.g. {self.bids_dir}/derivatives/bidsapp."
+            )
+
+    @property
+    def work(self) -> Path:
+        """Folder of intermediate files."""
+        return self.work_dir if self.work_dir is not None else self.out_dir / ".work"
+
+    def science(self) -> dict[str, Any]:
+        """The options that change results: part of every session's record, and of what a resumed run compares."""
+        names = ("brain_extraction", "tissue_model", "lesion_model", "normalization", "denoise", "random_seed")
+        chosen = asdict(self)
+        return {name: chosen[name] for name in names} | {"output_spaces": sorted(self.output_spaces)}
+
+
+def read_filters(path: Path) -> dict[str, dict[str, Any]]:
+    """Read ``--bids-filter-file``: ``{"T1w": {"acquisition": "mprage"}, ...}``; keys in any letter case.
+
+    Raises
+    ------
+    UsageError
+        The file is missing, no JSON, or not a table of tables.
+    """
+    try:
+        loaded = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--bids-filter-file {path}: cannot be read ({error}).") from error
+    if not isinstance(loaded, dict) or not all(isinstance(value, dict) for value in loaded.values()):
+        raise UsageError(f'--bids-filter-file {path}: must look like {{"T1w": {{"acquisition": "mprage"}}}}.')
+    names = {contrast.lower(): contrast for contrast in CONTRASTS}
+    return {names.get(key.lower(), key): value for key, value in loaded.items()}
