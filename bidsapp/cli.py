@@ -102,7 +102,9 @@ def _parser() -> _Parser:
         help="the reference scan's own grid (orig) is always written; " + ", ".join(config.OUTPUT_SPACES[1:]))  # fmt: skip
     add("--reports-only", "--reports_only", action="store_true", help="make the reports again from what is in OUT_DIR")
     add("-w", "--work-dir", "--work_dir", type=Path, metavar="DIR", help="intermediate files (default: OUT_DIR/.work)")
-    add("--keep-work", "--keep_work", action="store_true", help="keep the intermediate files of sessions that succeeded")
+    add(
+        "--keep-work", "--keep_work", action="store_true", help="keep the intermediate files of sessions that succeeded"
+    )
 
     group = parser.add_argument_group("machine")
     add = group.add_argument
@@ -113,7 +115,12 @@ def _parser() -> _Parser:
     add("--mem", "--mem-gb", "--mem_gb", dest="mem_gb", type=float, metavar="GB", help="memory not to go beyond")
     add("--stop-on-first-crash", "--stop_on_first_crash", action="store_true", help="give up at the first failure")
     add("--resource-monitor", "--resource_monitor", action="store_true", help="log memory and CPU of every step")
-    add("--config-file", "--config_file", metavar="FILE", help="YAML or JSON of the options above; the command line wins")
+    add(
+        "--config-file",
+        "--config_file",
+        metavar="FILE",
+        help="YAML or JSON of the options above; the command line wins",
+    )
     return parser
 
 
