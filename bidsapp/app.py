@@ -1,0 +1,383 @@
+"""One run of the app: query -> build -> execute -> report -> exit code."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bidsapp import __version__, bids, errors, progress
+from bidsapp.bids import SessionInputs
+from bidsapp.config import Config
+
+#: Threads and seeds are fixed before torch, numpy and ANTs are imported: results must not depend on the machine's load.
+FIXED_ENVIRONMENT = {
+    "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": "1",
+    "NIPYPE_NO_ET": "1",  # nipype would ask the network for news
+    "NO_ET": "1",
+    "MPLBACKEND": "Agg",
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+}
+
+
+@dataclass
+class Outcome:
+    """What became of a session; a row of the closing table."""
+
+    inputs: SessionInputs
+    status: str = "waiting"  # done | up to date | failed | skipped
+    seconds: float | None = None
+    message: str = ""
+
+
+def run(config: Config) -> int:
+    """Run one analysis level.
+
+    Returns
+    -------
+    int
+        0, or `errors.PARTICIPANT_FAILED` when a session failed (the others' results are there).
+
+    Raises
+    ------
+    AppError
+        Nothing could be run at all.
+    """
+    os.environ.update(FIXED_ENVIRONMENT)
+    os.environ["ANTS_RANDOM_SEED"] = str(config.random_seed)
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[name] = str(config.omp_nthreads)
+    if config.level == "group":
+        return _group(config)
+    if config.reports_only:
+        return _reports_only(config)
+    return _participant(config)
+
+
+def _participant(config: Config) -> int:
+    say = progress.Progress()
+    if not config.skip_bids_validation:
+        validate(config.bids_dir, say.note)
+    sessions = bids.collect(
+        config.bids_dir,
+        participant_label=config.participant_label,
+        session_label=config.session_label,
+        filters=config.bids_filters,
+        database_dir=config.bids_database_dir,
+    )
+    for label in bids.missing_labels(sessions, config.participant_label):
+        say.note(f"warning: sub-{label} was asked for but is not in {config.bids_dir}.")
+    if config.dry_run:
+        return _dry_run(sessions, config, say)
+    _check_tools(config)
+    _make_output(config)
+    outcomes = [_outcome_so_far(inputs, config) for inputs in sessions]
+    to_do = [outcome for outcome in outcomes if outcome.status == "waiting"]
+    if to_do:
+        _execute(to_do, config, say)
+    for subject in dict.fromkeys(outcome.inputs.subject for outcome in outcomes):
+        _write_problems(config.out_dir, [outcome for outcome in outcomes if outcome.inputs.subject == subject])
+    _assemble_reports(config.out_dir, _changed_subjects(outcomes, config.out_dir), say)
+    say.table(
+        "Sessions",
+        ("subject", "session", "contrasts", "status", "seconds", ""),
+        [
+            (
+                f"sub-{outcome.inputs.subject}",
+                f"ses-{outcome.inputs.session}" if outcome.inputs.session else "",
+                " ".join(outcome.inputs.contrasts),
+                outcome.status,
+                "" if outcome.seconds is None else f"{outcome.seconds:.0f}",
+                outcome.message,
+            )
+            for outcome in outcomes
+        ],
+    )
+    if any(outcome.status == "failed" for outcome in outcomes):
+        return errors.PARTICIPANT_FAILED
+    if not config.keep_work and config.work_dir is None:
+        shutil.rmtree(config.work, ignore_errors=True)
+    return errors.OK
+
+
+def _group(config: Config) -> int:
+    from bidsapp.report import assemble
+
+    if not config.out_dir.is_dir():
+        raise errors.InputError(f"{config.out_dir}: no such folder. Run the participant level first.")
+    page = assemble.assemble_group(config.out_dir)
+    print(f"Group report: {page}")
+    return errors.OK
+
+
+def _reports_only(config: Config) -> int:
+    subjects = sorted(path.name.removeprefix("sub-") for path in config.out_dir.glob("sub-*") if path.is_dir())
+    if config.participant_label:
+        subjects = [subject for subject in subjects if subject in config.participant_label]
+    if not subjects:
+        raise errors.NothingSelectedError(
+            f"{config.out_dir}: no results to report on. Run the participant level first."
+        )
+    _assemble_reports(config.out_dir, subjects, progress.Progress())
+    return errors.OK
+
+
+# --- before the work ------------------------------------------------------------------------------------------------
+
+
+def validate(bids_dir: Path, say: Callable[[str], None]) -> None:
+    """Run bids-validator (offline, its schema inside).
+
+    Problems of the dataset as a whole end the run; those of single files are told, and the file's own session fails
+    later if it cannot be read: bad input must not cost the other subjects' results.
+
+    Raises
+    ------
+    NotBidsError
+        The dataset as a whole is not valid.
+    """
+    program = shutil.which("bids-validator-deno", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    if program is None:
+        say("bids-validator-deno is not installed: the dataset was not validated.")
+        return
+    done = subprocess.run(
+        [program, "--json", "--ignoreNiftiHeaders", str(bids_dir)], capture_output=True, text=True, check=False
+    )
+    try:
+        issues = json.loads(done.stdout)["issues"]["issues"]
+    except (ValueError, KeyError, TypeError):
+        say(f"bids-validator gave no usable answer ({done.stderr.strip()[-200:]}): the dataset was not validated.")
+        return
+    problems = [issue for issue in issues if issue.get("severity") == "error"]
+    whole = [issue for issue in problems if not str(issue.get("location", "")).lstrip("/").startswith("sub-")]
+    for issue in [issue for issue in problems if issue not in whole][:10]:
+        say(f"warning: {_issue_text(issue)}")
+    if whole:
+        told = "\n  ".join(_issue_text(issue) for issue in whole[:10])
+        raise errors.NotBidsError(
+            f"{bids_dir} is not valid BIDS:\n  {told}\nMend this, or run with --skip-bids-validation."
+        )
+
+
+def _issue_text(issue: dict[str, Any]) -> str:
+    text = " ".join(str(issue[key]) for key in ("code", "subCode", "issueMessage") if issue.get(key))
+    return f"{issue.get('location', '')}: {text}".strip()
+
+
+def _check_tools(config: Config) -> None:
+    if config.brain_extraction == "bet" and shutil.which("bet") is None:
+        raise errors.UsageError(
+            "--brain-extraction bet: FSL's 'bet' is not on the PATH. Install FSL (free for non-commercial use) and"
+            " source its setup, or use --brain-extraction auto, which needs nothing else."
+        )
+
+
+def _make_output(config: Config) -> None:
+    try:
+        config.out_dir.mkdir(parents=True, exist_ok=True)
+        (config.out_dir / "logs").mkdir(exist_ok=True)
+        bids.write_dataset_description(config.out_dir, config.bids_dir)
+        config.work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise errors.TryAgainError(f"{config.out_dir}: cannot be written ({error}).") from error
+
+
+def _dry_run(sessions: list[SessionInputs], config: Config, say: progress.Progress) -> int:
+    from bidsapp.workflows.session import plan
+
+    rows = []
+    for inputs in sessions:
+        label = (f"sub-{inputs.subject}", f"ses-{inputs.session}" if inputs.session else "")
+        if not inputs.scans:
+            rows.append((*label, "", "", "no T1w, FLAIR or T2w", "skip"))
+            continue
+        chosen = plan(inputs, config)
+        state = _outcome_so_far(inputs, config).status
+        steps = f"{chosen.brain_extraction} + {chosen.tissue_model} + {chosen.lesion_model}"
+        for scan in inputs.scans:
+            problem = bids.header_problem(scan)
+            rows.append((*label, scan.contrast, scan.path.name, problem or scan.reason,
+                         "nothing (up to date)" if state == "up to date" else steps))  # fmt: skip
+            label, steps, state = ("", ""), "", ""
+    say.table(
+        "What would run", ("subject", "session", "contrast", "file", "why this one", "brain + tissue + lesions"), rows
+    )
+    return errors.OK
+
+
+def _outcome_so_far(inputs: SessionInputs, config: Config) -> Outcome:
+    if not inputs.scans:
+        return Outcome(inputs, "skipped", message="no T1w, FLAIR or T2w scan")
+    return Outcome(inputs, "up to date" if is_current(inputs, config) else "waiting")
+
+
+def is_current(inputs: SessionInputs, config: Config) -> bool:
+    """Whether the session's record is there and still true: same version, options and inputs, all files in place."""
+    from_disk = read_record(config.out_dir / inputs.folder / f"{inputs.name}_provenance.json")
+    if from_disk is None or from_disk.get("version") != __version__ or from_disk.get("options") != config.science():
+        return False
+    outputs: dict[str, int] = from_disk.get("outputs", {})
+    in_place = all(_size(config.out_dir / name) == size for name, size in outputs.items())
+    recorded = {scan["file"]: scan["sha256"] for scan in from_disk.get("inputs", [])}
+    chosen = {scan.path.relative_to(config.bids_dir).as_posix(): scan.path for scan in inputs.scans}
+    return (
+        in_place
+        and recorded.keys() == chosen.keys()
+        and all(path.is_file() and bids.sha256(path) == recorded[name] for name, path in chosen.items())
+    )
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """A session's record, or None where there is none that can be read."""
+    try:
+        record = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
+
+
+# --- the work -------------------------------------------------------------------------------------------------------
+
+
+def _execute(outcomes: list[Outcome], config: Config, say: progress.Progress) -> None:
+    from bidsapp.models.device import resolve
+
+    device = resolve(config.device)
+    crashes = config.work / f"crashes-{os.getpid()}"
+    base = config.work / f"bidsapp-{__version__}-{_code_fingerprint()}"
+    _drop_broken_results(base)
+    _configure_nipype(config, crashes)
+    from nipype.pipeline import engine as pe
+
+    from bidsapp.workflows.session import init_session_wf, workflow_name
+
+    workflow = pe.Workflow(name="bidsapp", base_dir=str(base))
+    workflow.add_nodes([init_session_wf(outcome.inputs, config, device=device) for outcome in outcomes])
+    by_name = {workflow_name(outcome.inputs): outcome for outcome in outcomes}
+    watch = progress.Watch(config.out_dir / "logs", by_name, say, total=len(workflow.list_node_names()))
+    say.note(f"bidsapp {__version__}: {len(outcomes)} session(s) on {device}, {config.nprocs} process(es).")
+    plugin_args: dict[str, Any] = {"n_procs": config.nprocs, "raise_insufficient": False, "status_callback": watch}
+    if config.mem_gb is not None:
+        plugin_args["memory_gb"] = config.mem_gb
+    try:
+        workflow.run(plugin="MultiProc", plugin_args=plugin_args)
+    except Exception as error:  # nipype raises at the end when any node failed; which ones is in the crash files
+        logging.getLogger("bidsapp").debug("workflow: %s", error)
+        if not crashes.is_dir():
+            raise
+    finally:
+        watch.close()
+    failures = progress.read_crashes(crashes)
+    for name, outcome in by_name.items():
+        outcome.seconds = watch.seconds(name)
+        if name in failures:
+            outcome.status, outcome.message = "failed", failures[name].message
+            watch.log(name, failures[name].text)
+        elif is_current(outcome.inputs, config):
+            outcome.status = "done"
+        else:
+            outcome.status, outcome.message = "failed", "stopped before it was finished; run the same command again"
+        if outcome.status == "done" and not config.keep_work:
+            shutil.rmtree(base / "bidsapp" / name, ignore_errors=True)
+    shutil.rmtree(crashes, ignore_errors=True)
+
+
+def _configure_nipype(config: Config, crashes: Path) -> None:
+    from nipype import config as nipype_config
+    from nipype import logging as nipype_logging
+
+    nipype_config.update_config({
+        "execution": {
+            "crashdump_dir": str(crashes),
+            "crashfile_format": "txt",
+            "poll_sleep_duration": "0.05",  # the default of 2 s costs more than many nodes take
+            "stop_on_first_crash": str(config.stop_on_first_crash).lower(),
+            "remove_unnecessary_outputs": "false",
+            "create_report": "false",
+            "check_version": "false",
+        },
+        "monitoring": {"enabled": str(config.resource_monitor).lower()},
+        "logging": {
+            level: ("CRITICAL", "INFO", "DEBUG")[min(config.verbose, 2)]
+            for level in ("workflow_level", "interface_level", "utils_level")
+        },
+    })  # fmt: skip
+    if config.resource_monitor:
+        nipype_config.enable_resource_monitor()
+    nipype_logging.update_logging(nipype_config)
+
+
+def _code_fingerprint() -> str:
+    """Changes with the app's code: nipype's cache does not notice that a node's code is another."""
+    import hashlib
+
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _drop_broken_results(base: Path) -> None:
+    """Forget nodes whose result file was cut short when an earlier run was killed."""
+    import gzip
+
+    for result in base.rglob("result_*.pklz"):
+        try:
+            with gzip.open(result) as stream:
+                stream.read()
+        except (OSError, EOFError):
+            shutil.rmtree(result.parent, ignore_errors=True)
+
+
+# --- after the work -------------------------------------------------------------------------------------------------
+
+
+def _write_problems(out_dir: Path, outcomes: Iterable[Outcome]) -> None:
+    """Keep what failed or was skipped beside the results, for the report (``logs/`` is not compared between runs)."""
+    for outcome in outcomes:
+        path = out_dir / "logs" / f"{outcome.inputs.name}_problem.json"
+        if outcome.status in ("failed", "skipped"):
+            bids.write_json(
+                path,
+                {
+                    "subject": outcome.inputs.subject,
+                    "session": outcome.inputs.session,
+                    "status": outcome.status,
+                    "message": outcome.message,
+                },
+            )
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _changed_subjects(outcomes: list[Outcome], out_dir: Path) -> list[str]:
+    """Subjects whose report is missing or older than their results."""
+    subjects = dict.fromkeys(
+        outcome.inputs.subject
+        for outcome in outcomes
+        if outcome.status != "up to date" or not (out_dir / f"sub-{outcome.inputs.subject}.html").is_file()
+    )
+    return list(subjects)
+
+
+def _assemble_reports(out_dir: Path, subjects: Iterable[str], say: progress.Progress) -> None:
+    from bidsapp.report import assemble
+
+    for subject in subjects:
+        page = assemble.assemble_subject(out_dir, subject)
+        say.note(f"Report: {page}")

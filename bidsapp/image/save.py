@@ -1,0 +1,48 @@
+"""Write images of the derivatives: same result, same bytes; never half a file."""
+
+from __future__ import annotations
+
+import gzip
+import os
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+#: zlib's level 4 halves the time of the default for a few percent of size.
+COMPRESSION = 4
+
+
+def write_image(img: nib.Nifti1Image, path: Path) -> None:
+    """Write ``.nii.gz`` aside and rename it.
+
+    Parameters
+    ----------
+    img : Nifti1Image
+        Stored in the type of its data. Float images other than fields of vectors should be passed through
+        `as_probability` or `as_int16` first: raw floats hardly compress.
+    path : Path
+        Ends in ``.nii.gz``. Its folder is made.
+
+    Notes
+    -----
+    The gzip header carries neither file name nor time, so equal images are equal files.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with aside.open("wb") as stream, gzip.GzipFile("", "wb", COMPRESSION, stream, mtime=0) as zipped:
+        zipped.write(img.to_bytes())
+    os.replace(aside, path)
+
+
+def as_probability(img: nib.Nifti1Image) -> nib.Nifti1Image:
+    """Probabilities rounded to 1/1000: compresses well, and sums recomputed from the file are those reported."""
+    data = np.round(np.asanyarray(img.dataobj, dtype=np.float32), 3)
+    return nib.Nifti1Image(data.astype(np.float32), img.affine, img.header, dtype=np.float32)
+
+
+def as_int16(img: nib.Nifti1Image) -> nib.Nifti1Image:
+    """Intensities as scaled 16-bit integers (their scale factor is in the header)."""
+    out = nib.Nifti1Image(np.asanyarray(img.dataobj, dtype=np.float32), img.affine, img.header)
+    out.set_data_dtype(np.int16)
+    return out

@@ -1,0 +1,29 @@
+"""Reading and writing of the intermediate files that pass between nodes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+
+def load(path: str | Path) -> nib.Nifti1Image:
+    """Load an image that the app itself wrote."""
+    img = nib.load(path)
+    assert isinstance(img, nib.Nifti1Image)
+    return img
+
+
+def array(path: str | Path, dtype: Any = np.float32) -> np.ndarray:
+    """The voxels of an image; tissue maps come with their class axis first, (C, X, Y, Z)."""
+    data = np.asarray(load(path).dataobj, dtype=dtype)
+    return np.ascontiguousarray(np.moveaxis(data, 3, 0)) if data.ndim == 4 else data
+
+
+def save(img: nib.Nifti1Image, folder: str, name: str) -> str:
+    """Write an intermediate image, uncompressed (they are read again at once), and return its path."""
+    path = Path(folder) / f"{name}.nii"
+    nib.save(img, path)
+    return str(path)

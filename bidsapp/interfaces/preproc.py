@@ -1,0 +1,244 @@
+"""Nodes of the preprocessing: scan -> work grid -> brain -> bias -> template -> normalised intensities."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from nipype.interfaces.base import (
+    BaseInterfaceInputSpec,
+    File,
+    SimpleInterface,
+    TraitedSpec,
+    traits,
+)
+
+from bidsapp.interfaces.files import array, load, save
+
+
+class _ConformInput(BaseInterfaceInputSpec):
+    in_file = File(exists=False, mandatory=True, desc="scan of the dataset (checked here, so that the message is ours)")
+
+
+class _ConformOutput(TraitedSpec):
+    native_file = File(desc="harmonised scan on its own grid")
+    work_file = File(desc="the scan on its work grid")
+    notes = traits.List(traits.Str)
+    warnings = traits.List(traits.Str)
+
+
+class Conform(SimpleInterface):
+    """Check a scan and bring it onto its work grid."""
+
+    input_spec = _ConformInput
+    output_spec = _ConformOutput
+
+    def _run_interface(self, runtime):
+        from bidsapp.image.grid import work_image
+        from bidsapp.image.load import load_scan
+
+        scan = load_scan(Path(self.inputs.in_file))
+        self._results["native_file"] = save(scan.image, runtime.cwd, "native")
+        self._results["work_file"] = save(work_image(scan.image), runtime.cwd, "work")
+        self._results["notes"] = list(scan.notes)
+        self._results["warnings"] = list(scan.warnings)
+        return runtime
+
+
+class _ExtractBrainInput(BaseInterfaceInputSpec):
+    in_file = File(exists=True, mandatory=True, desc="reference on the work grid, whole head")
+    contrast = traits.Str(mandatory=True)
+    method = traits.Enum("deepbet", "template", mandatory=True)
+    device = traits.Str("cpu", usedefault=True)
+    use_gpu = traits.Bool(False, usedefault=True, nohash=True)
+
+
+class _ExtractBrainOutput(TraitedSpec):
+    mask_file = File()
+
+
+class ExtractBrain(SimpleInterface):
+    """Brain mask of the reference scan."""
+
+    input_spec = _ExtractBrainInput
+    output_spec = _ExtractBrainOutput
+
+    def _run_interface(self, runtime):
+        from bidsapp.image.grid import on_grid
+        from bidsapp.image.mask import clean_mask, extract_brain_by_template
+
+        img = load(self.inputs.in_file)
+        if self.inputs.method == "deepbet":
+            from bidsapp.models.brain import deepbet_brain
+
+            probability = deepbet_brain(img.get_fdata(dtype=np.float32), device=self.inputs.device)
+            mask = clean_mask(on_grid(probability > 0.5, img))
+        else:
+            mask = extract_brain_by_template(img, contrast=self.inputs.contrast)
+        self._results["mask_file"] = save(mask, runtime.cwd, "mask")
+        return runtime
+
+
+class _CleanMaskInput(BaseInterfaceInputSpec):
+    in_file = File(exists=True, mandatory=True)
+
+
+class CleanMask(SimpleInterface):
+    """Largest component of a mask, holes filled (after FSL's BET)."""
+
+    input_spec = _CleanMaskInput
+    output_spec = _ExtractBrainOutput
+
+    def _run_interface(self, runtime):
+        from bidsapp.image.mask import clean_mask
+
+        self._results["mask_file"] = save(clean_mask(load(self.inputs.in_file)), runtime.cwd, "mask")
+        return runtime
+
+
+class _CoregisterInput(BaseInterfaceInputSpec):
+    moving_file = File(exists=True, mandatory=True, desc="scan on its own work grid")
+    fixed_file = File(exists=True, mandatory=True, desc="reference on its work grid")
+    fixed_mask = File(exists=True, mandatory=True, desc="brain mask of the reference")
+
+
+class _CoregisterOutput(TraitedSpec):
+    out_file = File(desc="the scan on the reference's work grid")
+    transform_file = File(desc="ITK text transform: resamples the scan onto the reference")
+
+
+class Coregister(SimpleInterface):
+    """Rigid registration of a scan to the reference."""
+
+    input_spec = _CoregisterInput
+    output_spec = _CoregisterOutput
+
+    def _run_interface(self, runtime):
+        from bidsapp.image.register import register_rigid, resample, write_itk_affine
+
+        moving, fixed = load(self.inputs.moving_file), load(self.inputs.fixed_file)
+        matrix = register_rigid(moving, fixed, fixed_mask=load(self.inputs.fixed_mask))
+        transform_file = Path(runtime.cwd) / "rigid.txt"
+        write_itk_affine(matrix, transform_file)
+        out = resample(moving, fixed, transform=matrix, interpolation="linear")
+        self._results["out_file"] = save(out, runtime.cwd, "work")
+        self._results["transform_file"] = str(transform_file)
+        return runtime
+
+
+class _CorrectBiasInput(BaseInterfaceInputSpec):
+    in_file = File(exists=True, mandatory=True)
+    mask_file = File(exists=True, mandatory=True)
+
+
+class _CorrectBiasOutput(TraitedSpec):
+    out_file = File(desc="corrected image")
+    field_file = File(desc="bias field (image = corrected x field)")
+
+
+class CorrectBias(SimpleInterface):
+    """N4 bias field correction on the work grid."""
+
+    input_spec = _CorrectBiasInput
+    output_spec = _CorrectBiasOutput
+
+    def _run_interface(self, runtime):
+        from bidsapp.image.bias import correct_bias
+
+        out, field = correct_bias(load(self.inputs.in_file), load(self.inputs.mask_file))
+        self._results["out_file"] = save(out, runtime.cwd, "corrected")
+        self._results["field_file"] = save(field, runtime.cwd, "field")
+        return runtime
+
+
+class _RegisterTemplateInput(BaseInterfaceInputSpec):
+    in_file = File(exists=True, mandatory=True, desc="bias-corrected reference")
+    mask_file = File(exists=True, mandatory=True)
+    contrast = traits.Str(mandatory=True)
+
+
+class _RegisterTemplateOutput(TraitedSpec):
+    to_template = File(desc="displacement field that resamples the subject onto the template")
+    to_subject = File(desc="displacement field that resamples the template onto the subject")
+    priors_file = File(desc="tissue priors on the work grid")
+    similarity = traits.Float()
+    scale = traits.Float(desc="determinant of the affine, template to subject")
+
+
+class RegisterTemplate(SimpleInterface):
+    """Affine and SyN registration to the template; the priors come back."""
+
+    input_spec = _RegisterTemplateInput
+    output_spec = _RegisterTemplateOutput
+
+    def _run_interface(self, runtime):
+        from bidsapp.image.register import register_template, resample
+        from bidsapp.image.template import load_template
+
+        img, mask = load(self.inputs.in_file), load(self.inputs.mask_file)
+        result = register_template(img, mask, contrast=self.inputs.contrast)
+        self._results["to_template"] = save(result.to_template, runtime.cwd, "to_template")
+        self._results["to_subject"] = save(result.to_subject, runtime.cwd, "to_subject")
+        priors = resample(load_template(1).priors, img, transform=result.to_subject)
+        self._results["priors_file"] = save(priors, runtime.cwd, "priors")
+        self._results["similarity"] = float(result.similarity)
+        self._results["scale"] = float(np.linalg.det(result.affine[:3, :3]))
+        return runtime
+
+
+class _NormalizeInput(BaseInterfaceInputSpec):
+    work_file = File(exists=True, mandatory=True, desc="bias-corrected scan on the work grid")
+    mask_file = File(exists=True, mandatory=True)
+    field_file = File(exists=True, mandatory=True)
+    native_file = File(exists=True, mandatory=True, desc="harmonised scan on its own grid")
+    reference_file = File(exists=True, mandatory=True, desc="harmonised reference: the grid of native_out")
+    transform_file = File(exists=True, desc="rigid transform of the scan onto the reference")
+    contrast = traits.Str(mandatory=True)
+    method = traits.Enum("zscore", "nyul", mandatory=True)
+    denoise = traits.Bool(False, usedefault=True)
+
+
+class _NormalizeOutput(TraitedSpec):
+    work_out = File(desc="preprocessed scan on the work grid")
+    native_out = File(desc="preprocessed scan on the reference's native grid")
+
+
+class Normalize(SimpleInterface):
+    """Intensity normalisation (and noise reduction) on the work grid and, alike, at native resolution."""
+
+    input_spec = _NormalizeInput
+    output_spec = _NormalizeOutput
+
+    def _run_interface(self, runtime):
+        from traits.api import Undefined
+
+        from bidsapp.image import preprocess
+        from bidsapp.image.register import read_itk_affine
+
+        transform = self.inputs.transform_file
+        work, native = preprocess.normalize_pair(
+            load(self.inputs.work_file),
+            load(self.inputs.mask_file),
+            native=load(self.inputs.native_file),
+            field=load(self.inputs.field_file),
+            reference=load(self.inputs.reference_file),
+            transform=None if transform is Undefined else read_itk_affine(Path(transform)),
+            contrast=self.inputs.contrast,
+            method=self.inputs.method,
+            denoise=self.inputs.denoise,
+        )
+        self._results["work_out"] = save(work, runtime.cwd, "work")
+        self._results["native_out"] = save(native, runtime.cwd, "native")
+        return runtime
+
+
+__all__ = [
+    "CleanMask",
+    "Conform",
+    "Coregister",
+    "CorrectBias",
+    "ExtractBrain",
+    "Normalize",
+    "RegisterTemplate",
+    "array",
+]

@@ -1,0 +1,103 @@
+"""Nodes of the segmentation: tissues, then lesions."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+from nipype.interfaces.base import BaseInterfaceInputSpec, File, SimpleInterface, TraitedSpec, traits
+
+from bidsapp.interfaces.files import array, load, save
+
+
+class _SegmentTissueInput(BaseInterfaceInputSpec):
+    in_files = traits.List(File(exists=True), mandatory=True, desc="preprocessed scans on the work grid")
+    contrasts = traits.List(traits.Str, mandatory=True, desc="their contrasts")
+    mask_file = File(exists=True, mandatory=True)
+    priors_file = File(exists=True, mandatory=True)
+    model = traits.Enum("mixture", usedefault=True)
+    device = traits.Str("cpu", usedefault=True)
+    use_gpu = traits.Bool(False, usedefault=True, nohash=True)
+
+
+class _SegmentTissueOutput(TraitedSpec):
+    posteriors_file = File(desc="4D, order of labels.TISSUES")
+    result_file = File(desc="the model's parameters (.npz)")
+    separable = traits.Bool()
+    reason = traits.Str(desc="why GM and WM are not told apart")
+
+
+class SegmentTissue(SimpleInterface):
+    """GM, WM and CSF posteriors."""
+
+    input_spec = _SegmentTissueInput
+    output_spec = _SegmentTissueOutput
+
+    def _run_interface(self, runtime):
+        from bidsapp.image.grid import on_grid
+        from bidsapp.models.mixture import fit_mixture
+
+        mask = load(self.inputs.mask_file)
+        result = fit_mixture(
+            {name: array(path) for name, path in zip(self.inputs.contrasts, self.inputs.in_files, strict=True)},
+            np.asarray(mask.dataobj) > 0,
+            array(self.inputs.priors_file),
+            device=self.inputs.device,
+        )
+        posteriors = on_grid(np.moveaxis(result.posteriors, 0, 3).astype(np.float32), mask)
+        self._results["posteriors_file"] = save(posteriors, runtime.cwd, "posteriors")
+        result_file = Path(runtime.cwd) / "mixture.npz"
+        np.savez(result_file, **{field.name: np.asarray(getattr(result, field.name)) for field in fields(result)})
+        self._results["result_file"] = str(result_file)
+        self._results["separable"] = bool(result.separable)
+        self._results["reason"] = str(result.reason)
+        return runtime
+
+
+class _SegmentLesionsInput(BaseInterfaceInputSpec):
+    in_files = traits.List(File(exists=True), mandatory=True)
+    contrasts = traits.List(traits.Str, mandatory=True)
+    mask_file = File(exists=True, mandatory=True)
+    priors_file = File(exists=True, mandatory=True)
+    result_file = File(exists=True, mandatory=True, desc="tissue model")
+    model = traits.Enum("outlier", usedefault=True)
+    device = traits.Str("cpu", usedefault=True)
+    use_gpu = traits.Bool(False, usedefault=True, nohash=True)
+
+
+class _SegmentLesionsOutput(TraitedSpec):
+    mask_file = File()
+    probability_file = File()
+
+
+class SegmentLesions(SimpleInterface):
+    """Lesion probability and mask."""
+
+    input_spec = _SegmentLesionsInput
+    output_spec = _SegmentLesionsOutput
+
+    def _run_interface(self, runtime):
+        from bidsapp.image.grid import on_grid
+        from bidsapp.models.mixture import MixtureResult
+        from bidsapp.models.outlier import segment_lesions
+
+        mask = load(self.inputs.mask_file)
+        with np.load(self.inputs.result_file, allow_pickle=False) as stored:
+            mixture = MixtureResult(**{name: _plain(stored[name]) for name in stored.files})
+        result = segment_lesions(
+            {name: array(path) for name, path in zip(self.inputs.contrasts, self.inputs.in_files, strict=True)},
+            np.asarray(mask.dataobj) > 0,
+            mixture,
+            array(self.inputs.priors_file),
+            voxel_size_mm=tuple(float(size) for size in mask.header.get_zooms()[:3]),
+            device=self.inputs.device,
+        )
+        self._results["mask_file"] = save(on_grid(result.mask.astype(bool), mask), runtime.cwd, "lesions")
+        probability = on_grid(result.probability.astype(np.float32), mask)
+        self._results["probability_file"] = save(probability, runtime.cwd, "probability")
+        return runtime
+
+
+def _plain(value: np.ndarray) -> object:
+    return value.item() if value.ndim == 0 else value

@@ -1,0 +1,127 @@
+"""What the user sees while the app works: progress, a log per participant, the closing table."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+#: Nodes that only pass lists on are not worth a line.
+SILENT = ("work_images", "preprocessed", "rigid", "notes", "warnings")
+
+
+class Progress:
+    """Messages and tables on the terminal: rich where it is one, plain lines elsewhere."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+    def note(self, message: str) -> None:
+        """One line (markup in file names is not interpreted)."""
+        self.console.print(message, markup=False)
+
+    def table(self, title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """A table: drawn on a terminal, tab-separated elsewhere, where long paths must not be cut."""
+        if not self.console.is_terminal:
+            for row in (header, *rows):
+                print("\t".join(row), file=sys.stderr)
+            return
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(title=title, header_style="bold")
+        for name in header:
+            table.add_column(name, overflow="fold")
+        for row in rows:
+            table.add_row(*(Text(cell) for cell in row))
+        self.console.print(table)
+
+
+class Watch:
+    """Called by nipype as nodes start and end: draws the progress and writes a log per participant."""
+
+    def __init__(self, logs: Path, outcomes: Mapping[str, Any], say: Progress, *, total: int) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bar, TextColumn, TimeElapsedColumn
+
+        self.logs = logs
+        self.outcomes = outcomes
+        self.say = say
+        self.began: dict[str, float] = {}
+        self.first: dict[str, float] = {}
+        self.last: dict[str, float] = {}
+        self.bar = Bar(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+            console=say.console, disable=not say.console.is_terminal,
+        )  # fmt: skip
+        self.task = self.bar.add_task("", total=total)
+        self.bar.start()
+
+    def __call__(self, node: Any, status: str) -> None:
+        """nipype's ``status_callback``: status is "start", "end" or "exception"."""
+        _, session, step = node.fullname.split(".")[:3]
+        name, now = self.outcomes[session].inputs.name, time.time()
+        if status == "start":
+            self.began[node.fullname] = now
+            self.first.setdefault(session, now)
+            self.bar.update(self.task, description=f"{name} {step}")
+            return
+        self.last[session] = now
+        self.bar.advance(self.task)
+        if step in SILENT and status == "end":
+            return
+        seconds = now - self.began.get(node.fullname, now)
+        word = "node" if status == "end" else "FAILED"
+        self.log(session, f"{word} {step} {seconds:.1f}s")
+        if not self.say.console.is_terminal or status != "end":
+            self.say.note(f"{name}: {step} {'failed after ' if status != 'end' else ''}{seconds:.1f} s")
+
+    def seconds(self, session: str) -> float | None:
+        """Wall time of a session so far, or None where nothing ran."""
+        return self.last[session] - self.first[session] if session in self.last else None
+
+    def log(self, session: str, text: str) -> None:
+        """Append to ``logs/sub-X.log``."""
+        inputs = self.outcomes[session].inputs
+        stamp = time.strftime("%Y-%m-%d %H:%M:%S")
+        with (self.logs / f"sub-{inputs.subject}.log").open("a") as stream:
+            stream.write(f"{stamp} {inputs.name} {text}\n")
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        self.bar.stop()
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A failed node: the message for the user and the whole text for the log."""
+
+    node: str
+    message: str
+    text: str
+
+
+def read_crashes(folder: Path) -> dict[str, Failure]:
+    """The first failure of each session's workflow, from nipype's crash files."""
+    out: dict[str, Failure] = {}
+    for path in sorted(folder.glob("crash-*.txt")):
+        text = path.read_text(errors="replace")
+        found = re.search(r"^Node: bidsapp\.(\w+)\.(\w+)", text, flags=re.MULTILINE)
+        if found:
+            out.setdefault(found[1], Failure(found[2], _message(text, found[2]), text))
+    return out
+
+
+def _message(text: str, node: str) -> str:
+    """The error itself, from a traceback: the last ``SomeError: message`` and what follows it."""
+    lines = [line.strip() for line in text.splitlines()]
+    starts = [i for i, line in enumerate(lines) if re.match(r"^[\w.]+(Error|Exception|Killed|Pool)\w*: ", line)]
+    if not starts:
+        return f"step {node} failed; see the participant's log"
+    kind, _, message = lines[starts[-1]].partition(": ")
+    return message if kind.startswith("bidsapp.errors.") else f"step {node}: {kind.rpartition('.')[2]}: {message}"
