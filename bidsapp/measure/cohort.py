@@ -1,0 +1,176 @@
+"""The group level: many sessions' tables made one, its outliers and its summary. Tables in, tables out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+#: Columns that name a row.
+KEYS = ["participant_id", "session_id"]
+
+#: |modified z-score| above which a value is an outlier: Iglewicz and Hoaglin 1993, How to Detect and Handle Outliers.
+MODIFIED_Z_LIMIT = 3.5
+#: Median and MAD of fewer subjects say little.
+MINIMUM_SUBJECTS = 5
+
+# E|x| and the MAD of a standard normal distribution, inverted: both scales then estimate its standard deviation.
+_MAD_TO_SD = 1 / 0.6745
+_MEAN_DEVIATION_TO_SD = 1.253314
+
+_OUTLIER_COLUMNS = [*KEYS, "column", "value", "median", "modified_z", "direction"]
+
+
+@dataclass(frozen=True)
+class Outliers:
+    """Outlying values, one row each (largest |modified_z| first), and a word where none could be looked for."""
+
+    table: pd.DataFrame
+    note: str
+
+
+def merge_sessions(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    """Put the sessions' tables together: one row per subject and session, in that order.
+
+    Parameters
+    ----------
+    frames : iterable of DataFrame
+        Each with ``participant_id``, perhaps ``session_id``, and values. ``n/a``, None and empty text become NaN.
+
+    Returns
+    -------
+    DataFrame
+        Key columns first, then all others in order of appearance; columns of numbers have a numeric type. A missing
+        session is NaN. Without any frame: no row, only the key columns.
+
+    Raises
+    ------
+    ValueError
+        When a frame has no ``participant_id`` or two rows are of the same subject and session.
+    """
+    frames = list(frames)
+    if any("participant_id" not in frame for frame in frames):
+        raise ValueError("A table without the column participant_id cannot be merged: which subject is it?")
+    frames = [frame.astype(object).replace(["n/a", ""], np.nan) for frame in frames if len(frame)]
+    merged = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=KEYS)
+    if "session_id" not in merged:
+        merged["session_id"] = np.nan
+    merged = merged[KEYS + [name for name in merged if name not in KEYS]]
+    twice = merged[merged.duplicated(KEYS, keep=False)]
+    if len(twice):
+        names = sorted({" ".join(row.dropna().astype(str)) for _, row in twice[KEYS].iterrows()})
+        raise ValueError(f"More than one row for {', '.join(names)}: remove the derivatives that are out of date.")
+    merged = merged.sort_values(KEYS, kind="stable", na_position="first").reset_index(drop=True)
+    return merged.apply(lambda column: column if column.name in KEYS else _numeric_if_possible(column))
+
+
+def modified_z(values: pd.DataFrame) -> pd.DataFrame:
+    """Modified z-score of every value within its column (Iglewicz and Hoaglin 1993).
+
+    ``0.6745 (x - median) / MAD``; where more than half the values are the same and the MAD is zero, the mean absolute
+    deviation about the median takes its place, scaled by 1.253314. NaN where that is zero as well.
+
+    Parameters
+    ----------
+    values : DataFrame
+        Numbers, NaN for n/a.
+
+    Returns
+    -------
+    DataFrame
+        Same shape.
+    """
+    centred = values - values.median()
+    deviation = centred.abs()
+    scale = deviation.median() * _MAD_TO_SD
+    scale = scale.where(scale > 0, deviation.mean() * _MEAN_DEVIATION_TO_SD)
+    return centred / scale.where(scale > 0)
+
+
+def outliers(frame: pd.DataFrame, *, limit: float = MODIFIED_Z_LIMIT, minimum: int = MINIMUM_SUBJECTS) -> Outliers:
+    """Find the values far from the others of their column.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        From `merge_sessions`.
+    limit : float
+        Outlier above this |modified z-score|.
+    minimum : int
+        With fewer subjects nothing is flagged, and `note` says so; so it is for single columns with fewer subjects
+        measured.
+
+    Returns
+    -------
+    Outliers
+    """
+    empty = pd.DataFrame({name: pd.Series(dtype=object) for name in _OUTLIER_COLUMNS})
+    subjects = frame["participant_id"].nunique()
+    if subjects < minimum:
+        return Outliers(empty, f"Outliers were not looked for: {subjects} subjects, at least {minimum} are needed.")
+    values = _values(frame)
+    measured = values.notna().groupby(frame["participant_id"]).any().sum()
+    few = [str(name) for name in values if measured[name] < minimum]
+    values = values.drop(columns=few)
+    scores = modified_z(values)
+    rows, columns = np.nonzero(scores.abs().to_numpy() > limit)
+    note = f"Not looked for in {', '.join(few)}: fewer than {minimum} subjects measured." if few else ""
+    if not len(rows):
+        return Outliers(empty, note)
+    z = scores.to_numpy()[rows, columns]
+    table = pd.DataFrame(
+        {
+            "participant_id": frame["participant_id"].to_numpy()[rows],
+            "session_id": frame["session_id"].to_numpy()[rows] if "session_id" in frame else np.nan,
+            "column": values.columns.to_numpy()[columns],
+            "value": values.to_numpy()[rows, columns],
+            "median": values.median().to_numpy()[columns],
+            "modified_z": z,
+            "direction": np.where(z > 0, "high", "low"),
+        }
+    )
+    order = table["modified_z"].abs().sort_values(ascending=False, kind="stable").index
+    return Outliers(table.loc[order].reset_index(drop=True), note)
+
+
+def summary(frame: pd.DataFrame) -> pd.DataFrame:
+    """Describe every numeric column of a merged table.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        From `merge_sessions`.
+
+    Returns
+    -------
+    DataFrame
+        One row per column: n, missing, mean, sd (n - 1), minimum, q1, median, q3, maximum. NaN where not defined.
+    """
+    values = _values(frame)
+    quartiles = values.quantile([0.25, 0.5, 0.75])
+    return pd.DataFrame(
+        {
+            "n": values.notna().sum(),
+            "missing": values.isna().sum(),
+            "mean": values.mean(),
+            "sd": values.std(ddof=1),
+            "minimum": values.min(),
+            "q1": quartiles.loc[0.25],
+            "median": quartiles.loc[0.5],
+            "q3": quartiles.loc[0.75],
+            "maximum": values.max(),
+        }
+    ).rename_axis("column")
+
+
+def _values(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.drop(columns=KEYS, errors="ignore").select_dtypes("number").astype(float)
+
+
+def _numeric_if_possible(column: pd.Series) -> pd.Series:
+    try:
+        return pd.to_numeric(column)
+    except (ValueError, TypeError):
+        return column

@@ -1,0 +1,278 @@
+"""Quality control: a few numbers per session, and plain words where one of them is out of range.
+
+Image quality formulas are those of MRIQC (Esteban et al. 2017, PLoS ONE 12:e0184661; ``mriqc/qc/anatomical.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+#: Scale of the median absolute deviation to the standard deviation of a normal distribution.
+MAD_TO_SD = 1.4826
+
+#: Data dictionary of the QC table, in the order of its columns.
+QC_COLUMNS: dict[str, dict[str, str]] = {
+    "cnr": {
+        "LongName": "Contrast-to-noise ratio of gray and white matter",
+        "Description": "|median GM - median WM| / sqrt(sd_air^2 + sd_GM^2 + sd_WM^2) (Magnotta and Friedman 2006, as in "
+        "MRIQC); the air's noise is left out where the scan shows no air. Higher is better.",
+    },
+    "cjv": {
+        "LongName": "Coefficient of joint variation of gray and white matter",
+        "Description": "(MAD_WM + MAD_GM) / |median WM - median GM| (Ganzetti et al. 2016, as in MRIQC). Lower is better.",
+    },
+    "snr_brain": {
+        "LongName": "Signal-to-noise ratio of the parenchyma",
+        "Description": "Median / (sd * sqrt(n / (n - 1))) over the voxels that are mostly parenchyma (MRIQC's snr). "
+        "Higher is better.",
+    },
+    "snr_gm": {
+        "LongName": "Signal-to-noise ratio of gray matter",
+        "Description": "As snr_brain, over the voxels that are mostly gray matter.",
+    },
+    "snr_wm": {
+        "LongName": "Signal-to-noise ratio of white matter",
+        "Description": "As snr_brain, over the voxels that are mostly white matter.",
+    },
+    "brain_mask_to_tiv": {
+        "LongName": "Brain mask relative to the estimated intracranial volume",
+        "Description": "Two independent measures of one head: far from 1 means that the mask or the registration failed.",
+    },
+    "gm_to_wm": {
+        "LongName": "Ratio of gray to white matter",
+        "Description": "Each with the lesions in it.",
+    },
+    "mask_on_edge": {
+        "LongName": "Brain cut off by the field of view",
+        "Description": "Voxels of the brain mask on the outermost planes of the scan, as a fraction of the mask's surface "
+        "voxels.",
+    },
+    "mask_components": {
+        "LongName": "Pieces of the brain mask",
+        "Description": "Face-connected components of the brain mask; one is expected.",
+    },
+    "registration_similarity": {
+        "LongName": "Similarity of scan and template after registration",
+        "Description": "Correlation of the scan and the template within the brain; n/a where not registered.",
+    },
+    "flags": {
+        "LongName": "What is out of range",
+        "Description": "Each finding with its value and the range it left, separated by '; '; 'none' where all is well. "
+        "A flag asks for a look at the pictures, it is no verdict.",
+    },
+}
+
+
+@dataclass(frozen=True)
+class Range:
+    """Where a value raises no question, what it means when it does, and who says so."""
+
+    name: str
+    low: float
+    high: float
+    meaning: str
+    source: str
+
+
+#: Checked against the row of QC values and volumes, in this order.
+RANGES: tuple[Range, ...] = (
+    Range("brain_mm3", 700_000, 1_600_000, "brain volume unusual for an adult",
+          "four SD about the mean of UK Biobank, 1.17 +- 0.11 l: Ritchie et al. 2018, Cereb Cortex 28:2959"),
+    Range("tiv_mm3", 1_000_000, 2_100_000, "intracranial volume unusual for an adult",
+          "four SD about 1.5 +- 0.14 l: Buckner et al. 2004, NeuroImage 23:724"),
+    Range("brain_mask_to_tiv", 0.70, 1.10, "brain mask and registration disagree on the size of the head",
+          "own rule: the mask lies within the skull and fills most of it"),
+    Range("brain_parenchymal_fraction", 0.60, 0.99, "share of parenchyma in the brain mask unusual",
+          "own rule around 0.87 in health: Rudick et al. 1999, Neurology 53:1698"),
+    Range("gm_to_wm", 0.90, 2.20, "ratio of gray to white matter unusual for an adult",
+          "1.1 to 1.5 over adult life: Miller et al. 1980, Neuropathol Appl Neurobiol 6:119; own margin for the method"),
+    Range("lesion_load_percent_wm", 0.0, 15.0, "lesion volume very large",
+          "own rule: twice the largest load of the 27 patients of Lesjak et al. 2017, 52 ml of some 0.6 l"),
+    Range("mask_on_edge", 0.0, 0.02, "the brain is cut off by the field of view",
+          "own rule"),
+    Range("mask_components", 1, 1, "the brain mask is in pieces or empty", "own rule"),
+    Range("cnr", 1.0, np.inf, "gray and white matter hardly differ from the noise",
+          "own rule: class medians nearer than the pooled spread"),
+    Range("registration_similarity", 0.5, 1.0, "the registration to the template looks wrong", "own rule"),
+)  # fmt: skip
+
+
+def contrast_to_noise(image: np.ndarray, gm: np.ndarray, wm: np.ndarray, *, air: np.ndarray | None = None) -> float:
+    """MRIQC's CNR: difference of the tissue medians over the pooled standard deviation (Magnotta and Friedman 2006).
+
+    Parameters
+    ----------
+    image : ndarray, shape (X, Y, Z)
+    gm, wm, air : ndarray of bool, shape (X, Y, Z)
+        Without `air` (or with an empty one) its noise counts as zero.
+
+    Returns
+    -------
+    float
+        NaN when a tissue is empty or nothing varies.
+    """
+    if not gm.any() or not wm.any():
+        return float("nan")
+    noise = float(np.std(image[air])) if air is not None and air.any() else 0.0
+    spread = np.sqrt(noise**2 + np.var(image[gm]) + np.var(image[wm]))
+    return _divide(abs(np.median(image[gm]) - np.median(image[wm])), spread)
+
+
+def joint_variation(image: np.ndarray, gm: np.ndarray, wm: np.ndarray) -> float:
+    """MRIQC's CJV: sum of the tissues' scaled MADs over the difference of their medians (Ganzetti et al. 2016).
+
+    Parameters
+    ----------
+    image : ndarray, shape (X, Y, Z)
+    gm, wm : ndarray of bool, shape (X, Y, Z)
+
+    Returns
+    -------
+    float
+        NaN when a tissue is empty or the medians are the same.
+    """
+    if not gm.any() or not wm.any():
+        return float("nan")
+    (gm_median, gm_mad), (wm_median, wm_mad) = _median_mad(image[gm]), _median_mad(image[wm])
+    return _divide(wm_mad + gm_mad, abs(wm_median - gm_median))
+
+
+def signal_to_noise(image: np.ndarray, region: np.ndarray) -> float:
+    """MRIQC's SNR within a tissue: median over the standard deviation, corrected for few voxels.
+
+    Parameters
+    ----------
+    image : ndarray, shape (X, Y, Z)
+        On a scale with a true zero: not z-scores.
+    region : ndarray of bool, shape (X, Y, Z)
+
+    Returns
+    -------
+    float
+        NaN for fewer than two voxels or no variation.
+    """
+    values = image[region]
+    if len(values) < 2:
+        return float("nan")
+    return _divide(float(np.median(values)), float(values.std() * np.sqrt(len(values) / (len(values) - 1))))
+
+
+def mask_on_edge(mask: np.ndarray) -> float:
+    """Fraction of the mask's surface that lies on the outermost planes of the grid.
+
+    Parameters
+    ----------
+    mask : ndarray of bool, shape (X, Y, Z)
+
+    Returns
+    -------
+    float
+        0 for a brain wholly inside, near 0.1 for one cut at the top; NaN for an empty mask.
+    """
+    mask = np.asarray(mask) > 0
+    surface = mask & ~ndimage.binary_erosion(mask)
+    inner = np.zeros_like(mask)
+    inner[tuple(slice(1, -1) for _ in mask.shape)] = True
+    return _divide(int(np.count_nonzero(surface & ~inner)), int(np.count_nonzero(surface)))
+
+
+def qc_row(
+    *,
+    image: np.ndarray,
+    brain_mask: np.ndarray,
+    posteriors: np.ndarray,
+    volumes: Mapping[str, float | None],
+    separable: bool = True,
+    air: np.ndarray | None = None,
+    registration_similarity: float | None = None,
+) -> dict[str, float | str | None]:
+    """Quality of one session, in the order of `QC_COLUMNS`; None where not measured.
+
+    Parameters
+    ----------
+    image : ndarray, shape (X, Y, Z)
+        The reference contrast, bias-corrected, on a scale with a true zero (not z-scores: they have no SNR).
+    brain_mask : ndarray, shape (X, Y, Z)
+        Brain where not zero.
+    posteriors : ndarray, shape (3, X, Y, Z) or (2, X, Y, Z)
+        GM, WM, CSF, or parenchyma, CSF.
+    volumes : mapping
+        From `volumes.tissue_volumes`.
+    separable : bool
+        False where GM and WM are one class: their contrast is then None.
+    air : ndarray of bool, shape (X, Y, Z), optional
+        Air around the head, for the noise.
+    registration_similarity : float, optional
+        Correlation with the template within the brain.
+
+    Returns
+    -------
+    dict
+    """
+    mask = np.asarray(brain_mask) > 0
+    out: dict[str, float | str | None] = dict.fromkeys(QC_COLUMNS)
+    out["snr_brain"] = _known(signal_to_noise(image, mask & (posteriors[:-1].sum(axis=0) > 0.5)))
+    if separable:
+        gm, wm = mask & (posteriors[0] > 0.5), mask & (posteriors[1] > 0.5)
+        out |= {
+            "cnr": _known(contrast_to_noise(image, gm, wm, air=air)),
+            "cjv": _known(joint_variation(image, gm, wm)),
+            "snr_gm": _known(signal_to_noise(image, gm)),
+            "snr_wm": _known(signal_to_noise(image, wm)),
+            "gm_to_wm": _quotient(_with_lesions(volumes, "gm"), _with_lesions(volumes, "wm")),
+        }
+    out["brain_mask_to_tiv"] = _quotient(volumes.get("brain_mask_mm3"), volumes.get("tiv_mm3"))
+    out["mask_on_edge"] = _known(mask_on_edge(mask))
+    out["mask_components"] = int(ndimage.label(mask)[1])
+    out["registration_similarity"] = registration_similarity
+    out["flags"] = "; ".join(flags({**volumes, **out})) or "none"
+    return out
+
+
+def flags(values: Mapping[str, float | str | None]) -> list[str]:
+    """What is out of range, in words, in the order of `RANGES`.
+
+    Parameters
+    ----------
+    values : mapping
+        QC values and volumes by column name; missing, None and NaN raise no flag.
+
+    Returns
+    -------
+    list of str
+        For example ``"brain_mm3 = 5.21e+05, below 7e+05: brain volume unusual for an adult"``.
+    """
+    found = []
+    for limit in RANGES:
+        value = values.get(limit.name)
+        if value is None or isinstance(value, str) or np.isnan(value) or limit.low <= value <= limit.high:
+            continue
+        side = f"below {limit.low:.3g}" if value < limit.low else f"above {limit.high:.3g}"
+        found.append(f"{limit.name} = {value:.3g}, {side}: {limit.meaning}")
+    return found
+
+
+def _with_lesions(volumes: Mapping[str, float | None], tissue: str) -> float | None:
+    with_lesions = volumes.get(f"{tissue}_with_lesions_mm3")
+    return volumes.get(f"{tissue}_mm3") if with_lesions is None else with_lesions
+
+
+def _median_mad(values: np.ndarray) -> tuple[float, float]:
+    median = float(np.median(values))
+    return median, MAD_TO_SD * float(np.median(np.abs(values - median)))
+
+
+def _quotient(numerator: float | None, denominator: float | None) -> float | None:
+    return None if numerator is None or not denominator else numerator / denominator
+
+
+def _divide(numerator: float, denominator: float) -> float:
+    return float(numerator / denominator) if denominator else float("nan")
+
+
+def _known(value: float) -> float | None:
+    return None if np.isnan(value) else value

@@ -1,0 +1,238 @@
+"""Volumes in mm3 from posteriors: partial volume counts, lesions are a class of their own."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bidsapp.measure.lesions import label_lesions
+
+#: Data dictionary of the volume table, in the order of its columns. ``n/a``: not measured.
+VOLUME_COLUMNS: dict[str, dict[str, str]] = {
+    "tiv_mm3": {
+        "LongName": "Total intracranial volume, estimated",
+        "Description": "Volume of the template's brain mask times the determinant of the affine registration "
+        "(Buckner et al. 2004, NeuroImage 23:724-738).",
+        "Units": "mm^3",
+    },
+    "brain_mask_mm3": {
+        "LongName": "Volume of the brain mask",
+        "Description": "Number of voxels of the brain mask times the voxel volume.",
+        "Units": "mm^3",
+    },
+    "brain_mm3": {
+        "LongName": "Brain parenchyma",
+        "Description": "Gray matter, white matter and lesions.",
+        "Units": "mm^3",
+    },
+    "gm_mm3": {
+        "LongName": "Gray matter",
+        "Description": "Sum of the gray matter posterior, lesions excluded, times the voxel volume.",
+        "Units": "mm^3",
+    },
+    "wm_mm3": {
+        "LongName": "White matter",
+        "Description": "Sum of the white matter posterior, lesions excluded, times the voxel volume.",
+        "Units": "mm^3",
+    },
+    "csf_mm3": {
+        "LongName": "Cerebrospinal fluid",
+        "Description": "Sum of the cerebrospinal fluid posterior within the brain mask, lesions excluded, times the "
+        "voxel volume.",
+        "Units": "mm^3",
+    },
+    "lesion_mm3": {
+        "LongName": "Lesions",
+        "Description": "Number of voxels of the lesion mask times the voxel volume.",
+        "Units": "mm^3",
+    },
+    "gm_with_lesions_mm3": {
+        "LongName": "Gray matter with the lesions in it",
+        "Description": "Gray matter and the lesion voxels that lie in cortex or deep gray matter by the tissue priors "
+        "(prior above one half).",
+        "Units": "mm^3",
+    },
+    "wm_with_lesions_mm3": {
+        "LongName": "White matter with the lesions in it",
+        "Description": "White matter and all other lesion voxels.",
+        "Units": "mm^3",
+    },
+    "brain_parenchymal_fraction": {
+        "LongName": "Brain parenchymal fraction",
+        "Description": "Brain parenchyma divided by the volume within the brain's outer surface, here the brain mask "
+        "(Rudick et al. 1999, Neurology 53:1698-1704).",
+    },
+    "lesion_load_percent_tiv": {
+        "LongName": "Lesion load relative to the intracranial volume",
+        "Description": "100 times lesion_mm3 / tiv_mm3.",
+        "Units": "percent",
+    },
+    "lesion_load_percent_wm": {
+        "LongName": "Lesion load relative to the white matter",
+        "Description": "100 times lesion_mm3 / wm_with_lesions_mm3.",
+        "Units": "percent",
+    },
+    "lesion_count": {
+        "LongName": "Number of lesions",
+        "Description": "26-connected components of the lesion mask.",
+    },
+}
+
+#: A lesion voxel is in grey matter where this much of the tissue priors is grey matter.
+GREY_MATTER_PRIOR = 0.5
+#: Posteriors written in steps of 1/1000 may sum to a little more than one.
+ROUNDING = 0.005
+
+
+def estimate_tiv(affine: np.ndarray, template_volume_mm3: float) -> float:
+    """Estimate the total intracranial volume from an affine registration.
+
+    The atlas scaling factor of Buckner et al. 2004 (NeuroImage 23:724-738, doi:10.1016/j.neuroimage.2004.06.018).
+
+    Parameters
+    ----------
+    affine : ndarray, shape (4, 4) or (3, 3)
+        Points of the *template* in mm to points of the *scan* in mm (what ITK uses to bring a scan to the template).
+        RAS or LPS make no difference.
+    template_volume_mm3 : float
+        Volume of the template's brain mask.
+
+    Returns
+    -------
+    float
+        mm3.
+
+    Raises
+    ------
+    ValueError
+        When the affine is not finite or has no inverse, or the volume is not positive.
+    """
+    matrix = np.asarray(affine, dtype=float)
+    if matrix.shape not in ((3, 3), (4, 4)):
+        raise ValueError(f"An affine has shape (4, 4) or (3, 3), not {matrix.shape}.")
+    scale = abs(float(np.linalg.det(matrix[:3, :3])))
+    if not (np.isfinite(scale) and scale > 0 and template_volume_mm3 > 0):
+        raise ValueError("The affine to the template has no inverse or the template is empty: no TIV can be estimated.")
+    return template_volume_mm3 * scale
+
+
+def exclude_lesions(posteriors: np.ndarray, lesion: np.ndarray) -> np.ndarray:
+    """Make tissues give way to lesions, so that nothing is counted twice.
+
+    Parameters
+    ----------
+    posteriors : ndarray, shape (n, X, Y, Z)
+        Tissue probabilities.
+    lesion : ndarray, shape (X, Y, Z)
+        Lesion mask, or the fraction of each voxel that is lesion.
+
+    Returns
+    -------
+    ndarray of float32, shape (n, X, Y, Z)
+        Where tissues and lesion sum to more than one (and `ROUNDING`), the tissues are scaled down to fill what the lesion leaves;
+        elsewhere unchanged. A second call changes nothing.
+    """
+    posteriors = np.asarray(posteriors, dtype=np.float32)
+    room = np.clip(1 - np.asarray(lesion, dtype=np.float32), 0, 1)
+    total = posteriors.sum(axis=0)
+    too_much = total > room + ROUNDING
+    return posteriors * np.divide(room, total, out=np.ones_like(room), where=too_much)
+
+
+def tissue_volumes(
+    posteriors: np.ndarray,
+    lesion: np.ndarray | None,
+    *,
+    voxel_volume_mm3: float,
+    separable: bool = True,
+    brain_mask: np.ndarray | None = None,
+    tiv_mm3: float | None = None,
+    priors: np.ndarray | None = None,
+) -> dict[str, float | None]:
+    """Volumes of one session, in the order of `VOLUME_COLUMNS`; None where not measured (``n/a`` in tables).
+
+    Parameters
+    ----------
+    posteriors : ndarray, shape (3, X, Y, Z) or (2, X, Y, Z)
+        GM, WM, CSF (or parenchyma, CSF). Where they and `lesion` sum to more than one, the tissues give way
+        (`exclude_lesions`); posteriors that exclude lesions already are taken as they are.
+    lesion : ndarray, shape (X, Y, Z), or None
+        Lesion mask (a number of voxels) or lesion fraction (a soft volume); None where lesions were not looked for.
+    voxel_volume_mm3 : float
+        Absolute determinant of the affine.
+    separable : bool
+        False where the contrasts cannot tell GM from WM: their own volumes are None, that of the brain is not.
+    brain_mask : ndarray, shape (X, Y, Z), optional
+        Brain where not zero.
+    tiv_mm3 : float, optional
+        From `estimate_tiv`.
+    priors : ndarray, shape (3, X, Y, Z), optional
+        Template GM, WM, CSF brought to the scan: they say which lesions lie in grey matter. Without them all lesions
+        count to white matter, where most lesions of multiple sclerosis and small vessel disease are.
+
+    Returns
+    -------
+    dict
+        ``gm_with_lesions_mm3 + wm_with_lesions_mm3 == brain_mm3``.
+
+    Raises
+    ------
+    ValueError
+        When shapes do not fit, a value is NaN, or the voxel volume is not positive.
+    """
+    posteriors = np.asarray(posteriors)
+    _check(posteriors, lesion, brain_mask=brain_mask, priors=priors, voxel_volume_mm3=voxel_volume_mm3)
+    if posteriors.shape[0] == 2 and separable:
+        raise ValueError("Two posteriors (parenchyma, CSF) cannot be separable: give GM, WM and CSF.")
+    tissue = posteriors if lesion is None else exclude_lesions(posteriors, lesion)
+    # float64 sums: float32 ones lose mm3 over millions of voxels.
+    volumes = tissue.reshape(len(tissue), -1).sum(axis=1, dtype=np.float64) * voxel_volume_mm3
+    mask_mm3 = None if brain_mask is None else float(np.count_nonzero(brain_mask)) * voxel_volume_mm3
+    lesion_mm3 = None if lesion is None else float(np.sum(lesion, dtype=np.float64)) * voxel_volume_mm3
+    brain = float(volumes[:-1].sum()) + (lesion_mm3 or 0.0)
+
+    out: dict[str, float | None] = dict.fromkeys(VOLUME_COLUMNS)
+    out |= {"tiv_mm3": tiv_mm3, "brain_mask_mm3": mask_mm3, "brain_mm3": brain, "csf_mm3": float(volumes[-1])}
+    out["brain_parenchymal_fraction"] = brain / mask_mm3 if mask_mm3 else None
+    if separable:
+        out |= {"gm_mm3": float(volumes[0]), "wm_mm3": float(volumes[1])}
+    if lesion is not None and lesion_mm3 is not None:
+        out["lesion_mm3"] = lesion_mm3
+        out["lesion_load_percent_tiv"] = 100 * lesion_mm3 / tiv_mm3 if tiv_mm3 else None
+        out["lesion_count"] = len(label_lesions(np.asarray(lesion) >= 0.5)[1])
+        if separable:
+            in_grey = _in_grey_matter(np.asarray(lesion), priors) * voxel_volume_mm3
+            white = float(volumes[1]) + lesion_mm3 - in_grey
+            out |= {"gm_with_lesions_mm3": float(volumes[0]) + in_grey, "wm_with_lesions_mm3": white}
+            out["lesion_load_percent_wm"] = 100 * lesion_mm3 / white if white else None
+    return out
+
+
+def _in_grey_matter(lesion: np.ndarray, priors: np.ndarray | None) -> float:
+    """Lesion, in voxels, where the priors say cortex or deep grey matter."""
+    if priors is None:
+        return 0.0
+    total = priors.sum(axis=0)
+    grey = (total > 0) & (priors[0] > GREY_MATTER_PRIOR * total)
+    return float(lesion[grey].sum(dtype=np.float64))
+
+
+def _check(
+    posteriors: np.ndarray,
+    lesion: np.ndarray | None,
+    *,
+    brain_mask: np.ndarray | None,
+    priors: np.ndarray | None,
+    voxel_volume_mm3: float,
+) -> None:
+    if posteriors.ndim != 4 or posteriors.shape[0] not in (2, 3):
+        raise ValueError(f"Posteriors have shape (3, X, Y, Z) or (2, X, Y, Z), not {posteriors.shape}.")
+    grid = posteriors.shape[1:]
+    for name, array in (("lesion map", lesion), ("brain mask", brain_mask)):
+        if array is not None and array.shape != grid:
+            raise ValueError(f"The {name} {array.shape} and the posteriors {grid} differ in shape.")
+    if priors is not None and priors.shape != (3, *grid):
+        raise ValueError(f"Priors have the shape {(3, *grid)} here, not {priors.shape}.")
+    if not voxel_volume_mm3 > 0:
+        raise ValueError(f"The voxel volume must be positive, not {voxel_volume_mm3}.")
+    if np.isnan(posteriors.sum()) or (lesion is not None and np.isnan(np.sum(lesion))):
+        raise ValueError("The posteriors or the lesion map hold NaN: no volume can be given.")
