@@ -53,8 +53,8 @@ def merge_sessions(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
     frames = list(frames)
     if any("participant_id" not in frame for frame in frames):
         raise ValueError("A table without the column participant_id cannot be merged: which subject is it?")
-    frames = [frame.astype(object).replace(["n/a", ""], np.nan) for frame in frames if len(frame)]
     merged = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=KEYS)
+    merged = merged.astype(object).replace(["n/a", ""], np.nan)
     if "session_id" not in merged:
         merged["session_id"] = np.nan
     merged = merged[KEYS + [name for name in merged if name not in KEYS]]

@@ -109,8 +109,8 @@ def estimate_tiv(affine: np.ndarray, template_volume_mm3: float) -> float:
     matrix = np.asarray(affine, dtype=float)
     if matrix.shape not in ((3, 3), (4, 4)):
         raise ValueError(f"An affine has shape (4, 4) or (3, 3), not {matrix.shape}.")
-    scale = abs(float(np.linalg.det(matrix[:3, :3])))
-    if not (np.isfinite(scale) and scale > 0 and template_volume_mm3 > 0):
+    scale = abs(float(np.linalg.det(matrix[:3, :3]))) if np.isfinite(matrix).all() else 0.0
+    if not (scale > 0 and template_volume_mm3 > 0):
         raise ValueError("The affine to the template has no inverse or the template is empty: no TIV can be estimated.")
     return template_volume_mm3 * scale
 

@@ -1,0 +1,116 @@
+"""Group tables: merging, outliers and summary."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bidsapp.measure.cohort import merge_sessions, modified_z, outliers, summary
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def frame(subject: str, session: str | None, **values) -> pd.DataFrame:
+    keys = {"participant_id": subject} | ({"session_id": session} if session else {})
+    return pd.DataFrame([keys | values])
+
+
+def test_merge_orders_rows_and_keeps_na():
+    merged = merge_sessions(
+        [
+            frame("sub-02", "ses-1", gm_mm3="n/a", brain_mm3=3.0),
+            frame("sub-01", "ses-2", gm_mm3=2.0, brain_mm3=4.0, flags="none"),
+            frame("sub-01", "ses-1", gm_mm3=1.0, brain_mm3=5.0),
+        ]
+    )
+    assert list(merged.columns) == ["participant_id", "session_id", "gm_mm3", "brain_mm3", "flags"]
+    assert merged["brain_mm3"].tolist() == [5, 4, 3]
+    assert merged["gm_mm3"].dtype == float and np.isnan(merged.loc[2, "gm_mm3"])
+    assert merged["flags"].tolist()[1] == "none"
+
+
+def test_merge_without_sessions_and_without_frames():
+    merged = merge_sessions([frame("sub-2", None, x=1), frame("sub-1", "ses-1", x=2)])
+    assert merged["participant_id"].tolist() == ["sub-1", "sub-2"]
+    assert merged["session_id"].isna().tolist() == [False, True]
+    assert list(merge_sessions([]).columns) == ["participant_id", "session_id"]
+
+
+def test_labels_that_look_like_numbers_stay_labels():
+    merged = merge_sessions([frame("01", "1", x=1), frame("02", "1", x=2)])
+    assert merged["participant_id"].tolist() == ["01", "02"]
+
+
+def test_merge_refuses_doubles_and_nameless_tables():
+    with pytest.raises(ValueError, match="More than one row for sub-01 ses-1"):
+        merge_sessions([frame("sub-01", "ses-1", x=1)] * 2)
+    with pytest.raises(ValueError, match="More than one row for sub-01:"):
+        merge_sessions([frame("sub-01", None, x=1)] * 2)
+    with pytest.raises(ValueError, match="participant_id"):
+        merge_sessions([pd.DataFrame({"x": [1]})])
+
+
+def test_modified_z_by_hand():
+    # median 3, absolute deviations 2 1 0 1 97, MAD 1
+    z = modified_z(pd.DataFrame({"x": [1.0, 2, 3, 4, 100]}))["x"]
+    assert z.tolist() == pytest.approx([0.6745 * v for v in (-2, -1, 0, 1, 97)])
+
+
+def test_modified_z_where_most_values_are_the_same():
+    z = modified_z(pd.DataFrame({"x": [5.0] * 9 + [15], "y": [1.0] * 10}))
+    assert z["x"].tolist()[-1] == pytest.approx(10 / (1.253314 * 1.0))
+    assert z["y"].isna().all()
+
+
+def test_outliers_are_found_and_named():
+    table = merge_sessions([frame(f"sub-{i}", "ses-1", x=float(i), y=1.0 + i % 2, note="a") for i in range(9)])
+    table.loc[3, "x"] = -500
+    table.loc[4, "x"] = 60
+    found = outliers(table)
+    assert found.note == ""
+    assert found.table["participant_id"].tolist() == ["sub-3", "sub-4"]
+    assert found.table["direction"].tolist() == ["low", "high"]
+    assert found.table["column"].tolist() == ["x", "x"]
+    assert found.table.loc[0, "value"] == -500
+    assert outliers(table, limit=1e6).table.empty
+
+
+def test_few_subjects_are_not_judged():
+    rows = [frame(f"sub-{i}", f"ses-{j}", x=float(i + j)) for i in range(4) for j in range(3)]
+    table = merge_sessions(rows)
+    table.loc[0, "x"] = 1e9
+    found = outliers(table)
+    assert found.table.empty and "4 subjects, at least 5" in found.note
+
+
+def test_columns_measured_in_few_subjects_are_not_judged():
+    table = merge_sessions([frame(f"sub-{i}", "ses-1", x=float(i), y=float(i)) for i in range(8)])
+    table.loc[3:, "y"] = np.nan
+    table.loc[0, "y"] = 1e9
+    found = outliers(table)
+    assert found.table.empty and found.note.startswith("Not looked for in y")
+
+
+def test_summary_by_hand():
+    table = merge_sessions([frame(f"sub-{i}", "ses-1", x=v, s="a") for i, v in enumerate([1.0, 2.0, 6.0, "n/a"])])
+    row = summary(table).loc["x"]
+    assert summary(table).index.tolist() == ["x"]
+    assert row.to_dict() == pytest.approx(
+        {"n": 3, "missing": 1, "mean": 3, "sd": np.sqrt(7), "minimum": 1, "q1": 1.5, "median": 2, "q3": 4, "maximum": 6}
+    )
+
+
+def test_thousands_of_rows_take_no_time(rng):
+    rows = [frame(f"sub-{i:05d}", "ses-1", **dict.fromkeys("abc", float(i))) for i in range(300)]
+    big = pd.concat([merge_sessions(rows)] * 20, ignore_index=True)
+    big["participant_id"] = [f"sub-{i:05d}" for i in range(len(big))]
+    start = time.perf_counter()
+    outliers(big)
+    summary(big)
+    assert time.perf_counter() - start < 2

@@ -1,0 +1,115 @@
+"""Quality control by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from bidsapp.measure.quality import (
+    QC_COLUMNS,
+    RANGES,
+    contrast_to_noise,
+    flags,
+    joint_variation,
+    mask_on_edge,
+    qc_row,
+    signal_to_noise,
+)
+from bidsapp.measure.volumes import VOLUME_COLUMNS, tissue_volumes
+
+SHAPE = (7, 8, 9)
+
+
+def half(first: bool) -> np.ndarray:
+    mask = np.zeros(SHAPE, bool)
+    mask[: 2 if first else 0] = first
+    mask[2:4] = not first
+    return mask
+
+
+@pytest.fixture
+def image() -> np.ndarray:
+    """GM (planes 0, 1) 50 +- 2, WM (planes 2, 3) 80 +- 1, air 0 or 2 (sd 1)."""
+    image = np.zeros(SHAPE)
+    sign = np.where(np.indices(SHAPE).sum(axis=0) % 2, 1, -1)
+    image[:2], image[2:4], image[4:] = 50 + 2 * sign[:2], 80 + sign[2:4], 1 + sign[4:]
+    return image
+
+
+def test_contrast_to_noise_by_hand(image):
+    gm, wm, air = half(True), half(False), np.arange(7)[:, None, None] * np.ones(SHAPE) > 4.5
+    assert contrast_to_noise(image, gm, wm) == pytest.approx(30 / math.sqrt(4 + 1))
+    assert contrast_to_noise(image, gm, wm, air=air) == pytest.approx(30 / math.sqrt(4 + 1 + 1))
+    assert math.isnan(contrast_to_noise(image, gm, np.zeros(SHAPE, bool)))
+
+
+def test_joint_variation_by_hand(image):
+    assert joint_variation(image, half(True), half(False)) == pytest.approx(1.4826 * (2 + 1) / 30)
+    assert math.isnan(joint_variation(np.ones(SHAPE), half(True), half(False)))
+
+
+def test_signal_to_noise_by_hand(image):
+    n = 2 * 8 * 9
+    assert signal_to_noise(image, half(False)) == pytest.approx(80 / (1 * math.sqrt(n / (n - 1))))
+    assert math.isnan(signal_to_noise(image, np.zeros(SHAPE, bool)))
+
+
+def test_mask_on_edge():
+    inside = np.zeros(SHAPE, bool)
+    inside[1:6, 1:7, 1:8] = True
+    assert mask_on_edge(inside) == 0
+    cut = np.zeros(SHAPE, bool)
+    cut[2:5, 2:5, 6:9] = True  # 3 x 3 x 3 with its top plane on the edge: 26 surface voxels, 9 of them there
+    assert mask_on_edge(cut) == pytest.approx(9 / 26)
+    assert math.isnan(mask_on_edge(np.zeros(SHAPE, bool)))
+
+
+@pytest.fixture
+def session(image) -> dict:
+    posteriors = np.stack([half(True), half(False), np.zeros(SHAPE)]).astype(float)
+    mask = half(True) | half(False)
+    volumes = tissue_volumes(posteriors, np.zeros(SHAPE, bool), voxel_volume_mm3=4200.0, brain_mask=mask, tiv_mm3=1.5e6)
+    return {"image": image, "brain_mask": mask, "posteriors": posteriors, "volumes": volumes}
+
+
+def test_row(session):
+    row = qc_row(**session, registration_similarity=0.9)
+    assert list(row) == list(QC_COLUMNS)
+    assert row["cnr"] == pytest.approx(30 / math.sqrt(5))
+    assert row["gm_to_wm"] == pytest.approx(1)
+    assert row["brain_mask_to_tiv"] == pytest.approx(288 * 4200 / 1.5e6)
+    assert row["mask_components"] == 1
+    assert row["registration_similarity"] == 0.9
+    # the box fills the grid, and all of it is parenchyma; nothing else is wrong
+    assert [flag.split(" = ")[0] for flag in str(row["flags"]).split("; ")] == [
+        "brain_parenchymal_fraction",
+        "mask_on_edge",
+    ]
+
+
+def test_row_without_what_cannot_be_measured(session):
+    volumes = tissue_volumes(session["posteriors"], None, voxel_volume_mm3=4200.0, separable=False)
+    row = qc_row(**{**session, "volumes": volumes}, separable=False)
+    missing = {name for name, value in row.items() if value is None}
+    assert missing == {"cnr", "cjv", "snr_gm", "snr_wm", "gm_to_wm", "brain_mask_to_tiv", "registration_similarity"}
+
+
+def test_flags_say_what_and_why():
+    good = {"brain_mm3": 1.2e6, "tiv_mm3": 1.5e6, "gm_to_wm": 1.3, "cnr": 3.0, "mask_components": 1}
+    assert flags(good) == []
+    assert flags({**good, "brain_mm3": 5.21e5}) == [
+        "brain_mm3 = 5.21e+05, below 7e+05: brain volume unusual for an adult"
+    ]
+    assert flags({**good, "gm_to_wm": 9.0})[0].startswith("gm_to_wm = 9, above 2.2")
+    assert len(flags({**good, "mask_components": 0, "cnr": 0.2})) == 2
+    assert flags({"brain_mm3": None, "cnr": float("nan"), "flags": "none"}) == []
+
+
+def test_ranges_are_sound():
+    known = set(QC_COLUMNS) | set(VOLUME_COLUMNS)
+    for limit in RANGES:
+        assert limit.name in known
+        assert limit.low <= limit.high
+        assert limit.meaning and limit.source
