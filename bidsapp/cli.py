@@ -46,6 +46,8 @@ def parse(argv: Sequence[str]) -> config.Config:
     filters = config.read_filters(Path(filter_file)) if filter_file else {}
     for name in ("participant_label", "session_label"):
         options[name] = tuple(_bare_label(label) for label in options[name])
+    if options["omp_nthreads"] is None:
+        options["omp_nthreads"] = config.default_threads(max(1, options["nprocs"]))
     options["output_spaces"] = tuple(options["output_spaces"])
     return config.Config(bids_filters=filters, **options)
 
@@ -108,10 +110,14 @@ def _parser() -> _Parser:
 
     group = parser.add_argument_group("machine")
     add = group.add_argument
-    defaults = config.Config.__dataclass_fields__
-    add("--nprocs", type=int, default=defaults["nprocs"].default_factory(), metavar="N",
-        help="processes at a time")  # fmt: skip
-    add("--omp-nthreads", "--omp_nthreads", type=int, default=1, metavar="N", help="threads per process")
+    add("--nprocs", type=int, default=config.available_cpus(), metavar="N", help="processes at a time")
+    add(
+        "--omp-nthreads",
+        "--omp_nthreads",
+        type=int,
+        metavar="N",
+        help="threads per model (default: 2, or --nprocs if less)",
+    )
     add("--mem", "--mem-gb", "--mem_gb", dest="mem_gb", type=float, metavar="GB", help="memory not to go beyond")
     add("--stop-on-first-crash", "--stop_on_first_crash", action="store_true", help="give up at the first failure")
     add("--resource-monitor", "--resource_monitor", action="store_true", help="log memory and CPU of every step")

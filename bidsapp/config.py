@@ -20,6 +20,16 @@ OUTPUT_SPACES = ("orig", "MNI152NLin2009aSym", "FLAIR")
 CONTRASTS = ("T1w", "T2w", "FLAIR")
 
 
+def available_cpus() -> int:
+    """CPUs this process may use (fewer than the machine has, on a cluster or in a container)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def default_threads(nprocs: int) -> int:
+    """Threads of a model. Not more on larger machines: sums, and so the last bits, depend on the number of threads."""
+    return min(2, nprocs)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """One run of the app; see ``docs/usage.md`` for what each option does.
@@ -47,8 +57,8 @@ class Config:
     device: str = "auto"
     work_dir: Path | None = None
     keep_work: bool = False
-    nprocs: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
-    omp_nthreads: int = 1
+    nprocs: int = field(default_factory=available_cpus)
+    omp_nthreads: int = field(default_factory=lambda: default_threads(available_cpus()))
     mem_gb: float | None = None
     random_seed: int = 1
     stop_on_first_crash: bool = False

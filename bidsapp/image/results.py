@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 import nibabel as nib
 import numpy as np
+from scipy import ndimage
 
 from bidsapp.image.grid import average_onto, on_grid
+from bidsapp.image.itk import displacements
 from bidsapp.image.register import resample
 from bidsapp.image.save import as_probability
 from bidsapp.labels import CSF, LESION, PARENCHYMA, TISSUES
@@ -82,6 +84,29 @@ def lesions_on_scan(
         for img in (found.lesion_mask, found.lesion_probability)
     )
     return on_grid(np.asanyarray(mask.dataobj) >= 0.5, scan), as_probability(probability)
+
+
+def carry_points(points: np.ndarray, field: nib.Nifti1Image) -> np.ndarray:
+    """Carry points through a displacement field.
+
+    Parameters
+    ----------
+    points : array, shape (N, 3)
+        RAS mm in the space the field is defined on.
+    field : Nifti1Image
+        ITK displacement field; `to_subject` carries points of the subject to the template.
+
+    Returns
+    -------
+    array, shape (N, 3)
+        RAS mm. Points outside the field move as the nearest point inside does.
+    """
+    voxels = np.linalg.inv(field.affine) @ np.c_[points, np.ones(len(points))].T
+    moved = [
+        ndimage.map_coordinates(component, voxels[:3], order=1, mode="nearest")
+        for component in np.moveaxis(displacements(field), -1, 0)
+    ]
+    return points + np.stack(moved, axis=-1)
 
 
 def _carry(found: Segmentation, grid: nib.Nifti1Image, move: Callable[[nib.Nifti1Image], nib.Nifti1Image]) -> Results:

@@ -13,7 +13,7 @@ from nipype.interfaces.base import (
     traits,
 )
 
-from bidsapp.interfaces.files import array, load, save
+from bidsapp.interfaces.files import load, save
 
 
 class _ConformInput(BaseInterfaceInputSpec):
@@ -105,6 +105,7 @@ class _CoregisterInput(BaseInterfaceInputSpec):
 class _CoregisterOutput(TraitedSpec):
     out_file = File(desc="the scan on the reference's work grid")
     transform_file = File(desc="ITK text transform: resamples the scan onto the reference")
+    inverse_file = File(desc="ITK text transform: resamples the reference onto the scan")
 
 
 class Coregister(SimpleInterface):
@@ -118,11 +119,12 @@ class Coregister(SimpleInterface):
 
         moving, fixed = load(self.inputs.moving_file), load(self.inputs.fixed_file)
         matrix = register_rigid(moving, fixed, fixed_mask=load(self.inputs.fixed_mask))
-        transform_file = Path(runtime.cwd) / "rigid.txt"
-        write_itk_affine(matrix, transform_file)
+        for name, transform in (("transform_file", matrix), ("inverse_file", np.linalg.inv(matrix))):
+            path = Path(runtime.cwd) / f"{name}.txt"
+            write_itk_affine(transform, path)
+            self._results[name] = str(path)
         out = resample(moving, fixed, transform=matrix, interpolation="linear")
         self._results["out_file"] = save(out, runtime.cwd, "work")
-        self._results["transform_file"] = str(transform_file)
         return runtime
 
 
@@ -162,7 +164,7 @@ class _RegisterTemplateOutput(TraitedSpec):
     to_subject = File(desc="displacement field that resamples the template onto the subject")
     priors_file = File(desc="tissue priors on the work grid")
     similarity = traits.Float()
-    scale = traits.Float(desc="determinant of the affine, template to subject")
+    tiv_mm3 = traits.Float(desc="intracranial volume by the size of the affine")
 
 
 class RegisterTemplate(SimpleInterface):
@@ -174,6 +176,7 @@ class RegisterTemplate(SimpleInterface):
     def _run_interface(self, runtime):
         from bidsapp.image.register import register_template, resample
         from bidsapp.image.template import load_template
+        from bidsapp.measure.volumes import estimate_tiv
 
         img, mask = load(self.inputs.in_file), load(self.inputs.mask_file)
         result = register_template(img, mask, contrast=self.inputs.contrast)
@@ -182,7 +185,8 @@ class RegisterTemplate(SimpleInterface):
         priors = resample(load_template(1).priors, img, transform=result.to_subject)
         self._results["priors_file"] = save(priors, runtime.cwd, "priors")
         self._results["similarity"] = float(result.similarity)
-        self._results["scale"] = float(np.linalg.det(result.affine[:3, :3]))
+        mask_mm3 = float(np.count_nonzero(load_template(1).mask.dataobj))  # the template has voxels of 1 mm3
+        self._results["tiv_mm3"] = estimate_tiv(result.affine, mask_mm3)
         return runtime
 
 
@@ -230,15 +234,3 @@ class Normalize(SimpleInterface):
         self._results["work_out"] = save(work, runtime.cwd, "work")
         self._results["native_out"] = save(native, runtime.cwd, "native")
         return runtime
-
-
-__all__ = [
-    "CleanMask",
-    "Conform",
-    "Coregister",
-    "CorrectBias",
-    "ExtractBrain",
-    "Normalize",
-    "RegisterTemplate",
-    "array",
-]

@@ -100,4 +100,7 @@ class SegmentLesions(SimpleInterface):
 
 
 def _plain(value: np.ndarray) -> object:
-    return value.item() if value.ndim == 0 else value
+    """A field of the result as it was: scalars and tuples of names come out of the file as arrays."""
+    if value.ndim == 0:
+        return value.item()
+    return tuple(value.tolist()) if value.dtype.kind == "U" else value

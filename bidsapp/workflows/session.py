@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nipype.interfaces import utility as niu
+from nipype.interfaces.base import BaseInterface
 from nipype.pipeline import engine as pe
 
 from bidsapp.bids import ScanChoice, SessionInputs
@@ -33,6 +34,19 @@ class Plan:
     tissue_model: str
     lesion_model: str
     no_lesions_because: str = ""
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What the models may use."""
+
+    device: str
+    threads: int
+
+    @property
+    def use_gpu(self) -> bool:
+        """nipype reads this trait and limits the jobs on the GPUs."""
+        return self.device != "cpu"
 
 
 def plan(inputs: SessionInputs, config: Config) -> Plan:
@@ -68,13 +82,14 @@ def init_session_wf(inputs: SessionInputs, config: Config, *, device: str = "cpu
     chosen = plan(inputs, config)
     workflow = pe.Workflow(name=workflow_name(inputs))
     scans = {scan.contrast: _scan_nodes(workflow, scan) for scan in inputs.scans}
-    brain = _brain_node(workflow, scans[inputs.reference.contrast], inputs, chosen, device=device)
+    models = Resources(device, config.omp_nthreads)
+    brain = _brain_node(workflow, scans[inputs.reference.contrast], inputs, chosen, models)
     for scan in inputs.scans[1:]:
         _connect_coregistration(workflow, scans, scan, inputs, brain)
     for scan in inputs.scans:
         _connect_bias_and_intensity(workflow, scans, scan, inputs, brain, config)
     template = _template_node(workflow, scans, inputs, brain)
-    tissue, lesions = _segmentation_nodes(workflow, scans, inputs, brain, template, chosen, device=device)
+    tissue, lesions = _segmentation_nodes(workflow, scans, inputs, brain, template, chosen, models)
     _output_nodes(workflow, scans, inputs, brain, template, tissue, lesions, chosen, config)
     return workflow
 
@@ -110,11 +125,12 @@ def _brain_node(
         ExtractBrain(
             contrast=inputs.reference.contrast,
             method=chosen.brain_extraction,
-            device=device,
-            use_gpu=device != "cpu" and chosen.brain_extraction == "deepbet",
+            device=models.device,
+            use_gpu=models.use_gpu and chosen.brain_extraction == "deepbet",
         ),
         "brain",
         memory="brain",
+        threads=models.threads,
     )
     workflow.connect(reference.conform, "work_file", brain, "in_file")
     return brain
@@ -189,13 +205,13 @@ def _segmentation_nodes(
     brain: pe.Node,
     template: pe.Node,
     chosen: Plan,
-    *,
-    device: str,
+    models: Resources,
 ) -> tuple[pe.Node, pe.Node | None]:
     images = _merge(workflow, [(scans[name].normalize, "work_out") for name in inputs.contrasts], "work_images")
-    use_gpu = device != "cpu"
-    common = {"contrasts": list(inputs.contrasts), "device": device, "use_gpu": use_gpu}
-    tissue = _node(SegmentTissue(model=chosen.tissue_model, **common), "tissue", memory="tissue")
+    common = {"contrasts": list(inputs.contrasts), "device": models.device, "use_gpu": models.use_gpu}
+    tissue = _node(
+        SegmentTissue(model=chosen.tissue_model, **common), "tissue", memory="tissue", threads=models.threads
+    )
     workflow.connect([
         (images, tissue, [("out", "in_files")]),
         (brain, tissue, [("mask_file", "mask_file")]),
@@ -203,7 +219,9 @@ def _segmentation_nodes(
     ])  # fmt: skip
     if chosen.lesion_model == "none":
         return tissue, None
-    lesions = _node(SegmentLesions(model=chosen.lesion_model, **common), "lesions", memory="lesions")
+    lesions = _node(
+        SegmentLesions(model=chosen.lesion_model, **common), "lesions", memory="lesions", threads=models.threads
+    )
     workflow.connect([
         (images, lesions, [("out", "in_files")]),
         (brain, lesions, [("mask_file", "mask_file")]),
@@ -227,10 +245,8 @@ def _output_nodes(
     """Carry the results to the output's grids, measure and draw them there, and write everything at the end."""
     reference = scans[inputs.reference.contrast]
     preproc = _merge(workflow, [(scans[name].normalize, "native_out") for name in inputs.contrasts], "preprocessed")
-    carry = _node(Carry(contrasts=list(inputs.contrasts), spaces=sorted(config.output_spaces)), "carry", memory="carry")
-    measure = _node(
-        Measure(subject=inputs.subject, session=inputs.session or "", contrasts=list(inputs.contrasts)), "measure"
-    )
+    carry = _node(Carry(spaces=sorted(config.output_spaces)), "carry", memory="carry")
+    measure = _node(Measure(subject=inputs.subject, session=inputs.session or ""), "measure")
     figures = _node(DrawFigures(contrasts=list(inputs.contrasts)), "figures")
     write = _node(
         WriteSession(
@@ -248,9 +264,12 @@ def _output_nodes(
         (template, carry, [("to_template", "to_template")]),
         (preproc, carry, [("out", "preprocessed")]),
         (carry, measure, [("results", "results")]),
-        (preproc, measure, [("out", "preprocessed")]),
+        (reference.bias, measure, [("out_file", "corrected_file")]),
         (tissue, measure, [("separable", "separable")]),
-        (template, measure, [("similarity", "similarity"), ("scale", "scale"), ("to_subject", "to_subject")]),
+        (template, measure, [
+            ("similarity", "similarity"), ("tiv_mm3", "tiv_mm3"), ("to_subject", "to_subject"),
+            ("priors_file", "priors_file"),
+        ]),
         (carry, figures, [("results", "results")]),
         (preproc, figures, [("out", "preprocessed")]),
         (template, figures, [("to_subject", "to_subject")]),
@@ -267,7 +286,8 @@ def _output_nodes(
         ])  # fmt: skip
     moving = [name for name in inputs.contrasts if scans[name].coregister is not None]
     if moving:
-        rigid = _merge(workflow, [(scans[name].coregister, "transform_file") for name in moving], "rigid")
+        ways = ("transform_file", "inverse_file")
+        rigid = _merge(workflow, [(scans[name].coregister, way) for name in moving for way in ways], "rigid")
         workflow.connect(rigid, "out", write, "rigid_files")
     if "FLAIR" in moving and lesions is not None and "FLAIR" in config.output_spaces:
         flair = scans["FLAIR"]
@@ -309,5 +329,5 @@ def _merge(workflow: pe.Workflow, sources: list, name: str, *, numbered: bool = 
     return merge
 
 
-def _node(interface, name: str, *, memory: str = "other") -> pe.Node:  # noqa: ANN001
-    return pe.Node(interface, name=name, mem_gb=MEMORY_GB[memory], n_procs=1)
+def _node(interface: BaseInterface, name: str, *, memory: str = "other", threads: int = 1) -> pe.Node:
+    return pe.Node(interface, name=name, mem_gb=MEMORY_GB[memory], n_procs=threads)

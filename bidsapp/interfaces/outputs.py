@@ -1,0 +1,425 @@
+"""Nodes of the output: results on every grid, measured and drawn there, then written under their BIDS names."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from nipype.interfaces.base import BaseInterfaceInputSpec, File, SimpleInterface, TraitedSpec, traits, isdefined
+
+from bidsapp import __version__, bids
+from bidsapp.interfaces.files import array, load
+
+TEMPLATE = "MNI152NLin2009aSym"
+
+
+def by_name(files: Iterable[str]) -> dict[str, str]:
+    """Files by their stem: a list of files is what nipype can check for changes, a name is what we look up."""
+    return {Path(path).name.split(".")[0]: path for path in files}
+
+
+class _CarryInput(BaseInterfaceInputSpec):
+    reference_file = File(exists=True, mandatory=True, desc="harmonised reference on its native grid")
+    mask_file = File(exists=True, mandatory=True)
+    posteriors_file = File(exists=True, mandatory=True)
+    separable = traits.Bool(mandatory=True)
+    lesion_mask = File(exists=True)
+    lesion_probability = File(exists=True)
+    to_template = File(exists=True, mandatory=True)
+    preprocessed = traits.List(File(exists=True), mandatory=True, desc="native grid, reference first")
+    spaces = traits.List(traits.Str, mandatory=True)
+    flair_file = File(exists=True, desc="harmonised FLAIR, where it is not the reference")
+    flair_work_file = File(exists=True)
+    flair_transform = File(exists=True, desc="rigid, resamples the FLAIR onto the reference")
+
+
+class _CarryOutput(TraitedSpec):
+    results = traits.List(File, desc="{native,mni,flair}_*.nii.gz")
+
+
+class Carry(SimpleInterface):
+    """Bring what the models found to the grids of the output."""
+
+    input_spec = _CarryInput
+    output_spec = _CarryOutput
+
+    def _run_interface(self, runtime):
+        from bidsapp.image import results
+        from bidsapp.image.register import read_itk_affine, resample
+        from bidsapp.image.save import as_int16, write_image
+        from bidsapp.image.template import load_template
+
+        inputs = self.inputs
+        lesions = isdefined(inputs.lesion_mask)
+        found = results.Segmentation(
+            mask=load(inputs.mask_file),
+            posteriors=load(inputs.posteriors_file),
+            separable=inputs.separable,
+            lesion_mask=load(inputs.lesion_mask) if lesions else None,
+            lesion_probability=load(inputs.lesion_probability) if lesions else None,
+        )
+        images = _named(results.on_native(found, load(inputs.reference_file)), "native", separable=found.separable)
+        if TEMPLATE in inputs.spaces:
+            field, template = load(inputs.to_template), load_template(1).t1
+            images |= _named(results.in_template(found, template, field), "mni", separable=found.separable)
+            images["mni_preproc"] = as_int16(resample(load(inputs.preprocessed[0]), template, transform=field))
+        if isdefined(inputs.flair_file):
+            flair, flair_work = load(inputs.flair_file), load(inputs.flair_work_file)
+            matrix = read_itk_affine(Path(inputs.flair_transform))
+            mask, probability = results.lesions_on_scan(found, flair, flair_work, matrix)
+            images |= {"flair_lesion_mask": mask, "flair_lesion_probability": probability}
+        paths = {name: Path(runtime.cwd) / f"{name}.nii.gz" for name in images}
+        for name, image in images.items():
+            write_image(image, paths[name])
+        self._results["results"] = [str(path) for path in paths.values()]
+        return runtime
+
+
+def _named(found, grid: str, *, separable: bool) -> dict[str, nib.Nifti1Image]:  # noqa: ANN001 - results.Results
+    """The images of one grid under the names that `Measure` and `WriteSession` know."""
+    from bidsapp.image.save import as_probability
+    from bidsapp.labels import PARENCHYMA, TISSUES
+
+    out = {"brain_mask": found.mask, "dseg": found.dseg}
+    gm, wm, csf = (found.posteriors.slicer[..., index] for index in range(len(TISSUES)))
+    if separable:
+        tissues = dict(zip((label.abbreviation for label in TISSUES), (gm, wm, csf), strict=True))
+    else:
+        both = nib.Nifti1Image(gm.get_fdata(dtype=np.float32) + wm.get_fdata(dtype=np.float32), gm.affine, gm.header)
+        tissues = {PARENCHYMA.abbreviation: both, TISSUES[2].abbreviation: csf}
+    out |= {f"tissue_{name}": as_probability(image) for name, image in tissues.items()}
+    if found.lesion_mask is not None:
+        out |= {"lesion_mask": found.lesion_mask, "lesion_probability": found.lesion_probability}
+    return {f"{grid}_{name}": image for name, image in out.items()}
+
+
+class _MeasureInput(BaseInterfaceInputSpec):
+    results = traits.List(File(exists=True), mandatory=True)
+    corrected_file = File(exists=True, mandatory=True, desc="bias-corrected reference on the work grid")
+    priors_file = File(exists=True, mandatory=True)
+    to_subject = File(exists=True, mandatory=True)
+    separable = traits.Bool(mandatory=True)
+    similarity = traits.Float(mandatory=True)
+    tiv_mm3 = traits.Float(mandatory=True)
+    subject = traits.Str(mandatory=True)
+    session = traits.Str("", usedefault=True)
+
+
+class _MeasureOutput(TraitedSpec):
+    tables = traits.List(File, desc="volumes, qc and, where lesions were looked for, lesions; each .tsv and .json")
+    flags = traits.Str(desc="what quality control found")
+
+
+class Measure(SimpleInterface):
+    """Volumes, lesions and quality, from the very images that are written."""
+
+    input_spec = _MeasureInput
+    output_spec = _MeasureOutput
+
+    def _run_interface(self, runtime):
+        from bidsapp.image.grid import average_onto
+        from bidsapp.image.results import carry_points
+        from bidsapp.measure import lesions, quality, volumes
+
+        files = by_name(self.inputs.results)
+        native = load(files["native_brain_mask"])
+        mask = array(files["native_brain_mask"], bool)
+        labels = ("GM", "WM", "CSF") if self.inputs.separable else ("PAR", "CSF")
+        posteriors = np.stack([array(files[f"native_tissue_{label}"]) for label in labels])
+        lesion = array(files["native_lesion_mask"], bool) if "native_lesion_mask" in files else None
+        work_priors = load(self.inputs.priors_file)
+        priors = np.stack([
+            average_onto(work_priors.slicer[..., index], native).get_fdata(dtype=np.float32) for index in range(3)
+        ])  # fmt: skip
+        row = volumes.tissue_volumes(
+            posteriors,
+            lesion,
+            voxel_volume_mm3=float(abs(np.linalg.det(native.affine[:3, :3]))),
+            separable=self.inputs.separable,
+            brain_mask=mask,
+            tiv_mm3=self.inputs.tiv_mm3,
+            priors=priors,
+        )
+        checks = quality.qc_row(
+            image=average_onto(load(self.inputs.corrected_file), native).get_fdata(dtype=np.float32),
+            brain_mask=mask,
+            posteriors=posteriors,
+            volumes=row,
+            separable=self.inputs.separable,
+            registration_similarity=self.inputs.similarity,
+        )
+        who = {"participant_id": f"sub-{self.inputs.subject}"}
+        if self.inputs.session:
+            who["session_id"] = f"ses-{self.inputs.session}"
+        tables = _write_table(runtime.cwd, "volumes", [who | row], volumes.VOLUME_COLUMNS)
+        tables += _write_table(runtime.cwd, "qc", [who | checks], quality.QC_COLUMNS)
+        if lesion is not None:
+            field = load(self.inputs.to_subject)
+            table = lesions.lesion_table(
+                lesion,
+                array(files["native_lesion_probability"]),
+                affine=native.affine,
+                to_mni=lambda points: carry_points(points, field),
+            )
+            tables += _write_table(
+                runtime.cwd, "lesions", table.to_dict("records"), lesions.LESION_COLUMNS, list(table.columns)
+            )
+        self._results["tables"] = tables
+        self._results["flags"] = str(checks["flags"])
+        return runtime
+
+
+def _write_table(
+    folder: str,
+    name: str,
+    rows: list[dict[str, Any]],
+    dictionary: Mapping[str, Mapping[str, str]],
+    columns: list[str] | None = None,
+) -> list[str]:
+    """A table and its data dictionary; n/a, never 0, for what was not measured."""
+    columns = columns or list(rows[0])
+    lines = ["\t".join(columns), *("\t".join(_cell(row[column]) for column in columns) for row in rows)]
+    table, sidecar = Path(folder) / f"{name}.tsv", Path(folder) / f"{name}.json"
+    bids.write_text(table, "\n".join(lines) + "\n")
+    bids.write_json(sidecar, {column: dict(dictionary[column]) for column in columns if column in dictionary})
+    return [str(table), str(sidecar)]
+
+
+def _cell(value: Any) -> str:
+    if value is None or (isinstance(value, float) and np.isnan(value)):
+        return "n/a"
+    if isinstance(value, (float, np.floating)):
+        # Tenths of a mm3 in large numbers, five digits in small ones.
+        return f"{value:.1f}" if abs(value) >= 1000 else f"{value:.5g}"
+    return str(value)
+
+
+class _DrawFiguresInput(BaseInterfaceInputSpec):
+    results = traits.List(File(exists=True), mandatory=True)
+    preprocessed = traits.List(File(exists=True), mandatory=True)
+    contrasts = traits.List(traits.Str, mandatory=True)
+    to_subject = File(exists=True, mandatory=True)
+
+
+class _DrawFiguresOutput(TraitedSpec):
+    pictures = traits.List(File)
+
+
+class DrawFigures(SimpleInterface):
+    """The report's pictures, on the reference's native grid."""
+
+    input_spec = _DrawFiguresInput
+    output_spec = _DrawFiguresOutput
+
+    def _run_interface(self, runtime):
+        from bidsapp.image.register import resample
+        from bidsapp.image.template import load_template
+        from bidsapp.report.figures import draw_session
+
+        files = {name: load(path) for name, path in by_name(self.inputs.results).items() if name.startswith("native_")}
+        scans = dict(zip(self.inputs.contrasts, map(load, self.inputs.preprocessed), strict=True))
+        reference, field, template = scans[self.inputs.contrasts[0]], load(self.inputs.to_subject), load_template(1)
+        pictures = draw_session(
+            reference=reference,
+            mask=files["native_brain_mask"],
+            dseg=files["native_dseg"],
+            lesion=files.get("native_lesion_mask"),
+            flair=scans.get("FLAIR"),
+            template=resample(template.t1, reference, transform=field),
+            template_mask=resample(template.mask, reference, transform=field, interpolation="nearest"),
+            template_wm=resample(template.priors.slicer[..., 1], reference, transform=field),
+        )
+        self._results["pictures"] = []
+        for name, png in sorted(pictures.items()):
+            path = Path(runtime.cwd) / f"desc-{name}.png"
+            path.write_bytes(png)
+            self._results["pictures"].append(str(path))
+        return runtime
+
+
+class _WriteSessionInput(BaseInterfaceInputSpec):
+    out_dir = traits.Str(mandatory=True)
+    session = traits.Dict(mandatory=True, desc="bids.SessionInputs as plain values (see workflows.session.describe)")
+    options = traits.Dict(mandatory=True)
+    plan = traits.Dict(mandatory=True, desc="methods chosen for this session")
+    results = traits.List(File(exists=True), mandatory=True)
+    preprocessed = traits.List(File(exists=True), mandatory=True)
+    to_template = File(exists=True, mandatory=True)
+    to_subject = File(exists=True, mandatory=True)
+    rigid_files = traits.List(File(exists=True), desc="per further contrast: onto the reference, and back")
+    tables = traits.List(File(exists=True), mandatory=True)
+    flags = traits.Str(mandatory=True)
+    pictures = traits.List(File(exists=True), mandatory=True)
+    not_separable_because = traits.Str(mandatory=True)
+    notes = traits.List(traits.List(traits.Str), mandatory=True, desc="per contrast")
+    warnings = traits.List(traits.List(traits.Str), mandatory=True, desc="per contrast")
+
+
+class _WriteSessionOutput(TraitedSpec):
+    record_file = File()
+
+
+class WriteSession(SimpleInterface):
+    """Write a session's derivatives; its record comes last, so that what has a record is whole."""
+
+    input_spec = _WriteSessionInput
+    output_spec = _WriteSessionOutput
+    # The files may have been removed since: always run, it only copies.
+    _always_run = True
+
+    def _run_interface(self, runtime):
+        session = self.inputs.session
+        out_dir = Path(self.inputs.out_dir)
+        folder = out_dir / session["folder"]
+        record_file = folder / f"{session['name']}_provenance.json"
+        record_file.unlink(missing_ok=True)
+        written: list[Path] = []
+        for name, source, sidecar in self._products():
+            target = folder / name
+            _copy(source, target)
+            written.append(target)
+            if sidecar is not None:
+                beside = folder / f"{name.split('.')[0]}.json"
+                bids.write_json(beside, sidecar)
+                written.append(beside)
+        written.append(folder / self._lookup_table())
+        for source in self.inputs.tables:
+            written.append(folder / f"{session['name']}_{Path(source).name}")
+            _copy(source, written[-1])
+        for source in self.inputs.pictures:
+            written.append(out_dir / f"sub-{session['subject']}" / "figures" / f"{session['name']}_{Path(source).name}")
+            _copy(source, written[-1])
+        outputs = {path.relative_to(out_dir).as_posix(): path.stat().st_size for path in sorted(written)}
+        bids.write_json(record_file, self._record(outputs))
+        self._results["record_file"] = str(record_file)
+        return runtime
+
+    def _products(self) -> Iterable[tuple[str, str, dict[str, Any] | None]]:
+        """(name, source, sidecar) of every image and transform."""
+        scans, prefix = self.inputs.session["scans"], self.inputs.session["prefix"]
+        reference = scans[0]
+        source_uris = [f"bids:raw:{scan['file']}" for scan in scans]
+        here = {"SpatialReference": source_uris[0]}
+        for index, (scan, image) in enumerate(zip(scans, self.inputs.preprocessed, strict=True)):
+            space = "orig" if index == 0 else reference["contrast"]
+            name = f"{_prefix(scan)}_space-{space}_desc-preproc_{scan['contrast']}.nii.gz"
+            about = {"SkullStripped": False, "Sources": [source_uris[index]], **here, "Description": self._chain(index)}
+            yield name, image, about
+        files = by_name(self.inputs.results)
+        flair = next((scan for scan in scans if scan["contrast"] == "FLAIR"), None)
+        grids = {"native": (prefix, "orig", here), "mni": (prefix, TEMPLATE, {})}
+        if flair is not None:
+            grids["flair"] = (_prefix(flair), "FLAIR", {"SpatialReference": f"bids:raw:{flair['file']}"})
+        for key, path in files.items():
+            grid, _, product = key.partition("_")
+            start, space, about = grids[grid]
+            tail, more = self._product(product, reference["contrast"])
+            yield f"{start}_space-{space}_{tail}.nii.gz", path, {**more, "Sources": source_uris, **about}
+        yield f"{prefix}_from-orig_to-{TEMPLATE}_mode-image_xfm.nii.gz", self.inputs.to_template, None
+        yield f"{prefix}_from-{TEMPLATE}_to-orig_mode-image_xfm.nii.gz", self.inputs.to_subject, None
+        rigid = iter(self.inputs.rigid_files if isdefined(self.inputs.rigid_files) else ())
+        for scan in scans[1:]:
+            contrast = scan["contrast"]
+            yield f"{_prefix(scan)}_from-{contrast}_to-orig_mode-image_xfm.txt", next(rigid), None
+            yield f"{_prefix(scan)}_from-orig_to-{contrast}_mode-image_xfm.txt", next(rigid), None
+
+    @staticmethod
+    def _product(name: str, reference: str) -> tuple[str, dict[str, Any]]:
+        """End of the name, and what is particular in the sidecar."""
+        if name.startswith("tissue_"):
+            label = name.removeprefix("tissue_")
+            return f"label-{label}_probseg", {"Description": f"Share of {label} in each voxel, lesions excluded."}
+        return {
+            "preproc": (f"desc-preproc_{reference}", {"SkullStripped": False}),
+            "brain_mask": ("desc-brain_mask", {"Type": "Brain"}),
+            "dseg": ("seg-tissue_dseg", {"Manual": False}),
+            "lesion_mask": ("label-lesion_mask", {"Type": "Lesion"}),
+            "lesion_probability": ("label-lesion_probseg", {"Description": "Probability of lesion."}),
+        }[name]
+
+    def _chain(self, index: int) -> str:
+        options = self.inputs.options
+        steps = ["bias-corrected (N4)"]
+        if options["denoise"]:
+            steps.append("denoised (non-local means)")
+        steps.append(
+            {"zscore": "z-scored within the brain", "nyul": "normalised by Nyul's landmarks"}[options["normalization"]]
+        )
+        if index:
+            steps.append(f"rigidly registered to the {self.inputs.session['scans'][0]['contrast']}")
+        return ", ".join(steps).capitalize() + "."
+
+    def _lookup_table(self) -> str:
+        from bidsapp.labels import TISSUE_LOOKUP
+
+        # One table for every dseg of the session would do by inheritance; beside the file it is found.
+        folder = Path(self.inputs.out_dir) / self.inputs.session["folder"]
+        name = f"{self.inputs.session['prefix']}_seg-tissue_dseg.tsv"
+        bids.write_text(folder / name, bids.lookup_table(TISSUE_LOOKUP))
+        return name
+
+    def _record(self, outputs: dict[str, int]) -> dict[str, Any]:
+        session = self.inputs.session
+        inputs = []
+        for scan, notes in zip(session["scans"], self.inputs.notes, strict=True):
+            header = nib.load(scan["path"])
+            inputs.append(
+                {key: value for key, value in scan.items() if key != "path"}
+                | {
+                    "sha256": bids.sha256(Path(scan["path"])),
+                    "shape": list(header.shape),
+                    "voxel_size_mm": [round(float(size), 3) for size in header.header.get_zooms()[:3]],
+                    "orientation": "".join(nib.aff2axcodes(header.affine)),
+                    "notes": list(notes),
+                }
+            )
+        warnings = [warning for of_scan in self.inputs.warnings for warning in of_scan]
+        if self.inputs.flags != "none":
+            warnings += self.inputs.flags.split("; ")
+        return {
+            "version": __version__,
+            "subject": session["subject"],
+            "session": session["session"] or None,
+            "reference": session["scans"][0]["contrast"],
+            "contrasts": [scan["contrast"] for scan in session["scans"]],
+            "inputs": inputs,
+            "options": dict(self.inputs.options),
+            "methods": dict(self.inputs.plan),
+            "not_measured": self._not_measured(),
+            "warnings": warnings,
+            "outputs": outputs,
+        }
+
+    def _not_measured(self) -> dict[str, str]:
+        """Why a column of the volumes is n/a."""
+        out = {}
+        if self.inputs.not_separable_because:
+            columns = ("gm_mm3", "wm_mm3", "gm_with_lesions_mm3", "wm_with_lesions_mm3", "lesion_load_percent_wm")
+            out |= dict.fromkeys(columns, self.inputs.not_separable_because)
+        if self.inputs.plan["no_lesions_because"]:
+            columns = ("lesion_mm3", "lesion_count", "lesion_load_percent_tiv", "lesion_load_percent_wm",
+                       "gm_with_lesions_mm3", "wm_with_lesions_mm3")  # fmt: skip
+            out |= dict.fromkeys(columns, self.inputs.plan["no_lesions_because"])
+        return out
+
+
+def _prefix(scan: Mapping[str, str]) -> str:
+    return Path(scan["file"]).name.split(".")[0].rpartition("_")[0]
+
+
+def _copy(source: str, target: Path) -> None:
+    """Copy aside, then rename; images that are not compressed yet are."""
+    from bidsapp.image.save import as_int16, write_image
+
+    if target.name.endswith(".nii.gz") and not source.endswith(".gz"):
+        image = load(source)
+        write_image(image if image.ndim == 5 else as_int16(image), target)
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = target.with_name(f".{target.name}.tmp")
+    shutil.copyfile(source, aside)
+    aside.replace(target)
