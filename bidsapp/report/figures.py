@@ -1,0 +1,466 @@
+"""Mosaics of slices as PNG, in pairs of equal size: the picture alone and with what was found drawn on it."""
+
+from __future__ import annotations
+
+import io
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import nibabel as nib
+import numpy as np
+from PIL import Image, ImageColor, ImageDraw, ImageFont
+from scipy import ndimage
+
+from bidsapp.labels import BACKGROUND, LESION, TISSUE_LOOKUP
+
+#: Width of every mosaic in pixels: twice that of the report's column, sharp on dense screens and in print.
+WIDTH = 1400
+#: Width of field (mm) that one row of tiles should show: seven brains side by side, or five larger ones for lesions.
+OVERVIEW_MM, DETAIL_MM = 1050.0, 760.0
+#: Slices thicker than this times the finest voxel size mark a 2D scan: it is shown in its own plane.
+ANISOTROPIC = 1.5
+#: Grey levels of a mosaic. They leave room for colours in a palette of 256, which halves the size of the file.
+GREYS = 64
+#: Height (px) that no tile exceeds, however few there are.
+TALLEST = 420
+GAP, BAR = 6, 22  # px between tiles, and below a tile for its position
+
+BRAIN_COLOR = "#ff6b5e"
+TEMPLATE_BRAIN_COLOR = "#4dd0e1"
+TEMPLATE_WM_COLOR = "#ffb74d"
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Something to draw on a picture.
+
+    Attributes
+    ----------
+    image : Nifti1Image
+        Mask or probability (0 to 1), on the grid of the picture; drawn where above one half.
+    color : str
+        "#rrggbb".
+    label : int, optional
+        `image` is a segmentation: draw where it has this label.
+    opacity : float
+        Of the filling; 0 for none.
+    outline : bool
+        Whether to draw its border.
+    """
+
+    image: nib.Nifti1Image
+    color: str
+    label: int | None = None
+    opacity: float = 0.0
+    outline: bool = False
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Two PNG files of equal size for the report to flicker between."""
+
+    image: bytes
+    overlay: bytes
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One slice in a mosaic: across `axis` (RAS) at `index`; its place and size in pixels."""
+
+    axis: int
+    index: int
+    left: int
+    top: int
+    width: int
+    height: int
+    first_in_row: bool = False
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which slices a mosaic shows and where.
+
+    Attributes
+    ----------
+    tiles : tuple of Tile
+    box : ndarray of int, shape (3, 2)
+        First voxel and the one after the last, along the RAS axes.
+    size : (int, int)
+        Width and height in pixels.
+    """
+
+    tiles: tuple[Tile, ...]
+    box: np.ndarray
+    size: tuple[int, int]
+
+
+def draw_session(
+    *,
+    reference: nib.Nifti1Image,
+    mask: nib.Nifti1Image,
+    dseg: nib.Nifti1Image | None = None,
+    lesion: nib.Nifti1Image | None = None,
+    flair: nib.Nifti1Image | None = None,
+    template: nib.Nifti1Image | None = None,
+    template_mask: nib.Nifti1Image | None = None,
+    template_wm: nib.Nifti1Image | None = None,
+) -> dict[str, bytes]:
+    """All pictures of a session; all images share one grid.
+
+    Parameters
+    ----------
+    reference, mask : Nifti1Image
+        Preprocessed reference scan with its head, and the brain mask.
+    dseg : Nifti1Image, optional
+        Labels of `labels.TISSUE_LOOKUP`.
+    lesion, flair : Nifti1Image, optional
+        Lesion mask, drawn on the FLAIR (on the reference without one).
+    template, template_mask, template_wm : Nifti1Image, optional
+        The template's T1w, brain mask and white matter (0 to 1) brought to the reference.
+
+    Returns
+    -------
+    dict
+        PNG by name: ``brain_image``, ``brain_overlay``, ``tissue_image`` and so on, for what was given.
+
+    Raises
+    ------
+    ValueError
+        When two images do not share the grid.
+    """
+    # Read every image once: the pictures share them.
+    reference, mask, dseg, lesion, flair, template, template_mask, template_wm = (
+        None if img is None else _in_memory(img)
+        for img in (reference, mask, dseg, lesion, flair, template, template_mask, template_wm)
+    )
+    pictures = {"brain": brain_picture(reference, mask)}
+    if dseg is not None:
+        pictures["tissue"] = tissue_picture(reference, dseg, mask=mask)
+    if lesion is not None:
+        pictures["lesion"] = lesion_picture(reference if flair is None else flair, lesion, mask=mask)
+    if template_mask is not None:
+        pictures["registration"] = registration_picture(
+            reference, template_mask, mask=mask, template_wm=template_wm, template=template
+        )
+    return {
+        f"{name}_{kind}": getattr(picture, kind) for name, picture in pictures.items() for kind in ("image", "overlay")
+    }
+
+
+def brain_picture(reference: nib.Nifti1Image, mask: nib.Nifti1Image) -> Picture:
+    """The outline of the brain mask on the head."""
+    layout = plan_overview(mask, margin_mm=12)
+    layers = [Layer(mask, BRAIN_COLOR, outline=True)]
+    return _pair(reference, layers, layout=layout, window_mask=mask)
+
+
+def tissue_picture(reference: nib.Nifti1Image, dseg: nib.Nifti1Image, *, mask: nib.Nifti1Image) -> Picture:
+    """Tissue classes as translucent colours."""
+    return _pair(reference, label_layers(dseg), layout=plan_overview(mask, margin_mm=3), window_mask=mask)
+
+
+def lesion_picture(flair: nib.Nifti1Image, lesion: nib.Nifti1Image, *, mask: nib.Nifti1Image) -> Picture:
+    """Lesions outlined on the slices that have them."""
+    layout = plan_detail(mask, lesion)
+    return _pair(flair, [Layer(lesion, LESION.color, opacity=0.18, outline=True)], layout=layout, window_mask=mask)
+
+
+def registration_picture(
+    subject: nib.Nifti1Image,
+    template_mask: nib.Nifti1Image,
+    *,
+    mask: nib.Nifti1Image,
+    template_wm: nib.Nifti1Image | None = None,
+    template: nib.Nifti1Image | None = None,
+) -> Picture:
+    """Outlines of the template's brain and white matter on the template (first) and on the subject (overlay).
+
+    Without `template` the first picture is the subject without outlines.
+    """
+    layers = [Layer(template_mask, TEMPLATE_BRAIN_COLOR, outline=True)]
+    if template_wm is not None:
+        layers.append(Layer(template_wm, TEMPLATE_WM_COLOR, outline=True))
+    layout = plan_overview(mask, margin_mm=6)
+    overlay = mosaic(subject, layers, layout=layout, window_mask=mask)
+    if template is None:
+        return Picture(mosaic(subject, layout=layout, window_mask=mask), overlay)
+    return Picture(mosaic(template, layers, layout=layout, window_mask=template_mask), overlay)
+
+
+def label_layers(dseg: nib.Nifti1Image, *, opacity: float = 0.55) -> list[Layer]:
+    """A translucent layer for each label of `labels.TISSUE_LOOKUP` that the segmentation has."""
+    present = np.unique(np.asanyarray(dseg.dataobj))
+    return [
+        Layer(dseg, label.color, label=label.index, opacity=0.9 if label == LESION else opacity)
+        for label in TISSUE_LOOKUP
+        if label != BACKGROUND and label.index in present
+    ]
+
+
+def probability_layers(probability: nib.Nifti1Image, color: str, *, steps: int = 4) -> list[Layer]:
+    """Layers of rising opacity for the steps of a probability map (0 to 1)."""
+    data = np.asanyarray(probability.dataobj)
+    edges = np.linspace(0, 1, steps + 2)[1:]  # the lowest step is left clear
+    bands = [(data > low) & (data <= high) for low, high in itertools.pairwise(edges)]
+    return [
+        Layer(nib.Nifti1Image(band.astype(np.uint8), probability.affine), color, opacity=(step + 1) / (steps + 1))
+        for step, band in enumerate(bands)
+    ]
+
+
+def plan_overview(mask: nib.Nifti1Image, *, margin_mm: float) -> Layout:
+    """Two rows of slices in the plane of acquisition (axial for 3D scans) and one row across the other planes."""
+    data, sizes, _ = _canonical(mask)
+    box = _bounding_box(data, sizes, margin_mm)
+    inner = _bounding_box(data, sizes, 0)
+    main = _main_axis(sizes)
+    columns = _columns(box, sizes, main, OVERVIEW_MM)
+    slices = _spread(inner[main], 2 * columns)
+    rows = [[(main, index) for index in part] for part in np.array_split(slices, max(1, -(-len(slices) // columns)))]
+    across = [axis for axis in range(3) if axis != main]
+    rows.append([(axis, index) for axis in across for index in _spread(inner[axis], 3, inset=0.2)])
+    return _arrange(rows, box, sizes)
+
+
+def plan_detail(mask: nib.Nifti1Image, lesion: nib.Nifti1Image, *, rows: int = 2) -> Layout:
+    """Rows of larger slices where the lesions are: from each stretch of slices with lesions the one with most."""
+    _same_grid(mask, lesion)
+    (data, sizes, _), (found, _, _) = _canonical(mask), _canonical(lesion)
+    box, main = _bounding_box(data, sizes, 3), _main_axis(sizes)
+    columns = _columns(box, sizes, main, DETAIL_MM)
+    area = (found > 0.5).sum(axis=tuple(axis for axis in range(3) if axis != main))
+    area[: box[main, 0]] = area[box[main, 1] :] = 0  # beyond the picture
+    with_lesions = np.flatnonzero(area)
+    parts = (
+        np.array_split(with_lesions, rows * columns) if len(with_lesions) > rows * columns else with_lesions[:, None]
+    )
+    slices = {int(part[np.argmax(area[part])]) for part in parts}
+    # Slices without lesions fill the rows: what was not marked matters as much.
+    context = [int(index) for index in _spread(_bounding_box(data, sizes, 0)[main], 2 * rows * columns)]
+    spare = [index for index in context[::2] + context[1::2] if index not in slices]
+    chosen = (
+        sorted(slices) if len(slices) >= rows * columns else sorted([*slices, *spare[: rows * columns - len(slices)]])
+    )
+    split = np.array_split(chosen, max(1, -(-len(chosen) // columns)))
+    return _arrange([[(main, index) for index in part] for part in split], box, sizes)
+
+
+def mosaic(
+    background: nib.Nifti1Image,
+    layers: Sequence[Layer] = (),
+    *,
+    layout: Layout,
+    window_mask: nib.Nifti1Image | None = None,
+) -> bytes:
+    """Draw slices of an image, in neurological orientation: the subject's left is on the left.
+
+    Parameters
+    ----------
+    background : Nifti1Image
+        3D, any orientation; shown along its own axes (an oblique scan is shown straight), in true proportions.
+    layers : sequence of Layer
+        Later ones lie on top.
+    layout : Layout
+        From `plan_overview` or `plan_detail` on the same grid.
+    window_mask : Nifti1Image, optional
+        Where to take the range of grey values from: percentiles 1 and 99.7 inside, widened a little.
+
+    Returns
+    -------
+    bytes
+        PNG with a palette: no time stamp, no version; equal input gives equal bytes.
+
+    Raises
+    ------
+    ValueError
+        When the images do not share one grid.
+    """
+    for layer in layers:
+        _same_grid(background, layer.image)
+    data, _sizes, affine = _canonical(background)
+    low, high = _window(data, None if window_mask is None else _canonical(window_mask)[0] > 0.5)
+    drawn = [replace(layer, image=None) for layer in layers]  # type: ignore[arg-type]
+    volumes = {id(layer.image): _canonical(layer.image)[0] for layer in layers}
+    width, height = layout.size
+    grey = np.zeros((height, width), dtype=np.float32)
+    code = np.zeros((height, width), dtype=np.uint8)
+    for tile in layout.tiles:
+        place = np.s_[tile.top : tile.top + tile.height, tile.left : tile.left + tile.width]
+        values = _resized(data, tile, layout.box, Image.Resampling.BICUBIC)
+        grey[place] = np.clip((values - low) / (high - low), 0, 1)
+        soft = [
+            _resized(volumes[id(layer.image)], tile, layout.box, Image.Resampling.BILINEAR, label=layer.label)
+            for layer in layers
+        ]
+        code[place] = _codes(drawn, soft, (tile.height, tile.width))
+    text = _texts(layout, affine)
+    grey, code = np.maximum(grey, text), np.where(text > 0, 0, code)
+    return _png(grey, code, drawn)
+
+
+def _pair(
+    background: nib.Nifti1Image, layers: Sequence[Layer], *, layout: Layout, window_mask: nib.Nifti1Image
+) -> Picture:
+    plain = mosaic(background, layout=layout, window_mask=window_mask)
+    return Picture(plain, mosaic(background, layers, layout=layout, window_mask=window_mask))
+
+
+def _in_memory(img: nib.Nifti1Image) -> nib.Nifti1Image:
+    return nib.as_closest_canonical(nib.Nifti1Image(np.asanyarray(img.dataobj), img.affine))
+
+
+def _canonical(img: nib.Nifti1Image) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Voxels (X, Y, Z) along the axes nearest to RAS, voxel sizes in mm, affine."""
+    if len(img.shape) != 3:
+        raise ValueError(f"A picture needs a 3D image, not one of shape {img.shape}.")
+    near = nib.as_closest_canonical(img)
+    return np.asanyarray(near.dataobj), np.asarray(nib.affines.voxel_sizes(near.affine)), near.affine
+
+
+def _same_grid(one: nib.Nifti1Image, other: nib.Nifti1Image) -> None:
+    if one.shape != other.shape or not np.allclose(one.affine, other.affine, atol=1e-2):
+        raise ValueError(f"Two images of one picture lie on different grids: {one.shape} and {other.shape}.")
+
+
+def _main_axis(sizes: np.ndarray) -> int:
+    return int(np.argmax(sizes)) if sizes.max() > ANISOTROPIC * sizes.min() else 2
+
+
+def _bounding_box(mask: np.ndarray, sizes: np.ndarray, margin_mm: float) -> np.ndarray:
+    """First voxel and the one after the last, shape (3, 2); the whole field of view where the mask is empty."""
+    box = np.empty((3, 2), dtype=int)
+    for axis in range(3):
+        hit = np.flatnonzero((mask > 0.5).any(axis=tuple(other for other in range(3) if other != axis)))
+        margin = round(margin_mm / sizes[axis])
+        first, after = (hit[0] - margin, hit[-1] + 1 + margin) if len(hit) else (0, mask.shape[axis])
+        box[axis] = max(0, first), min(mask.shape[axis], after)
+    return box
+
+
+def _columns(box: np.ndarray, sizes: np.ndarray, axis: int, field_mm: float) -> int:
+    across = next(other for other in range(3) if other != axis)
+    return max(2, round(field_mm / ((box[across, 1] - box[across, 0]) * sizes[across])))
+
+
+def _spread(span: np.ndarray, count: int, *, inset: float = 0.06) -> np.ndarray:
+    """Up to `count` different slices, evenly over a span (first, after last) without its ends."""
+    first, last = span[0], span[1] - 1
+    edge = inset * (last - first)
+    return np.unique(np.round(np.linspace(first + edge, last - edge, count)).astype(int))
+
+
+def _arrange(rows: Sequence[Sequence[tuple[int, int]]], box: np.ndarray, sizes: np.ndarray) -> Layout:
+    """Place rows of (axis, index): one scale for all, every row spread over the width."""
+    extent = (box[:, 1] - box[:, 0]) * sizes
+    planes = {axis: [other for other in range(3) if other != axis] for axis in range(3)}
+    rows = [row for row in rows if len(row)]
+    wide = [sum(extent[planes[axis][0]] for axis, _ in row) for row in rows]
+    scale = min((WIDTH - GAP * len(row)) / mm for mm, row in zip(wide, rows, strict=True))
+    scale = min(scale, TALLEST / max(extent[planes[axis][1]] for row in rows for axis, _ in row))
+    tiles: list[Tile] = []
+    top = 0
+    for row, mm in zip(rows, wide, strict=True):
+        space = (WIDTH - mm * scale) / len(row)
+        left = space / 2
+        bottom = 0
+        for number, (axis, index) in enumerate(row):
+            width, height = (max(1, int(extent[across] * scale)) for across in planes[axis])
+            tiles.append(Tile(axis, int(index), int(left), top, width, height, number == 0))
+            left += extent[planes[axis][0]] * scale + space
+            bottom = max(bottom, top + height)
+        top = bottom + BAR
+    return Layout(tuple(tiles), box, (WIDTH, top))
+
+
+def _window(data: np.ndarray, mask: np.ndarray | None) -> tuple[float, float]:
+    # Percentiles of a part of the voxels do, and every slice of a 2D scan has its say.
+    part = np.s_[::2, ::2, :] if data.size > 2e6 else np.s_[...]
+    values = np.asarray(data[part], dtype=np.float32)
+    keep = np.isfinite(values)
+    if mask is not None and mask[part].any():
+        keep &= mask[part]
+    if not keep.any():
+        return 0.0, 1.0
+    low, high = np.percentile(values[keep], (1, 99.7))
+    span = max(float(high - low), 1e-6)
+    return float(low) - 0.08 * span, float(high) + 0.04 * span
+
+
+def _resized(
+    data: np.ndarray, tile: Tile, box: np.ndarray, how: Image.Resampling, *, label: int | None = None
+) -> np.ndarray:
+    """The tile's slice, shape (height, width), upper row first; where it has the label, as 0 to 1, if one is given."""
+    (left, right), (lower, upper) = (box[axis] for axis in range(3) if axis != tile.axis)
+    plane = data[tuple(tile.index if axis == tile.axis else slice(None) for axis in range(3))][left:right, lower:upper]
+    plane = np.nan_to_num(plane.astype(np.float32), posinf=0, neginf=0) if label is None else plane == label
+    upright = np.ascontiguousarray(plane.T[::-1], dtype=np.float32)
+    return np.asarray(Image.fromarray(upright).resize((tile.width, tile.height), how))
+
+
+def _codes(layers: Sequence[Layer], soft: Sequence[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
+    """Which paint each pixel gets: 0 none, 1 + 2 i the filling of layer i, 2 + 2 i its outline."""
+    code = np.zeros(shape, dtype=np.uint8)
+    filled = [number for number, layer in enumerate(layers) if layer.opacity > 0]
+    if filled:
+        stack = np.stack([soft[number] for number in filled])
+        # The strongest class wins, also against "none of them": thin gaps between classes do not open.
+        winner = stack.argmax(axis=0)
+        code = np.where(stack.max(axis=0) > 1 - stack.sum(axis=0), 1 + 2 * np.array(filled)[winner], 0).astype(np.uint8)
+    for number, layer in enumerate(layers):
+        if layer.outline:
+            inside = soft[number] > 0.5
+            code[inside & ~ndimage.binary_erosion(inside, iterations=2, border_value=1)] = 2 + 2 * number
+    return code
+
+
+def _texts(layout: Layout, affine: np.ndarray) -> np.ndarray:
+    """Position of every slice below it, and L and R at the first of each row; 0 to 1, shape (height, width)."""
+    canvas = Image.new("L", layout.size)
+    draw = ImageDraw.Draw(canvas)
+    small, large = ImageFont.load_default(15), ImageFont.load_default(19)
+    for tile in layout.tiles:
+        draw.text(
+            (tile.left + tile.width / 2, tile.top + tile.height + 2), _position(tile, layout, affine), 165, small, "ma"
+        )
+        if tile.axis != 0 and (tile.first_in_row or tile.axis == 1):
+            draw.text((tile.left + 4, tile.top + 4), "L", 235, large, "la")
+            draw.text((tile.left + tile.width - 4, tile.top + 4), "R", 235, large, "ra")
+    return np.asarray(canvas, dtype=np.float32) / 255
+
+
+def _position(tile: Tile, layout: Layout, affine: np.ndarray) -> str:
+    """Such as "z +24": scanner mm of the middle of the slice."""
+    middle = layout.box.mean(axis=1) - 0.5
+    middle[tile.axis] = tile.index
+    mm = float((affine @ [*middle, 1])[tile.axis])
+    return f"{'xyz'[tile.axis]} {mm:+.0f}"
+
+
+def _png(grey: np.ndarray, code: np.ndarray, layers: Sequence[Layer]) -> bytes:
+    """Palette of `GREYS` greys, then for each paint its mixtures with the grey below it."""
+    mixed = [number for number, layer in enumerate(layers) if layer.opacity > 0]
+    lines = [number for number, layer in enumerate(layers) if layer.outline]
+    steps = min(GREYS, (256 - GREYS - len(lines)) // len(mixed)) if mixed else 0
+    index = np.round(grey * (GREYS - 1)).astype(np.uint8)
+    palette = [np.repeat(np.linspace(0, 255, GREYS)[:, None], 3, axis=1)]
+    start = GREYS
+    for number in mixed:
+        hit, opacity = code == 1 + 2 * number, layers[number].opacity
+        index[hit] = start + np.round(grey[hit] * (steps - 1)).astype(np.uint8)
+        ramp = np.repeat(np.linspace(0, 255, steps)[:, None], 3, axis=1)
+        palette.append((1 - opacity) * ramp + opacity * _rgb(layers[number]))
+        start += steps
+    for number in lines:
+        index[code == 2 + 2 * number] = start
+        palette.append(_rgb(layers[number])[None])
+        start += 1
+    picture = Image.fromarray(index, mode="P")
+    picture.putpalette(np.round(np.concatenate(palette)).astype(np.uint8).tobytes())
+    stream = io.BytesIO()
+    picture.save(stream, "PNG", compress_level=9)
+    return stream.getvalue()
+
+
+def _rgb(layer: Layer) -> np.ndarray:
+    return np.array(ImageColor.getrgb(layer.color), dtype=float)
