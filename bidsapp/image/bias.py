@@ -1,0 +1,88 @@
+"""Bias field (intensity inhomogeneity) correction by N4."""
+
+from __future__ import annotations
+
+import nibabel as nib
+import numpy as np
+
+from bidsapp.image.grid import on_grid
+from bidsapp.image.itk import to_ants
+
+#: N4 at these settings takes a tenth of the default's time for the same field (measured: spec/stack.md).
+SHRINK_FACTOR = 4
+ITERATIONS = (50, 50, 30, 20)
+TOLERANCE = 1e-4
+#: The field is smooth over centimetres; beyond this range the spline has run away (far from the mask).
+FIELD_RANGE = (0.2, 5.0)
+
+
+def correct_bias(img: nib.Nifti1Image, mask: nib.Nifti1Image) -> nib.Nifti1Image:
+    """Divide a scan by the bias field that N4 (Tustison et al. 2010, IEEE TMI 29:1310) estimates within a mask.
+
+    Parameters
+    ----------
+    img : Nifti1Image
+        3D.
+    mask : Nifti1Image
+        Brain mask on the same grid; the tighter, the better the field.
+
+    Returns
+    -------
+    Nifti1Image
+        float32, finite, on the grid of `img`. The field is applied to the whole head and scaled so that the mean
+        inside the mask is kept.
+
+    Raises
+    ------
+    ValueError
+        The grids differ, or the mask is empty.
+    """
+    import ants
+
+    data = np.asarray(img.dataobj, dtype=np.float32)
+    inside = np.asarray(mask.dataobj) > 0
+    if data.shape != inside.shape:
+        raise ValueError(
+            f"Image and mask differ in shape: {data.shape} and {inside.shape}."
+        )
+    if not inside.any():
+        raise ValueError("The brain mask is empty: the bias field cannot be estimated.")
+    box = _bounding_box(inside, margin=SHRINK_FACTOR)
+    # N4 takes logarithms: zeros inside the mask would rule the fit.
+    fit = inside & (data > 0)
+    if not fit.any():
+        raise ValueError("The scan has no positive intensities inside the brain mask.")
+    field = ants.n4_bias_field_correction(
+        to_ants(np.maximum(data, 0)[box], img.affine, box),
+        mask=to_ants(fit[box].astype(np.float32), img.affine, box),
+        shrink_factor=SHRINK_FACTOR,
+        convergence={"iters": list(ITERATIONS), "tol": TOLERANCE},
+        return_bias_field=True,
+    ).numpy()
+    whole = _extend(field, data.shape, box)
+    corrected = data / np.clip(whole / np.median(field[fit[box]]), *FIELD_RANGE)
+    corrected *= data[inside].mean() / max(
+        corrected[inside].mean(), np.finfo(np.float32).tiny
+    )
+    return on_grid(np.nan_to_num(corrected, posinf=0, neginf=0), img)
+
+
+def _bounding_box(mask: np.ndarray, *, margin: int) -> tuple[slice, slice, slice]:
+    ranges = [
+        np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
+        for axis in range(3)
+    ]
+    return tuple(
+        slice(max(0, int(r[0]) - margin), int(r[-1]) + 1 + margin) for r in ranges
+    )
+
+
+def _extend(
+    field: np.ndarray, shape: tuple[int, ...], box: tuple[slice, ...]
+) -> np.ndarray:
+    """The field on the whole grid: the nearest value of the box outside it."""
+    pad = [
+        (s.start, n - s.start - f)
+        for s, n, f in zip(box, shape, field.shape, strict=True)
+    ]
+    return np.pad(field, pad, mode="edge")

@@ -1,0 +1,577 @@
+"""Registration: between the contrasts of a session (rigid), to the template (affine and SyN), and resampling."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from nibabel.affines import apply_affine, voxel_sizes
+from scipy import io, ndimage
+
+from bidsapp.image.grid import antialias, on_grid
+from bidsapp.image.itk import (
+    affine_from_itk,
+    displacement_field,
+    displacements,
+    image_to_ants,
+    read_itk_affine,
+    write_itk_affine,
+)
+from bidsapp.image.template import load_template, render_template
+
+__all__ = [
+    "TemplateRegistration",
+    "read_itk_affine",
+    "register_rigid",
+    "register_template",
+    "resample",
+    "write_itk_affine",
+]
+
+REGISTRATION_VOXEL_SIZE_MM = 2.0
+SEARCH_VOXEL_SIZE_MM = 6.0
+ORDERS = {"nearest": 0, "linear": 1, "bspline": 3}
+
+Transform = np.ndarray | nib.Nifti1Image
+
+
+@dataclass(frozen=True)
+class TemplateRegistration:
+    """A subject's brain registered to the template.
+
+    Attributes
+    ----------
+    affine : ndarray, shape (4, 4)
+        Template point -> subject point, RAS mm, without the deformation. Its determinant is the volume of the
+        subject's head relative to the template's.
+    to_template : Nifti1Image
+        Composite displacement field (affine and deformation) on the template's grid at 2 mm, ITK convention: pulls
+        subject images onto the template.
+    to_subject : Nifti1Image
+        Its inverse on the subject's grid at 2 mm: pulls template images onto the subject.
+    similarity : float
+        Pearson correlation, within the template's brain mask at 2 mm, of the template rendered in the subject's
+        contrast and the subject carried onto it. Good registrations of whole brains lie above about 0.8 (T1w),
+        failed ones below 0.6.
+    """
+
+    affine: np.ndarray
+    to_template: nib.Nifti1Image
+    to_subject: nib.Nifti1Image
+    similarity: float
+
+
+def register_rigid(
+    moving: nib.Nifti1Image,
+    fixed: nib.Nifti1Image,
+    *,
+    fixed_mask: nib.Nifti1Image | None = None,
+) -> np.ndarray:
+    """Register two scans of one head, of any contrasts, by Mattes mutual information at 4 and 2 mm.
+
+    Parameters
+    ----------
+    moving, fixed : Nifti1Image
+        3D; field of view and voxel size may differ, thick slices are fine, whole head or brain alone.
+    fixed_mask : Nifti1Image, optional
+        Brain mask on the grid of `fixed`; the metric is then taken in the brain and 8 mm around it.
+
+    Returns
+    -------
+    ndarray, shape (4, 4)
+        RAS mm: maps points of fixed space to points of moving space (what `resample` takes to bring `moving` onto
+        `fixed`).
+
+    Notes
+    -----
+    Starts from the headers or, where these fit worse, from the centres of mass.
+    """
+    fixed_small, moving_small = (
+        _coarsen(img, REGISTRATION_VOXEL_SIZE_MM) for img in (fixed, moving)
+    )
+    mask = None if fixed_mask is None else _near_mask(fixed_mask, fixed_small)
+    start = _rigid_start(moving_small, fixed_small, mask)
+    center = _center_of_mass(fixed_small)
+    stage = _Stage("Rigid[0.1]", "Mattes", "32,Regular,0.5", "100x60", "2x1", "1x0")
+    return _run_linear(
+        moving_small, fixed_small, start=start, center=center, mask=mask, stages=[stage]
+    )
+
+
+def register_template(
+    img: nib.Nifti1Image, mask: nib.Nifti1Image, *, contrast: str
+) -> TemplateRegistration:
+    """Register a brain to the template rendered in the same contrast: affine, then SyN, at 2 mm.
+
+    SyN: Avants et al. 2008, Medical Image Analysis 12:26, with the neighbourhood cross-correlation, which looks for
+    local agreement only and so is little moved by bias fields and lesions.
+
+    Parameters
+    ----------
+    img : Nifti1Image
+        3D, bias-corrected, on the work grid.
+    mask : Nifti1Image
+        Brain mask on the same grid.
+    contrast : {"T1w", "T2w", "FLAIR"}
+
+    Returns
+    -------
+    TemplateRegistration
+
+    Raises
+    ------
+    ValueError
+        Unknown contrast, empty mask, or grids that differ.
+    """
+    inside = np.asarray(mask.dataobj) > 0
+    if inside.shape != img.shape:
+        raise ValueError(
+            f"Image and mask differ in shape: {img.shape} and {inside.shape}."
+        )
+    if not inside.any():
+        raise ValueError(
+            "The brain mask is empty: there is nothing to register to the template."
+        )
+    brain = on_grid(
+        _clip_intensities(np.asarray(img.dataobj, dtype=np.float32), inside), img
+    )
+    moving = _coarsen(brain, REGISTRATION_VOXEL_SIZE_MM)
+    fixed = render_template(contrast, resolution_mm=2)
+    fixed_box = _crop(fixed, margin=8)
+    affine, warp, inverse_warp = _affine_and_syn(_crop(moving, margin=8), fixed_box)
+    to_template = _compose(fixed, [warp, affine])
+    to_subject = _compose(moving, [np.linalg.inv(affine), inverse_warp])
+    warped = resample(moving, fixed, transform=to_template)
+    similarity = _correlation(warped, fixed, load_template(2).mask)
+    return TemplateRegistration(affine, to_template, to_subject, similarity)
+
+
+def resample(
+    img: nib.Nifti1Image,
+    grid: nib.Nifti1Image,
+    *,
+    transform: Transform | Sequence[Transform] | None = None,
+    interpolation: str = "linear",
+) -> nib.Nifti1Image:
+    """Pull an image onto a grid.
+
+    Parameters
+    ----------
+    img : Nifti1Image
+        3D, or 4D (each volume alike).
+    grid : Nifti1Image
+        Its first three axes and affine are those of the result.
+    transform : ndarray (4, 4) or displacement field or sequence of these, optional
+        Maps grid points to image points. Of a sequence, the *first* is applied first to the grid's points, as in the
+        list of ``antsApplyTransforms -t first -t second``. None: the headers alone.
+    interpolation : {"nearest", "linear", "bspline"}
+        "bspline" is cubic, and kept within the range of `img`.
+
+    Returns
+    -------
+    Nifti1Image
+        On the exact affine of `grid`, 0 outside the field of view of `img`. The type of `img` with "nearest", else
+        float32.
+
+    Raises
+    ------
+    ValueError
+        Unknown interpolation, or a transform that is neither a 4x4 matrix nor a displacement field.
+    """
+    if interpolation not in ORDERS:
+        raise ValueError(
+            f"Unknown interpolation {interpolation!r}; known are {', '.join(ORDERS)}."
+        )
+    order = ORDERS[interpolation]
+    points = _voxel_points(grid, _as_list(transform), img.affine)
+    data = np.asarray(img.dataobj)
+    data = data if order == 0 else data.astype(np.float32, copy=False)
+    if data.ndim == 3:
+        return on_grid(_pull(data, points, grid.shape[:3], order), grid)
+    volumes = [
+        _pull(data[..., i], points, grid.shape[:3], order)
+        for i in range(data.shape[-1])
+    ]
+    return on_grid(np.stack(volumes, axis=-1), grid)
+
+
+# ---- resampling: grid points carried through the transforms, then values read there
+
+
+@dataclass(frozen=True)
+class _Points:
+    """Points of a grid after some transforms: ``matrix`` of the voxel indices or, after a deformation, an array."""
+
+    matrix: np.ndarray
+    array: np.ndarray | None = None  # (3, i, j, k)
+
+    def moved(self, matrix: np.ndarray) -> _Points:
+        if self.array is None:
+            return _Points(matrix @ self.matrix)
+        moved = np.tensordot(matrix[:3, :3].astype(np.float32), self.array, axes=1)
+        return _Points(
+            self.matrix, moved + matrix[:3, 3].astype(np.float32)[:, None, None, None]
+        )
+
+    def coordinate(self, axis: int, shape: tuple[int, ...]) -> np.ndarray:
+        """One coordinate of every point, broadcast from the three index axes where that suffices."""
+        if self.array is not None:
+            return self.array[axis]
+        i, j, k = np.ogrid[: shape[0], : shape[1], : shape[2]]
+        row = self.matrix[axis]
+        return (row[0] * i + row[3]) + row[1] * j + row[2] * k
+
+
+def _as_list(transform: Transform | Sequence[Transform] | None) -> list[Transform]:
+    if transform is None:
+        return []
+    return (
+        [transform]
+        if isinstance(transform, (np.ndarray, nib.Nifti1Image))
+        else list(transform)
+    )
+
+
+def _voxel_points(
+    grid: nib.Nifti1Image, transforms: list[Transform], target_affine: np.ndarray
+) -> _Points:
+    """Voxel indices in the target image of every point of `grid`."""
+    shape = grid.shape[:3]
+    points = _Points(np.asarray(grid.affine, dtype=float))
+    for transform in transforms:
+        if isinstance(transform, np.ndarray):
+            if transform.shape != (4, 4):
+                raise ValueError(f"A matrix transform is 4x4, not {transform.shape}.")
+            points = points.moved(transform)
+            continue
+        field = displacements(transform)
+        at = points.moved(np.linalg.inv(transform.affine))
+        # Beyond its grid the field keeps its last value: a jump to zero would tear the image at the rim.
+        shift = np.stack(
+            [_interpolate(field[..., axis], at, shape, 1) for axis in range(3)]
+        )
+        here = np.stack(
+            [
+                np.broadcast_to(points.coordinate(axis, shape), shape)
+                for axis in range(3)
+            ]
+        )
+        points = _Points(np.eye(4), (here + shift).astype(np.float32))
+    return points.moved(np.linalg.inv(target_affine))
+
+
+def _interpolate(
+    data: np.ndarray, points: _Points, shape: tuple[int, ...], order: int
+) -> np.ndarray:
+    output = data.dtype if order == 0 else np.float32
+    if points.array is not None:
+        return ndimage.map_coordinates(
+            data, points.array, order=order, mode="nearest", output=output
+        )
+    matrix, offset = points.matrix[:3, :3], points.matrix[:3, 3]
+    return ndimage.affine_transform(
+        data,
+        matrix,
+        offset=offset,
+        output_shape=shape,
+        order=order,
+        mode="nearest",
+        output=output,
+    )
+
+
+def _pull(
+    data: np.ndarray, points: _Points, shape: tuple[int, ...], order: int
+) -> np.ndarray:
+    out = _interpolate(data, points, shape, order)
+    if order > 1:
+        out = np.clip(out, data.min(), data.max())
+    for axis, size in enumerate(
+        data.shape
+    ):  # the field of view ends at the voxels' edges, not at their centres
+        coordinate = points.coordinate(axis, shape)
+        out[(coordinate < -0.5 - 1e-3) | (coordinate > size - 0.5 + 1e-3)] = 0
+    return out
+
+
+def _compose(grid: nib.Nifti1Image, transforms: list[Transform]) -> nib.Nifti1Image:
+    """One displacement field on `grid` for a sequence of transforms."""
+    shape = grid.shape[:3]
+    end = _voxel_points(grid, transforms, np.eye(4))
+    start = _Points(np.asarray(grid.affine, dtype=float))
+    shift = [
+        end.coordinate(axis, shape) - start.coordinate(axis, shape) for axis in range(3)
+    ]
+    return displacement_field(np.stack(shift, axis=-1), grid.affine)
+
+
+# ---- antsRegistration
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """One stage of antsRegistration: coarse to fine, smoothing in voxels."""
+
+    transform: str
+    metric: str
+    metric_options: str
+    iterations: str
+    shrink_factors: str
+    smoothing_sigmas: str
+
+    def arguments(self, fixed: str, moving: str) -> list[str]:
+        return [
+            "--transform", self.transform,
+            "--metric", f"{self.metric}[{fixed},{moving},1,{self.metric_options}]",
+            "--convergence", f"[{self.iterations},1e-6,10]",
+            "--shrink-factors", self.shrink_factors,
+            "--smoothing-sigmas", f"{self.smoothing_sigmas}vox",
+        ]  # fmt: skip
+
+
+def _ants_registration(
+    moving: nib.Nifti1Image,
+    fixed: nib.Nifti1Image,
+    mask: nib.Nifti1Image | None,
+    stages: list[_Stage],
+    prefix: str,
+) -> None:
+    """Run antsRegistration; it leaves its transforms at `prefix`. Metrics are sampled with a fixed seed."""
+    import ants
+    from ants.internal import get_pointer_string
+
+    images = [
+        image_to_ants(img) for img in (fixed, moving)
+    ]  # held until the call ends: it reads raw pointers
+    pointers = [get_pointer_string(img) for img in images]
+    mask_image = None if mask is None else image_to_ants(mask).clone("unsigned char")
+    mask_pointer = "NA" if mask_image is None else get_pointer_string(mask_image)
+    arguments = [
+        "--dimensionality",
+        "3",
+        "--float",
+        "1",
+        "--random-seed",
+        "1",
+        "--output",
+        prefix,
+    ]
+    for stage in stages:
+        arguments += stage.arguments(*pointers)
+    ants.registration([*arguments, "--masks", f"[{mask_pointer},NA]"], None)
+
+
+def _run_linear(
+    moving: nib.Nifti1Image,
+    fixed: nib.Nifti1Image,
+    *,
+    start: np.ndarray,
+    center: np.ndarray,
+    mask: nib.Nifti1Image | None,
+    stages: list[_Stage],
+) -> np.ndarray:
+    """Matrix (fixed point -> moving point) from linear stages; `start` is a similarity, kept in the headers."""
+    with tempfile.TemporaryDirectory() as folder:
+        prefix = f"{folder}/"
+        _ants_registration(
+            _placed(moving, _shift(-center) @ np.linalg.inv(start)),
+            _placed(fixed, _shift(-center)),
+            None if mask is None else _placed(mask, _shift(-center)),
+            stages,
+            prefix,
+        )
+        return (
+            start
+            @ _shift(center)
+            @ _read_mat(Path(folder) / "0GenericAffine.mat")
+            @ _shift(-center)
+        )
+
+
+def _affine_and_syn(
+    moving: nib.Nifti1Image, fixed: nib.Nifti1Image
+) -> tuple[np.ndarray, nib.Nifti1Image, nib.Nifti1Image]:
+    """Matrix (template point -> subject point), and the warp and its inverse, both from template to template space."""
+    start = _similarity_start(moving, fixed)
+    center = _center_of_mass(fixed)
+    linear = ["100x50", "2x1", "1x0"]
+    stages = [
+        _Stage("Rigid[0.1]", "Mattes", "32,Regular,0.5", *linear),
+        _Stage("Affine[0.1]", "Mattes", "32,Regular,0.5", *linear),
+        _Stage("SyN[0.2,3,0]", "CC", "2", "40x20", "2x1", "1x0"),
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        _ants_registration(
+            _placed(moving, _shift(-center) @ np.linalg.inv(start)),
+            _placed(fixed, _shift(-center)),
+            None,
+            stages,
+            f"{folder}/",
+        )
+        matrix = _read_mat(Path(folder) / "0GenericAffine.mat")
+        warps = []
+        for name in ("1Warp.nii.gz", "1InverseWarp.nii.gz"):
+            field = displacements(nib.load(Path(folder) / name))
+            warps.append(displacement_field(field, fixed.affine))
+    return start @ _shift(center) @ matrix @ _shift(-center), warps[0], warps[1]
+
+
+def _read_mat(path: Path) -> np.ndarray:
+    """The affine antsRegistration wrote (Matlab 4 format), as a 4x4 RAS matrix."""
+    content = io.loadmat(path)
+    name = next(
+        key
+        for key in content
+        if key not in ("fixed", "__header__", "__version__", "__globals__")
+    )
+    return affine_from_itk(content[name], content["fixed"])
+
+
+# ---- starts
+
+
+def _rigid_start(
+    moving: nib.Nifti1Image, fixed: nib.Nifti1Image, mask: nib.Nifti1Image | None
+) -> np.ndarray:
+    """Headers or centres of mass, whichever gives more mutual information at 6 mm."""
+    coarse = _coarsen(fixed, SEARCH_VOXEL_SIZE_MM)
+    where = (
+        None
+        if mask is None
+        else np.asarray(resample(mask, coarse, interpolation="nearest").dataobj) > 0
+    )
+    target = np.asarray(coarse.dataobj)
+    source = _coarsen(moving, SEARCH_VOXEL_SIZE_MM)
+    candidates = [np.eye(4), _shift(_center_of_mass(source) - _center_of_mass(coarse))]
+
+    def score(matrix: np.ndarray) -> float:
+        values = np.asarray(resample(source, coarse, transform=matrix).dataobj)
+        return _mutual_information(
+            *((target, values) if where is None else (target[where], values[where]))
+        )
+
+    header, centred = (score(matrix) for matrix in candidates)
+    return candidates[0] if header >= 0.9 * centred else candidates[1]
+
+
+def _similarity_start(moving: nib.Nifti1Image, fixed: nib.Nifti1Image) -> np.ndarray:
+    """Best of a grid of head tilts at 6 mm, brains laid on each other by centre and volume; template -> subject."""
+    source, target = (_coarsen(img, SEARCH_VOXEL_SIZE_MM) for img in (moving, fixed))
+    reference = np.asarray(target.dataobj).ravel()
+    volumes = [
+        np.count_nonzero(np.asarray(img.dataobj)) * np.prod(voxel_sizes(img.affine))
+        for img in (moving, fixed)
+    ]
+    scale = float(np.clip((volumes[0] / volumes[1]) ** (1 / 3), 0.8, 1.25))
+    to, back = _shift(_center_of_mass(source)), _shift(-_center_of_mass(target))
+    best, best_score = np.eye(4), -np.inf
+    for pitch, roll, yaw in product((0, -15, 15, -30, 30), (0, -15, 15), (0, -15, 15)):
+        matrix = to @ _similarity(scale, pitch, roll, yaw) @ back
+        score = np.corrcoef(
+            np.asarray(resample(source, target, transform=matrix).dataobj).ravel(),
+            reference,
+        )[0, 1]
+        if score > best_score:
+            best, best_score = matrix, score
+    return best
+
+
+def _similarity(scale: float, *degrees: float) -> np.ndarray:
+    """Rotation about x, then y, then z, times a scale."""
+    matrix = np.eye(4)
+    for axis, angle in enumerate(np.deg2rad(degrees)):
+        rotation = np.eye(4)
+        i, j = [a for a in range(3) if a != axis]
+        rotation[[i, i, j, j], [i, j, i, j]] = (
+            np.cos(angle),
+            -np.sin(angle),
+            np.sin(angle),
+            np.cos(angle),
+        )
+        matrix = rotation @ matrix
+    matrix[:3, :3] *= scale
+    return matrix
+
+
+# ---- small pieces
+
+
+def _coarsen(img: nib.Nifti1Image, size_mm: float) -> nib.Nifti1Image:
+    """The image at `size_mm` along each of its own axes, low-pass filtered first."""
+    data = np.asarray(img.dataobj, dtype=np.float32)
+    scale = size_mm / voxel_sizes(img.affine)  # voxels per new voxel
+    shape = np.maximum(1, np.round(np.array(data.shape) / scale)).astype(int)
+    step = np.diag([*scale, 1.0])
+    step[:3, 3] = (scale - 1) / 2
+    grid = nib.Nifti1Image(np.empty(tuple(shape), dtype=np.uint8), img.affine @ step)
+    return resample(nib.Nifti1Image(antialias(data, scale), img.affine), grid)
+
+
+def _near_mask(
+    mask: nib.Nifti1Image, grid: nib.Nifti1Image, *, margin_mm: float = 8
+) -> nib.Nifti1Image:
+    inside = np.asarray(resample(mask, grid, interpolation="nearest").dataobj) > 0
+    distance = ndimage.distance_transform_edt(
+        ~inside, sampling=voxel_sizes(grid.affine)
+    )
+    return on_grid(distance <= margin_mm, grid)
+
+
+def _crop(img: nib.Nifti1Image, *, margin: int) -> nib.Nifti1Image:
+    """The bounding box of what is not 0, and a margin that is filled with 0 where the image ends."""
+    data = np.asarray(img.dataobj)
+    bounds = [
+        np.flatnonzero(data.any(axis=tuple(a for a in range(3) if a != axis)))[[0, -1]]
+        for axis in range(3)
+    ]
+    box = tuple(slice(low, high + 1) for low, high in bounds)
+    affine = img.affine @ _shift(np.array([low - margin for low, _ in bounds]))
+    return nib.Nifti1Image(np.pad(data[box], margin), affine)
+
+
+def _clip_intensities(data: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """Masked, scaled to 0-1 between the 0.5th and 99.5th percentile of the brain."""
+    low, high = np.percentile(data[inside], [0.5, 99.5])
+    return np.where(
+        inside, np.clip((data - low) / max(high - low, 1e-6), 0.001, 1), 0
+    ).astype(np.float32)
+
+
+def _placed(img: nib.Nifti1Image, matrix: np.ndarray) -> nib.Nifti1Image:
+    """The image moved in space by a similarity; no voxel changes."""
+    return nib.Nifti1Image(np.asarray(img.dataobj), matrix @ img.affine)
+
+
+def _shift(vector: np.ndarray) -> np.ndarray:
+    matrix = np.eye(4)
+    matrix[:3, 3] = vector
+    return matrix
+
+
+def _center_of_mass(img: nib.Nifti1Image) -> np.ndarray:
+    """Of the foreground (above the mean), RAS mm."""
+    data = np.asarray(img.dataobj)
+    return apply_affine(img.affine, ndimage.center_of_mass(data > data.mean()))
+
+
+def _mutual_information(first: np.ndarray, second: np.ndarray, bins: int = 32) -> float:
+    joint, _, _ = np.histogram2d(first.ravel(), second.ravel(), bins=bins)
+    joint /= joint.sum()
+    independent = joint.sum(axis=1, keepdims=True) * joint.sum(axis=0, keepdims=True)
+    some = joint > 0
+    return float((joint[some] * np.log(joint[some] / independent[some])).sum())
+
+
+def _correlation(
+    first: nib.Nifti1Image, second: nib.Nifti1Image, mask: nib.Nifti1Image
+) -> float:
+    inside = np.asarray(mask.dataobj) > 0
+    values = [np.asarray(img.dataobj)[inside] for img in (first, second)]
+    return (
+        0.0 if min(v.std() for v in values) == 0 else float(np.corrcoef(*values)[0, 1])
+    )
