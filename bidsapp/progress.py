@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ class Progress:
         from rich.console import Console
 
         self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.out = Console(highlight=False)
 
     def note(self, message: str) -> None:
         """One line (markup in file names is not interpreted)."""
@@ -28,9 +28,9 @@ class Progress:
 
     def table(self, title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """A table: drawn on a terminal, tab-separated elsewhere, where long paths must not be cut."""
-        if not self.console.is_terminal:
+        if not self.out.is_terminal:
             for row in (header, *rows):
-                print("\t".join(row), file=sys.stderr)
+                print("\t".join(row).rstrip())
             return
         from rich.table import Table
         from rich.text import Text
@@ -40,7 +40,7 @@ class Progress:
             table.add_column(name, overflow="fold")
         for row in rows:
             table.add_row(*(Text(cell) for cell in row))
-        self.console.print(table)
+        self.out.print(table)
 
 
 class Watch:

@@ -72,35 +72,32 @@ def average_onto(img: nib.Nifti1Image, grid: nib.Nifti1Image) -> nib.Nifti1Image
         float32, on the exact affine of `grid`.
     """
     to_img = np.linalg.inv(img.affine) @ grid.affine  # grid voxel -> img voxel
-    axes = np.abs(to_img[:3, :3]).argmax(axis=0)
-    scale = np.abs(to_img[axes, range(3)])  # img voxels per grid voxel, along the grid's axes
-    per_img_axis = np.empty(3)
-    per_img_axis[axes] = scale
-    data = np.asanyarray(img.dataobj, dtype=np.float32)
-    size = np.maximum(1, per_img_axis)
-    smooth = _box_mean(data, size) if (size > 1.01).any() else data
-    out = ndimage.affine_transform(
-        smooth, to_img[:3, :3], offset=to_img[:3, 3], output_shape=grid.shape[:3], order=1, mode="constant",
-        output=np.float32,
-    )  # fmt: skip
+    axes = np.abs(to_img[:3, :3]).argmax(axis=0)  # img axis of each grid axis
+    out = np.transpose(np.asanyarray(img.dataobj, dtype=np.float32), axes)
+    for axis in range(3):
+        step, start = to_img[axes[axis], axis], to_img[axes[axis], 3]
+        weights = _axis_weights(img.shape[axes[axis]], grid.shape[axis], step=step, start=start)
+        out = np.moveaxis(np.tensordot(weights, out, axes=(1, axis)), 0, axis)
     return _with_affine(out, grid.affine, like=grid)
+
+
+def _axis_weights(n_from: int, n_to: int, *, step: float, start: float) -> np.ndarray:
+    """Rows: how much each source voxel of an axis gives to a target voxel centred at ``start + step * index``.
+
+    Coarser targets take the mean of what they cover, finer ones interpolate between two source voxels.
+    """
+    centres = start + step * np.arange(n_to)[:, None]
+    source = np.arange(n_from)[None, :]
+    width = max(abs(step), 1.0)
+    # Overlap of [centre - width/2, centre + width/2] with the source voxel; for width 1 that is linear interpolation.
+    low = np.maximum(centres - width / 2, source - 0.5)
+    high = np.minimum(centres + width / 2, source + 0.5)
+    return (np.clip(high - low, 0, None) / width).astype(np.float32)
 
 
 def on_grid(data: np.ndarray, grid: nib.Nifti1Image) -> nib.Nifti1Image:
     """`data` as an image with the exact affine and codes of `grid`, in the data's own type (bool as uint8)."""
     return _with_affine(data.astype(np.uint8) if data.dtype == bool else data, grid.affine, like=grid)
-
-
-def _box_mean(data: np.ndarray, size: np.ndarray) -> np.ndarray:
-    """Mean over a box of `size` voxels (not whole numbers) about each voxel, axis by axis."""
-    for axis, width in enumerate(size):
-        if width <= 1.01:
-            continue
-        half = int(np.ceil((width - 1) / 2))
-        weights = np.ones(2 * half + 1)
-        weights[[0, -1]] = (width - (2 * half - 1)) / 2
-        data = ndimage.correlate1d(data, weights / weights.sum(), axis=axis, mode="nearest")
-    return data
 
 
 def _scaling(scale: np.ndarray, offset: np.ndarray) -> np.ndarray:

@@ -59,9 +59,10 @@ def load_scan(path: Path) -> Scan:
         no contrast. The message names the file and the remedy.
     """
     img = _open(path)
+    _check_axes(img.shape, path)
     affine, notes, warnings = _harmonise_affine(img, path)
     data, volume_notes = _read_volume(img, path)
-    _check_shape(data.shape, affine, path)
+    _check_voxel_size(affine, path)
     _check_values(data, path)
     out = nib.Nifti1Image(data, affine)
     # The codes of the file are kept: the grid means what it meant there.
@@ -74,10 +75,9 @@ def load_scan(path: Path) -> Scan:
 def check_header(path: Path) -> None:
     """Raise `InputError` for what the header alone shows to be unusable (for ``--dry-run``; reads no voxels)."""
     img = _open(path)
+    _check_axes(img.shape, path)
     affine, _, _ = _harmonise_affine(img, path)
-    if any(size != 1 for size in img.shape[3:]):
-        raise _several_volumes(img.shape, path)
-    _check_shape(img.shape[:3], affine, path)
+    _check_voxel_size(affine, path)
 
 
 def _open(path: Path) -> nib.Nifti1Image:
@@ -165,8 +165,6 @@ def _nearest_orthogonal(affine: np.ndarray, shape: tuple[int, ...]) -> np.ndarra
 
 
 def _read_volume(img: nib.Nifti1Image, path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
-    if any(size != 1 for size in img.shape[3:]):
-        raise _several_volumes(img.shape, path)
     try:
         data = np.asarray(img.get_fdata(dtype=np.float32, caching="unchanged"))
     except (OSError, EOFError, ValueError, zlib.error) as error:
@@ -178,19 +176,20 @@ def _read_volume(img: nib.Nifti1Image, path: Path) -> tuple[np.ndarray, tuple[st
     return data, ()
 
 
-def _several_volumes(shape: tuple[int, ...], path: Path) -> InputError:
-    return InputError(
-        f"{path}: {int(np.prod(shape[3:]))} volumes in one file (shape {shape}). A structural scan has one: average or"
-        " select a volume (e.g. with nilearn.image.index_img), or choose another run with --bids-filter-file."
-    )
-
-
-def _check_shape(shape: tuple[int, ...], affine: np.ndarray, path: Path) -> None:
-    if len(shape) < 3 or min(shape) < MINIMUM_AXIS:
+def _check_axes(shape: tuple[int, ...], path: Path) -> None:
+    if any(size != 1 for size in shape[3:]):
+        raise InputError(
+            f"{path}: {int(np.prod(shape[3:]))} volumes in one file (shape {shape}). A structural scan has one: average"
+            " or select a volume (e.g. with nilearn.image.index_img), or choose another run with --bids-filter-file."
+        )
+    if len(shape) < 3 or min(shape[:3]) < MINIMUM_AXIS:
         raise InputError(
             f"{path}: shape {tuple(shape)} is no whole-brain scan (fewer than {MINIMUM_AXIS} slices)."
             " Exclude it with --bids-filter-file."
         )
+
+
+def _check_voxel_size(affine: np.ndarray, path: Path) -> None:
     zooms = voxel_sizes(affine)
     low, high = VOXEL_SIZE_RANGE_MM
     if zooms.min() < low or zooms.max() > high:

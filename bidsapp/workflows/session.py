@@ -117,7 +117,7 @@ def _scan_nodes(workflow: pe.Workflow, scan: ScanChoice) -> _Scan:
 
 
 def _brain_node(
-    workflow: pe.Workflow, reference: _Scan, inputs: SessionInputs, chosen: Plan, *, device: str
+    workflow: pe.Workflow, reference: _Scan, inputs: SessionInputs, chosen: Plan, models: Resources
 ) -> pe.Node:
     if chosen.brain_extraction == "bet":
         return _bet_nodes(workflow, reference)

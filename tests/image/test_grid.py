@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from bidsapp.image.grid import average_onto, on_grid, work_image
+
+# LPS, 2 x 2 x 4 mm, oblique by 10 degrees about x
+ANGLE = np.deg2rad(10)
+ROTATION = np.array([[1, 0, 0], [0, np.cos(ANGLE), -np.sin(ANGLE)], [0, np.sin(ANGLE), np.cos(ANGLE)]])
+
+
+def oblique(shape: tuple[int, int, int] = (17, 18, 9), sizes: tuple[float, ...] = (2, 2, 4)) -> nib.Nifti1Image:
+    affine = np.eye(4)
+    affine[:3, :3] = ROTATION @ np.diag([-1, -1, 1]) @ np.diag(sizes)
+    affine[:3, 3] = (15, 20, -12)
+    grid = np.meshgrid(*[np.linspace(-1, 1, n) for n in shape], indexing="ij")
+    return nib.Nifti1Image(np.exp(-2 * sum(g**2 for g in grid)).astype(np.float32), affine)
+
+
+def test_work_grid_is_ras_one_millimetre_and_covers_the_same_space() -> None:
+    scan = oblique()
+    work = work_image(scan)
+    assert nib.aff2axcodes(work.affine) == ("R", "A", "S")
+    np.testing.assert_allclose(nib.affines.voxel_sizes(work.affine), 1, atol=1e-6)
+    assert work.shape == (34, 36, 36)
+    for img, shape in ((scan, scan.shape), (work, work.shape)):
+        centre = img.affine @ [*(np.array(shape) - 1) / 2, 1]
+        np.testing.assert_allclose(centre, scan.affine @ [8, 8.5, 4, 1], atol=1e-5)
+
+
+def test_values_stay_in_place() -> None:
+    scan = oblique()
+    work = work_image(scan)
+    # The maximum of the bump lies at the centre of the grid.
+    peak = work.affine @ [*np.unravel_index(np.asarray(work.dataobj).argmax(), work.shape), 1]
+    np.testing.assert_allclose(peak, scan.affine @ [8, 8.5, 4, 1], atol=1.0)
+    assert np.asarray(work.dataobj).max() <= np.asarray(scan.dataobj).max()
+
+
+def test_one_millimetre_scan_is_only_reordered() -> None:
+    scan = oblique(sizes=(1.0, 0.95, 1.05))
+    work = work_image(scan)
+    np.testing.assert_array_equal(np.asarray(work.dataobj), np.asarray(scan.dataobj)[::-1, ::-1])
+
+
+def test_average_respects_partial_volume() -> None:
+    """A slab of three 1 mm planes fills 3/4 of a 4 mm slice."""
+    scan = oblique()
+    work = work_image(scan)
+    data = np.zeros(work.shape, np.float32)
+    data[:, :, 8:11] = 1  # planes 8-10 lie in native slice 2 (planes 8-11)
+    back = average_onto(on_grid(data, work), scan)
+    inner = np.asarray(back.dataobj)[4:-4, 4:-4]
+    np.testing.assert_allclose(inner[:, :, 2], 0.75, atol=1e-5)
+    np.testing.assert_allclose(inner[:, :, [1, 3]], 0, atol=1e-5)
+
+
+def test_volume_is_kept_on_the_way_back() -> None:
+    scan = oblique()
+    work = work_image(scan)
+    ball = np.zeros(work.shape, np.float32)
+    grid = np.indices(work.shape) - np.array([17, 18, 18])[:, None, None, None]
+    ball[(grid**2).sum(axis=0) < 8**2] = 1
+    back = average_onto(on_grid(ball, work), scan)
+    voxel = abs(np.linalg.det(scan.affine[:3, :3]))
+    assert np.asarray(back.dataobj).sum() * voxel == pytest.approx(ball.sum(), rel=0.005)
+
+
+def test_result_carries_the_exact_affine_and_codes_of_the_scan() -> None:
+    scan = oblique()
+    scan.set_sform(scan.affine, 2)
+    scan.set_qform(scan.affine, 1)
+    back = average_onto(work_image(scan), scan)
+    np.testing.assert_array_equal(back.affine, scan.affine)
+    assert (int(back.header["sform_code"]), int(back.header["qform_code"])) == (2, 1)
+    assert back.shape == scan.shape
+
+
+def test_masks_are_stored_as_bytes() -> None:
+    scan = oblique()
+    assert on_grid(np.ones(scan.shape, bool), scan).get_data_dtype() == np.uint8

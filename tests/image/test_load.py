@@ -1,0 +1,188 @@
+"""Odd and broken files: each case is a row of docs/odd-inputs.md."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from bidsapp.errors import InputError
+from bidsapp.image.load import check_header, load_scan
+
+SHAPE = (12, 13, 14)
+AFFINE = np.array([[-2.0, 0, 0, 10], [0, 0, 3, -20], [0, -1, 0, 5], [0, 0, 0, 1]])  # LIA, unequal voxels
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "odd-inputs.md"
+
+
+def voxels() -> np.ndarray:
+    return np.random.default_rng(0).normal(100, 20, SHAPE).astype(np.float32)
+
+
+def image(
+    data: np.ndarray | None = None, affine: np.ndarray = AFFINE, *, sform: int = 1, qform: int = 1
+) -> nib.Nifti1Image:
+    img = nib.Nifti1Image(voxels() if data is None else data, affine)
+    img.set_sform(affine, sform)
+    img.set_qform(affine, qform)
+    return img
+
+
+def saved(img: nib.Nifti1Image) -> Callable[[Path], None]:
+    return lambda path: nib.save(img, path)
+
+
+def with_voxel(value: float) -> nib.Nifti1Image:
+    data = voxels()
+    data[3, 4, 5] = value
+    return image(data)
+
+
+def truncated(path: Path) -> None:
+    nib.save(image(), path)
+    path.write_bytes(path.read_bytes()[:-2000])
+
+
+def truncated_uncompressed(path: Path) -> None:
+    path.write_bytes(gzip.compress(image().to_bytes()[:-500]))
+
+
+def dangling(path: Path) -> None:
+    path.symlink_to("../.git/annex/objects/not-there")
+
+
+def nan_affine(path: Path) -> None:
+    img = image(qform=0)
+    img.header["srow_x"] = np.nan
+    path.write_bytes(gzip.compress(nib.Nifti1Image(voxels(), None, img.header).to_bytes()))
+
+
+def rgb() -> nib.Nifti1Image:
+    data = np.zeros(SHAPE, dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
+    return image(data)
+
+
+REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
+    "missing-file": (lambda path: None, "no such file"),
+    "annex-content-missing": (dangling, "datalad get"),
+    "empty-file": (lambda path: path.touch(), "0 bytes"),
+    "not-nifti": (lambda path: path.write_bytes(b"this is no image" * 50), "not a readable NIfTI"),
+    "gzip-of-text": (lambda path: path.write_bytes(gzip.compress(b"no image" * 100)), "not a readable NIfTI"),
+    "truncated-gzip": (truncated, "truncated or damaged"),
+    "truncated-voxels": (truncated_uncompressed, "truncated or damaged"),
+    "nan-voxels": (saved(with_voxel(np.nan)), "1 voxels are NaN or infinite"),
+    "infinite-voxels": (saved(with_voxel(np.inf)), "1 voxels are NaN or infinite"),
+    "constant": (saved(image(np.full(SHAPE, 7, np.int16))), "every voxel has the value 7"),
+    "several-volumes": (saved(image(np.stack([voxels()] * 3, axis=-1))), "3 volumes"),
+    "no-codes": (saved(image(sform=0, qform=0)), "left and right are unknown"),
+    "singular-affine": (nan_affine, "neither sform nor qform is valid"),
+    "single-slice": (saved(image(voxels()[:, :, :1])), "fewer than 10 slices"),
+    "two-dimensional": (saved(image(voxels()[:, :, 0])), "fewer than 10 slices"),
+    "micrometres": (saved(image(affine=np.diag([900.0, 900, 900, 1]))), "not plausible"),
+    "rgb": (saved(rgb()), "not single numbers"),
+    "complex": (saved(image(voxels().astype(np.complex64))), "not single numbers"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_broken_file_is_refused_by_name(case: str, tmp_path: Path) -> None:
+    make, fragment = REFUSED[case]
+    path = tmp_path / "sub-01_T1w.nii.gz"
+    make(path)
+    with pytest.raises(InputError) as caught:
+        load_scan(path)
+    assert str(path) in str(caught.value)
+    assert fragment in str(caught.value)
+
+
+def sheared() -> np.ndarray:
+    affine = np.diag([1.0, 1.0, 2.0, 1.0])
+    affine[0, 1] = 0.1
+    return affine
+
+
+def mirrored(path: Path) -> None:
+    img = image()
+    img.set_qform(AFFINE @ np.diag([-1.0, 1, 1, 1]), 1)
+    nib.save(img, path)
+
+
+def shifted(path: Path) -> None:
+    img = image()
+    moved = AFFINE.copy()
+    moved[0, 3] += 4
+    img.set_qform(moved, 1)
+    nib.save(img, path)
+
+
+def scaled_integers(path: Path) -> None:
+    img = image((voxels() * 10).astype(np.int16))
+    img.header.set_slope_inter(0.1, 5)
+    nib.save(img, path)
+
+
+USED: dict[str, tuple[Callable[[Path], None], str, str]] = {
+    "one-volume-4d": (saved(image(voxels()[..., None])), "single volume", ""),
+    "one-volume-5d": (saved(image(voxels()[..., None, None])), "single volume", ""),
+    "qform-only": (saved(image(sform=0)), "only the qform", ""),
+    "sform-only": (saved(image(qform=0)), "", ""),
+    "forms-differ": (shifted, "differ by up to 4.0 mm", ""),
+    "forms-mirrored": (mirrored, "qform and sform differ", "disagree about left and right"),
+    "sheared": (saved(image(affine=sheared(), qform=0)), "made orthogonal", ""),
+    "scaled-integers": (scaled_integers, "", ""),
+    "big-endian": (saved(nib.Nifti1Image(voxels().astype(">f4"), AFFINE)), "", ""),
+    "unsigned-16": (saved(image((voxels() * 300).astype(np.uint16))), "", ""),
+    "negative-values": (saved(image(voxels() - 500)), "", ""),
+    "nifti-2": (saved(nib.Nifti2Image(voxels(), AFFINE)), "", ""),
+}
+
+
+@pytest.mark.parametrize("case", USED)
+def test_odd_file_is_used_and_noted(case: str, tmp_path: Path) -> None:
+    make, note, warning = USED[case]
+    path = tmp_path / "sub-01_T1w.nii.gz"
+    make(path)
+    scan = load_scan(path)
+    assert scan.image.shape == SHAPE
+    assert scan.image.get_data_dtype() == np.float32
+    np.testing.assert_allclose(scan.image.get_sform(), scan.image.get_qform(), atol=1e-3)
+    assert note in " ".join(scan.notes)
+    assert bool(scan.notes) == bool(note)
+    assert warning in " ".join(scan.warnings)
+    assert bool(scan.warnings) == bool(warning)
+
+
+def test_scale_factor_is_applied(tmp_path: Path) -> None:
+    scaled_integers(tmp_path / "a.nii.gz")
+    expected = nib.load(tmp_path / "a.nii.gz").get_fdata()
+    np.testing.assert_allclose(load_scan(tmp_path / "a.nii.gz").image.get_fdata(), expected, rtol=1e-5)
+
+
+def test_sform_wins_and_is_kept_exactly(tmp_path: Path) -> None:
+    shifted(tmp_path / "a.nii.gz")
+    np.testing.assert_array_equal(load_scan(tmp_path / "a.nii.gz").image.affine, AFFINE)
+
+
+def test_shear_is_removed_about_the_centre(tmp_path: Path) -> None:
+    nib.save(image(affine=sheared(), qform=0), tmp_path / "a.nii.gz")
+    affine = load_scan(tmp_path / "a.nii.gz").image.affine
+    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    np.testing.assert_allclose(axes.T @ axes, np.eye(3), atol=1e-6)
+    centre = [*(np.array(SHAPE) - 1) / 2, 1]
+    np.testing.assert_allclose(affine @ centre, sheared() @ centre, atol=1e-6)
+
+
+def test_header_check_finds_what_needs_no_voxels(tmp_path: Path) -> None:
+    REFUSED["several-volumes"][0](tmp_path / "a.nii.gz")
+    with pytest.raises(InputError, match="3 volumes"):
+        check_header(tmp_path / "a.nii.gz")
+    nib.save(with_voxel(np.nan), tmp_path / "b.nii.gz")
+    check_header(tmp_path / "b.nii.gz")  # voxels are not read
+
+
+def test_every_case_is_documented() -> None:
+    text = DOCS.read_text()
+    assert [case for case in (*REFUSED, *USED) if f"| {case} |" not in text] == []
