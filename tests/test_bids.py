@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from bidsapp.bids import collect, header_problem, missing_labels, write_json, write_text
+from bidsapp.errors import NothingSelectedError
+
+
+def scan(root: Path, name: str, sizes: tuple[float, float, float] = (1, 1, 1)) -> None:
+    """An all-zero scan named like ``sub-01_ses-a_T1w``."""
+    parts = [part for part in name.split("_")[:2] if part.startswith(("sub-", "ses-"))]
+    folder = root.joinpath(*parts, "anat")
+    folder.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(np.zeros((12, 12, 12), np.uint8), np.diag([*sizes, 1])), folder / f"{name}.nii.gz")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "dataset_description.json").write_text(json.dumps({"Name": "test", "BIDSVersion": "1.10.0"}))
+    return tmp_path
+
+
+def test_unit_is_the_session_and_reference_is_t1w_flair_t2w(root: Path) -> None:
+    for name in ("sub-01_ses-a_T1w", "sub-01_ses-a_FLAIR", "sub-01_ses-b_T2w", "sub-01_ses-b_FLAIR", "sub-02_T2w"):
+        scan(root, name)
+    sessions = collect(root)
+    assert [(s.name, s.contrasts) for s in sessions] == [
+        ("sub-01_ses-a", ("T1w", "FLAIR")),
+        ("sub-01_ses-b", ("FLAIR", "T2w")),
+        ("sub-02", ("T2w",)),
+    ]
+    assert str(sessions[0].folder) == "sub-01/ses-a/anat"
+
+
+def test_session_without_usable_scan_is_kept_to_be_told_of(root: Path) -> None:
+    scan(root, "sub-01_ses-a_T1w")
+    scan(root, "sub-01_ses-b_PDw")
+    assert [(s.name, s.contrasts) for s in collect(root)] == [("sub-01_ses-a", ("T1w",)), ("sub-01_ses-b", ())]
+
+
+def test_files_about_the_subject_make_no_session(root: Path) -> None:
+    scan(root, "sub-01_ses-a_T1w")
+    (root / "sub-01" / "sub-01_sessions.tsv").write_text("session_id\nses-a\n")
+    assert [s.name for s in collect(root)] == ["sub-01_ses-a"]
+
+
+@pytest.mark.parametrize(
+    ("names", "chosen", "reason"),
+    [
+        ({"sub-01_run-1_T1w": (1, 1, 1), "sub-01_run-2_T1w": (1, 1, 1)}, "sub-01_run-2_T1w", "of 2: the latest run"),
+        (
+            {"sub-01_acq-2d_T1w": (0.5, 0.5, 4), "sub-01_acq-3d_T1w": (1, 1, 1)},
+            "sub-01_acq-3d_T1w",
+            "the thinnest slices",
+        ),
+        ({"sub-01_acq-a_T1w": (1, 1, 1), "sub-01_acq-b_T1w": (0.9, 0.9, 1)}, "sub-01_acq-b_T1w", "the smallest voxels"),
+        ({"sub-01_ce-gd_T1w": (0.8, 0.8, 0.8), "sub-01_T1w": (1, 1, 3)}, "sub-01_T1w", "without contrast agent"),
+        ({"sub-01_rec-a_T1w": (1, 1, 1), "sub-01_rec-b_T1w": (1, 1, 1)}, "sub-01_rec-a_T1w", "first by name"),
+        ({"sub-01_ce-gd_T1w": (1, 1, 1)}, "sub-01_ce-gd_T1w", "the only T1w"),
+    ],
+)
+def test_one_of_several_scans_is_chosen_by_rule(root: Path, names: dict, chosen: str, reason: str) -> None:
+    for name, sizes in names.items():
+        scan(root, name, sizes)
+    choice = collect(root)[0].reference
+    assert choice.path.name == f"{chosen}.nii.gz"
+    assert reason in choice.reason
+    assert len(choice.not_chosen) == len(names) - 1
+
+
+def test_phase_images_are_no_candidates(root: Path) -> None:
+    scan(root, "sub-01_part-mag_T1w")
+    scan(root, "sub-01_part-phase_T1w")
+    assert collect(root)[0].reference.reason == "the only T1w"
+
+
+def test_a_readable_scan_is_preferred_to_a_broken_one(root: Path) -> None:
+    scan(root, "sub-01_run-1_T1w")
+    (root / "sub-01/anat/sub-01_run-2_T1w.nii.gz").write_bytes(b"broken")
+    assert collect(root)[0].reference.path.name == "sub-01_run-1_T1w.nii.gz"
+
+
+def test_filters_apply_to_their_contrast_only(root: Path) -> None:
+    for name in ("sub-01_acq-x_T1w", "sub-01_acq-y_T1w", "sub-01_acq-z_FLAIR", "sub-01_T2w"):
+        scan(root, name)
+    session = collect(root, filters={"T1w": {"acquisition": "y"}, "T2w": {"acquisition": "*"}})[0]
+    assert [choice.path.name for choice in session.scans] == ["sub-01_acq-y_T1w.nii.gz", "sub-01_acq-z_FLAIR.nii.gz"]
+    only_plain = collect(root, filters={"T1w": {"acquisition": None}, "FLAIR": {"acquisition": None}})[0]
+    assert only_plain.contrasts == ("T2w",)
+
+
+def test_derivatives_inside_the_dataset_are_not_raw(root: Path) -> None:
+    scan(root, "sub-01_T1w")
+    inside = root / "derivatives" / "other"
+    inside.mkdir(parents=True)
+    (inside / "dataset_description.json").write_text(
+        '{"Name": "o", "BIDSVersion": "1.10.0", "DatasetType": "derivative"}'
+    )
+    scan(inside, "sub-01_run-9_T1w", (0.5, 0.5, 0.5))
+    assert collect(root)[0].reference.path.name == "sub-01_T1w.nii.gz"
+
+
+def test_labels_select_and_what_is_missing_is_known(root: Path) -> None:
+    scan(root, "sub-01_T1w")
+    scan(root, "sub-02_T1w")
+    sessions = collect(root, participant_label=("02", "03"))
+    assert [s.subject for s in sessions] == ["02"]
+    assert missing_labels(sessions, ("02", "03")) == ["03"]
+
+
+def test_nothing_selected_names_what_there_is(root: Path) -> None:
+    scan(root, "sub-01_ses-a_T1w")
+    with pytest.raises(NothingSelectedError, match="sub-09.*Subjects found: sub-01"):
+        collect(root, participant_label=("09",))
+    with pytest.raises(NothingSelectedError, match="ses-z"):
+        collect(root, session_label=("z",))
+    with pytest.raises(NothingSelectedError, match="filter"):
+        collect(root, filters={c: {"acquisition": "none"} for c in ("T1w", "T2w", "FLAIR")})
+
+
+def test_empty_dataset(root: Path) -> None:
+    with pytest.raises(NothingSelectedError, match="no subjects found"):
+        collect(root)
+
+
+def test_index_on_disk_is_used_again(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    scan(root, "sub-01_T1w")
+    database = tmp_path_factory.mktemp("db") / "index"
+    first = collect(root, database_dir=database)
+    assert any(database.iterdir())
+    assert collect(root, database_dir=database) == first
+
+
+def test_header_problem_is_empty_for_a_good_header(root: Path) -> None:
+    scan(root, "sub-01_T1w")
+    choice = collect(root)[0].reference
+    assert header_problem(choice) == ""
+    choice.path.write_bytes(b"")
+    assert "0 bytes" in header_problem(choice)
+
+
+def test_writing_leaves_nothing_but_the_file(tmp_path: Path) -> None:
+    write_text(tmp_path / "a" / "b.tsv", "x\n")
+    write_json(tmp_path / "a" / "c.json", {"ä": 1})
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["b.tsv", "c.json"]
+    assert json.loads((tmp_path / "a" / "c.json").read_text()) == {"ä": 1}

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bidsapp import __version__
+from bidsapp.cli import main, parse
+from bidsapp.errors import AnalysisLevelError, NotBidsError, UsageError
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "dataset_description.json").write_text(json.dumps({"Name": "test", "BIDSVersion": "1.10.0"}))
+    return folder
+
+
+def test_help_and_version_are_quick_and_import_nothing_heavy() -> None:
+    probe = (
+        "import sys\nfrom bidsapp.cli import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "heavy = {'torch', 'ants', 'nipype', 'numpy', 'nibabel', 'bids', 'pandas'} & set(sys.modules)\n"
+        "print('HEAVY', sorted(heavy))"
+    )
+    done = subprocess.run([sys.executable, "-c", probe], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.rstrip().endswith("HEAVY []")
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, "run.py", "--version"], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        seconds.append(time.perf_counter() - start)
+    assert done.stdout.strip() == f"bidsapp {__version__}"
+    assert min(seconds) < 0.5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        ([], 64, "required"),
+        (["{data}", "{out}", "dataset"], 17, "analysis level 'dataset'"),
+        (["{out}/nowhere", "{out}", "participant"], 16, "no such folder"),
+        (["{out}", "{out}/x", "participant"], 16, "dataset_description.json"),
+        (["{data}", "{data}", "participant"], 64, "same folder"),
+        (["{data}", "{out}", "participant", "--nprocs", "0"], 64, "--nprocs"),
+        (["{data}", "{out}", "participant", "--mem", "-1"], 64, "--mem"),
+        (["{data}", "{out}", "participant", "--nprocs", "two"], 64, "invalid int"),
+        (["{data}", "{out}", "participant", "--device", "tpu"], 64, "--device"),
+        (["{data}", "{out}", "participant", "--brain-extraction", "magic"], 64, "choose one of: auto"),
+        (["{data}", "{out}", "participant", "--tissue-model", "magic"], 64, "--tissue-model"),
+        (["{data}", "{out}", "participant", "--normalization", "magic"], 64, "zscore, nyul"),
+        (["{data}", "{out}", "participant", "--output-spaces", "MNI152NLin6Asym"], 64, "not available"),
+        (["{data}", "{out}", "participant", "--no-such-flag"], 64, "--no-such-flag"),
+        (["{data}", "{out}", "participant", "--bids-filter-file", "{out}/none.json"], 64, "cannot be read"),
+        (["{data}", "{out}", "participant", "--config-file", "{out}/none.yml"], 64, "cannot be read"),
+        (["{data}", "{out}", "group"], 66, "Run the participant level first"),
+    ],
+)
+def test_exit_codes(
+    arguments: list[str], code: int, words: str, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    if "{out}" in arguments[:1]:
+        out.mkdir()
+    assert main([text.format(data=dataset, out=out) for text in arguments]) == code
+    assert words in capsys.readouterr().err
+
+
+def test_both_spellings_and_prefixes(dataset: Path, tmp_path: Path) -> None:
+    base = [str(dataset), str(tmp_path / "out"), "participant"]
+    dashes = parse([*base, "--participant-label", "sub-01", "02", "--session-label", "ses-a", "--skip-bids-validation"])
+    lines = parse([*base, "--participant_label", "01", "sub-02", "--session_label", "a", "--skip_bids_validator"])
+    assert dashes == lines
+    assert dashes.participant_label == ("01", "02")
+    assert dashes.session_label == ("a",)
+
+
+def test_config_file_gives_defaults_and_the_command_line_wins(dataset: Path, tmp_path: Path) -> None:
+    file = tmp_path / "run.yml"
+    file.write_text("nprocs: 3\nnormalization: nyul\nparticipant-label: ['01']\nmem: 6\nwork-dir: /tmp/w\n")
+    base = [str(dataset), str(tmp_path / "out"), "participant", "--config-file", str(file)]
+    config = parse([*base, "--nprocs", "1"])
+    assert (config.nprocs, config.normalization, config.participant_label) == (1, "nyul", ("01",))
+    assert (config.mem_gb, config.work) == (6, Path("/tmp/w"))
+
+
+def test_config_file_with_unknown_option_is_refused(dataset: Path, tmp_path: Path) -> None:
+    file = tmp_path / "run.yml"
+    file.write_text("n-procs: 3\n")
+    with pytest.raises(UsageError, match="unknown option n_procs"):
+        parse([str(dataset), str(tmp_path / "out"), "participant", "--config-file", str(file)])
+
+
+def test_filters_are_read_in_any_letter_case(dataset: Path, tmp_path: Path) -> None:
+    file = tmp_path / "filter.json"
+    file.write_text('{"t1w": {"acquisition": "mprage"}, "flair": {"run": 1}}')
+    config = parse([str(dataset), str(tmp_path / "out"), "participant", "--bids-filter-file", str(file)])
+    assert config.bids_filters == {"T1w": {"acquisition": "mprage"}, "FLAIR": {"run": 1}}
+    file.write_text('{"bold": {"task": "rest"}}')
+    with pytest.raises(UsageError, match="bold"):
+        parse([str(dataset), str(tmp_path / "out"), "participant", "--bids-filter-file", str(file)])
+
+
+def test_errors_carry_the_codes_of_the_proposal() -> None:
+    assert (NotBidsError.exit_code, AnalysisLevelError.exit_code, UsageError.exit_code) == (16, 17, 64)

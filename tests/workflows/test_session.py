@@ -1,0 +1,77 @@
+"""Every combination of contrasts and options makes a complete graph."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+from nipype.interfaces.base import isdefined
+
+from bidsapp.bids import ScanChoice, SessionInputs
+from bidsapp.config import BRAIN_EXTRACTIONS, LESION_MODELS, NORMALIZATIONS, Config
+from bidsapp.workflows.session import init_session_wf, plan
+
+SUBSETS = [
+    subset for n in (1, 2, 3) for subset in itertools.combinations(("T1w", "FLAIR", "T2w"), n)
+]  # fmt: skip
+
+
+def session(root: Path, contrasts: tuple[str, ...]) -> SessionInputs:
+    scans = []
+    for contrast in contrasts:
+        path = root / "sub-01" / "anat" / f"sub-01_acq-x_{contrast}.nii.gz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        scans.append(ScanChoice(contrast, path, f"the only {contrast}"))
+    return SessionInputs("01", None, tuple(scans))
+
+
+def config(root: Path, **options: object) -> Config:
+    (root / "dataset_description.json").write_text("{}")
+    return Config(bids_dir=root, out_dir=root / "out", level="participant", **options)  # type: ignore[arg-type]
+
+
+def unset_inputs(workflow) -> list[str]:  # noqa: ANN001
+    """Mandatory inputs that are neither set nor connected: nipype finds them only when the node runs."""
+    missing = []
+    for node in workflow._graph.nodes():
+        connected = {field for _, _, data in workflow._graph.in_edges(node, data=True) for _, field in data["connect"]}
+        for name, trait in node.inputs.traits(mandatory=True).items():
+            if name not in connected and not isdefined(getattr(node.inputs, name)):
+                missing.append(f"{node.name}.{name}")
+    return missing
+
+
+@pytest.mark.parametrize("contrasts", SUBSETS, ids="+".join)
+@pytest.mark.parametrize("brain", [b for b in BRAIN_EXTRACTIONS if b != "auto"])
+def test_graph_is_complete(tmp_path: Path, contrasts: tuple[str, ...], brain: str) -> None:
+    for lesion, normalization, denoise, spaces in itertools.product(
+        LESION_MODELS, NORMALIZATIONS, (False, True), (("orig",), ("orig", "MNI152NLin2009aSym", "FLAIR"))
+    ):
+        chosen = config(tmp_path, brain_extraction=brain, lesion_model=lesion, normalization=normalization,
+                        denoise=denoise, output_spaces=spaces)  # fmt: skip
+        workflow = init_session_wf(session(tmp_path, contrasts), chosen)
+        assert unset_inputs(workflow) == []
+        assert ("lesions" in workflow.list_node_names()) == (lesion != "none" and "FLAIR" in contrasts)
+
+
+def test_unset_input_would_be_seen(tmp_path: Path) -> None:
+    workflow = init_session_wf(session(tmp_path, ("T1w",)), config(tmp_path))
+    workflow.disconnect(workflow.get_node("brain"), "mask_file", workflow.get_node("tissue"), "mask_file")
+    assert unset_inputs(workflow) == ["tissue.mask_file"]
+
+
+@pytest.mark.parametrize(
+    ("contrasts", "brain", "lesions"),
+    [
+        (("T1w", "FLAIR"), "deepbet", "outlier"),
+        (("FLAIR",), "template", "outlier"),
+        (("T1w", "T2w"), "deepbet", "none"),
+        (("T2w",), "template", "none"),
+    ],
+)
+def test_plan_follows_the_contrasts(tmp_path: Path, contrasts: tuple[str, ...], brain: str, lesions: str) -> None:
+    chosen = plan(session(tmp_path, contrasts), config(tmp_path))
+    assert (chosen.brain_extraction, chosen.lesion_model) == (brain, lesions)
+    assert bool(chosen.no_lesions_because) == (lesions == "none")
