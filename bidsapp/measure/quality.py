@@ -18,12 +18,13 @@ MAD_TO_SD = 1.4826
 QC_COLUMNS: dict[str, dict[str, str]] = {
     "cnr": {
         "LongName": "Contrast-to-noise ratio of gray and white matter",
-        "Description": "|median GM - median WM| / sqrt(sd_air^2 + sd_GM^2 + sd_WM^2) (Magnotta and Friedman 2006, as in "
-        "MRIQC); the air's noise is left out where the scan shows no air. Higher is better.",
+        "Description": "|median GM - median WM| / sqrt(sd_air^2 + sd_GM^2 + sd_WM^2) (Magnotta and Friedman 2006, "
+        "as in MRIQC); the air's noise is left out where the scan shows no air. Higher is better.",
     },
     "cjv": {
         "LongName": "Coefficient of joint variation of gray and white matter",
-        "Description": "(MAD_WM + MAD_GM) / |median WM - median GM| (Ganzetti et al. 2016, as in MRIQC). Lower is better.",
+        "Description": "(MAD_WM + MAD_GM) / |median WM - median GM| (Ganzetti et al. 2016, as in MRIQC). "
+        "Lower is better.",
     },
     "snr_brain": {
         "LongName": "Signal-to-noise ratio of the parenchyma",
@@ -40,7 +41,8 @@ QC_COLUMNS: dict[str, dict[str, str]] = {
     },
     "brain_mask_to_tiv": {
         "LongName": "Brain mask relative to the estimated intracranial volume",
-        "Description": "Two independent measures of one head: far from 1 means that the mask or the registration failed.",
+        "Description": "Two independent measures of one head: far from 1 means that the mask or the registration "
+        "failed.",
     },
     "gm_to_wm": {
         "LongName": "Ratio of gray to white matter",
@@ -48,8 +50,8 @@ QC_COLUMNS: dict[str, dict[str, str]] = {
     },
     "mask_on_edge": {
         "LongName": "Brain cut off by the field of view",
-        "Description": "Voxels of the brain mask on the outermost planes of the scan, as a fraction of the mask's surface "
-        "voxels.",
+        "Description": "Voxels of the brain mask on the outermost planes of the scan, as a fraction of the mask's "
+        "surface voxels.",
     },
     "mask_components": {
         "LongName": "Pieces of the brain mask",
@@ -61,8 +63,8 @@ QC_COLUMNS: dict[str, dict[str, str]] = {
     },
     "flags": {
         "LongName": "What is out of range",
-        "Description": "Each finding with its value and the range it left, separated by '; '; 'none' where all is well. "
-        "A flag asks for a look at the pictures, it is no verdict.",
+        "Description": "Each finding with its value and the range it left, separated by '; '; 'none' where all is "
+        "well. A flag asks for a look at the pictures, it is no verdict.",
     },
 }
 
@@ -89,7 +91,7 @@ RANGES: tuple[Range, ...] = (
     Range("brain_parenchymal_fraction", 0.60, 0.99, "share of parenchyma in the brain mask unusual",
           "own rule around 0.87 in health: Rudick et al. 1999, Neurology 53:1698"),
     Range("gm_to_wm", 0.90, 2.20, "ratio of gray to white matter unusual for an adult",
-          "1.1 to 1.5 over adult life: Miller et al. 1980, Neuropathol Appl Neurobiol 6:119; own margin for the method"),
+          "1.1 to 1.5 over adult life: Miller et al. 1980, Neuropathol Appl Neurobiol 6:119; own margin"),
     Range("lesion_load_percent_wm", 0.0, 15.0, "lesion volume very large",
           "own rule: twice the largest load of the 27 patients of Lesjak et al. 2017, 52 ml of some 0.6 l"),
     Range("mask_on_edge", 0.0, 0.02, "the brain is cut off by the field of view",

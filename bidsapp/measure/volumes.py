@@ -128,8 +128,8 @@ def exclude_lesions(posteriors: np.ndarray, lesion: np.ndarray) -> np.ndarray:
     Returns
     -------
     ndarray of float32, shape (n, X, Y, Z)
-        Where tissues and lesion sum to more than one (and `ROUNDING`), the tissues are scaled down to fill what the lesion leaves;
-        elsewhere unchanged. A second call changes nothing.
+        Where tissues and lesion sum to more than one (and `ROUNDING`), the tissues are scaled down to fill what the
+        lesion leaves; elsewhere unchanged. A second call changes nothing.
     """
     posteriors = np.asarray(posteriors, dtype=np.float32)
     room = np.clip(1 - np.asarray(lesion, dtype=np.float32), 0, 1)

@@ -1,0 +1,1 @@
+"""Accuracy and speed on real scans; see docs/benchmarks.md."""

@@ -1,0 +1,363 @@
+"""Agreement with the truth of the real scans: ``python -m benchmarks.accuracy``.
+
+Runs the app on the ``bids_*`` datasets of ``../shared/data`` (sessions that are up to date are not run again), compares
+brain masks, tissues and lesions with their references by the measures of Akkus et al. 2017, Table 1, and writes
+``accuracy.tsv`` and ``accuracy.md`` into the output folder. Exit code 1 when a threshold is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+from scipy import ndimage
+
+from bidsapp import labels
+from bidsapp.image.itk import read_itk_affine
+from bidsapp.measure.agreement import agreement
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+#: Acceptance thresholds of the Dice coefficient (issue 2).
+THRESHOLDS = {
+    "brain with T1w": 0.95,
+    "brain without T1w": 0.92,
+    "GM": 0.80,
+    "WM": 0.85,
+    "lesions, MNI": 0.45,
+    "lesions, thick": 0.30,
+}
+
+#: FreeSurfer's aparc+aseg (FreeSurferColorLUT.txt): cortex, deep grey matter with accumbens and ventral diencephalon,
+#: hippocampus, amygdala, cerebellar cortex.
+FREESURFER_GM = (3, 42, *range(1000, 1036), *range(2000, 2036),
+                 10, 11, 12, 13, 26, 28, 49, 50, 51, 52, 58, 60, 17, 18, 53, 54, 8, 47)  # fmt: skip
+#: Cerebral and cerebellar white matter, corpus callosum, brain stem, hypointensities, optic chiasm.
+FREESURFER_WM = (2, 41, 7, 46, 16, 77, 78, 79, 85, *range(251, 256))
+
+#: The baseline looks this deep inside the brain mask: nearer to the surface FLAIR is bright without lesions.
+BASELINE_DEPTH_MM = 10.0
+BASELINE_Z = tuple(0.25 * step for step in range(4, 13))
+
+COLUMNS = ["dataset", "case", "structure", "method", "contrasts", "dsc", "tpr", "ppv", "vdr", "hd_mm", "hd95_mm",
+           "assd_mm", "lesion_tpr", "lesion_ppv", "lesion_f1", "reference_lesions", "prediction_lesions",
+           "reference_volume_mm3", "prediction_volume_mm3", "volume_difference_mm3",
+           "absolute_volume_difference_mm3", "threshold", "verdict"]  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One comparison: two masks on one grid."""
+
+    dataset: str
+    case: str
+    structure: str
+    contrasts: str
+    reference: np.ndarray
+    prediction: np.ndarray
+    voxel_size_mm: np.ndarray
+    threshold: float | None = None
+    lesion_wise: bool = False
+    method: str = "bidsapp"
+
+    def row(self) -> dict[str, object]:
+        """The comparison as a row of the table."""
+        found = agreement(
+            self.reference, self.prediction, voxel_size_mm=self.voxel_size_mm, lesion_wise=self.lesion_wise
+        )
+        row: dict[str, object] = {
+            name: getattr(self, name) for name in ("dataset", "case", "structure", "method", "contrasts", "threshold")
+        }
+        row |= dataclasses.asdict(found)
+        row["verdict"] = "" if self.threshold is None else "PASS" if found.dsc >= self.threshold else "FAIL"
+        return row
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the data is, where the app writes, and how it is run."""
+
+    data: Path
+    out: Path
+    run_app: bool
+    app_options: tuple[str, ...]
+
+    def derivatives(self, dataset: Path, name: str) -> Path:
+        """Run the app on a dataset and give the folder of its derivatives."""
+        target = self.out / name
+        if self.run_app:
+            command = [sys.executable, str(REPOSITORY / "run.py"), str(dataset), str(target), "participant"]
+            done = subprocess.run([*command, *self.app_options], check=False, cwd=REPOSITORY)
+            if done.returncode:
+                print(f"{' '.join(command)} ended with {done.returncode}: what it wrote is compared.", file=sys.stderr)
+        return target
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the comparisons; 1 when a threshold is missed or a result is missing."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=REPOSITORY / "../shared/data", help="folder of the real scans")
+    parser.add_argument("--out", type=Path, default=REPOSITORY / "work/accuracy", help="derivatives and tables go here")
+    parser.add_argument("--only", nargs="+", choices=sorted(COMPARISONS), default=sorted(COMPARISONS))
+    parser.add_argument("--no-run", action="store_true", help="compare what is in OUT; do not run the app")
+    parser.add_argument("app_options", nargs="*", metavar="-- OPTION", help="passed on to run.py")
+    args = parser.parse_args(argv)
+    if not args.data.is_dir():
+        parser.exit(1, f"{args.data}: no such folder; --data names the folder of the real scans.\n")
+    places = Places(args.data.resolve(), args.out.resolve(), not args.no_run, tuple(args.app_options))
+    places.out.mkdir(parents=True, exist_ok=True)
+
+    table = compare(places, args.only)
+    table.to_csv(places.out / "accuracy.tsv", sep="\t", index=False, na_rep="n/a", float_format="%.4f")
+    text = as_markdown(table)
+    (places.out / "accuracy.md").write_text(text)
+    print(text)
+    return int((table["verdict"].isin(["FAIL", "MISSING"])).any())
+
+
+def compare(places: Places, only: list[str]) -> pd.DataFrame:
+    """All rows of the chosen comparisons. A result that is not there is a row with the verdict MISSING."""
+    rows: list[dict[str, object]] = []
+    for name in only:
+        try:
+            for case in COMPARISONS[name](places):
+                rows.append(case.row())
+                print(f"{case.dataset} {case.case} {case.structure} {case.method}: {rows[-1]['dsc']:.3f}", flush=True)
+        except FileNotFoundError as error:
+            print(error, file=sys.stderr)
+            rows.append({"dataset": name, "case": str(error), "verdict": "MISSING"})
+    return pd.DataFrame(rows).reindex(columns=COLUMNS)
+
+
+def as_markdown(table: pd.DataFrame) -> str:
+    """The table in Markdown, distances in mm, volumes in ml."""
+    shown = [("dataset", "dataset", ""), ("case", "case", ""), ("structure", "structure", ""), ("method", "method", ""),
+             ("contrasts", "contrasts", ""), ("DSC", "dsc", ".3f"), ("TPR", "tpr", ".3f"), ("PPV", "ppv", ".3f"),
+             ("VDR", "vdr", ".3f"), ("HD", "hd_mm", ".1f"), ("HD95", "hd95_mm", ".1f"), ("ASSD", "assd_mm", ".2f"),
+             ("lesion TPR", "lesion_tpr", ".2f"), ("lesion PPV", "lesion_ppv", ".2f"),
+             ("lesion F1", "lesion_f1", ".2f"),
+             ("reference ml", "reference_volume_mm3", "ml"), ("prediction ml", "prediction_volume_mm3", "ml"),
+             ("threshold", "threshold", ".2f"), ("verdict", "verdict", "")]  # fmt: skip
+    lines = ["| " + " | ".join(title for title, _, _ in shown) + " |", "|" + "---|" * len(shown)]
+    for row in table.to_dict("records"):
+        lines.append("| " + " | ".join(_cell(row[name], form) for _, name, form in shown) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(value: Any, form: str) -> str:
+    if value is None or (isinstance(value, float) and np.isnan(value)):
+        return ""
+    return f"{value / 1000:.1f}" if form == "ml" else format(value, form)
+
+
+# --- the comparisons --------------------------------------------------------------------------------------------------
+
+
+def brain_masks(places: Places) -> Iterator[Case]:
+    """Brain masks of six patients, in the common space of their two sessions.
+
+    ``study{1,2}_FLAIR_to_common_space.txt`` resample the FLAIR of session 1 or 2 onto the common grid, so they map
+    points of the common space to the FLAIR, as all ITK transforms do; the images show it
+    (tests/benchmarks/test_accuracy.py).
+    """
+    dataset = places.data / "bids_ms_longitudinal"
+    out = places.derivatives(dataset, "bids_ms_longitudinal")
+    for flair in sorted(dataset.glob("sub-*/ses-*/anat/*_FLAIR.nii.gz")):
+        subject, session = flair.parts[-4], flair.parts[-3]
+        truth_dir = places.data / "ms_longitudinal_truth" / subject
+        truth = _load(truth_dir / f"{subject}_space-common_desc-brain_mask.nii.gz")
+        mask_file = _find(out / subject / session / "anat", "*_space-orig_desc-brain_mask.nii.gz")
+        common_to_flair = read_itk_affine(truth_dir / f"study{session[-1]}_FLAIR_to_common_space.txt")
+        contrasts = _contrasts(flair.parent)
+        to_reference = np.eye(4)
+        if "T1w" in contrasts:
+            to_reference = read_itk_affine(_find(mask_file.parent, "*_from-orig_to-FLAIR_mode-image_xfm.txt"))
+        yield Case(
+            dataset="bids_ms_longitudinal", case=f"{subject} {session}", structure="brain mask", contrasts=contrasts,
+            reference=_mask(truth),
+            prediction=resample_mask(_load(mask_file), truth, to_reference @ common_to_flair),
+            voxel_size_mm=_voxel_size(truth),
+            threshold=THRESHOLDS["brain with T1w" if "T1w" in contrasts else "brain without T1w"],
+        )  # fmt: skip
+
+
+def freesurfer(places: Places) -> Iterator[Case]:
+    """Grey and white matter against FreeSurfer's automatic labels: an agreement, not a truth."""
+    dataset = places.data / "bids_t1_freesurfer"
+    out = places.derivatives(dataset, "bids_t1_freesurfer")
+    theirs = _load(_find(dataset / "derivatives/freesurfer/sub-01/anat", "*_dseg.nii.gz"))
+    ours = _load(_find(out / "sub-01/anat", "*_space-orig_seg-tissue_dseg.nii.gz"))
+    _same_grid(theirs, ours)
+    for tissue, members in ((labels.GM, FREESURFER_GM), (labels.WM, FREESURFER_WM)):
+        yield Case(
+            dataset="bids_t1_freesurfer", case="sub-01", structure=tissue.abbreviation, contrasts="T1w",
+            reference=np.isin(np.asarray(theirs.dataobj), members),
+            prediction=np.asarray(ours.dataobj) == tissue.index,
+            voxel_size_mm=_voxel_size(ours), threshold=THRESHOLDS[tissue.abbreviation],
+        )  # fmt: skip
+
+
+def lesions_mni(places: Places) -> Iterator[Case]:
+    """Lesions of one patient, consensus of several raters: all contrasts, T1w + FLAIR, FLAIR alone."""
+    dataset = places.data / "bids_ms_mni"
+    truth = _load(_find(dataset / "derivatives/manual/sub-26/anat", "*_label-lesion_mask.nii.gz"))
+    for contrasts in (("T1w", "T2w", "FLAIR"), ("T1w", "FLAIR"), ("FLAIR",)):
+        name = "bids_ms_mni" + ("" if len(contrasts) == 3 else "_" + "".join(contrasts))
+        source = dataset if len(contrasts) == 3 else fewer_contrasts(dataset, places.out / f"{name}_raw", contrasts)
+        anat = places.derivatives(source, name) / "sub-26/anat"
+        yield from _lesion_cases(
+            dataset="bids_ms_mni", case="sub-26", contrasts="+".join(contrasts), truth=truth, anat=anat,
+            flair=_load(dataset / "sub-26/anat/sub-26_FLAIR.nii.gz"),
+            threshold=THRESHOLDS["lesions, MNI"] if len(contrasts) == 3 else None,
+        )  # fmt: skip
+
+
+def lesions_thick(places: Places) -> Iterator[Case]:
+    """Manual lesions of two patients, FLAIR alone, slices of 6.5 and 7.7 mm."""
+    dataset = places.data / "bids_flair_thick"
+    out = places.derivatives(dataset, "bids_flair_thick")
+    for flair in sorted(dataset.glob("sub-*/anat/*_FLAIR.nii.gz")):
+        subject = flair.parts[-3]
+        truth = _load(_find(dataset / "derivatives/manual" / subject / "anat", "*_label-lesion_mask.nii.gz"))
+        yield from _lesion_cases(
+            dataset="bids_flair_thick", case=subject, contrasts="FLAIR", truth=truth, anat=out / subject / "anat",
+            flair=_load(flair), threshold=THRESHOLDS["lesions, thick"],
+        )  # fmt: skip
+
+
+COMPARISONS: dict[str, Callable[[Places], Iterator[Case]]] = {
+    "brain": brain_masks,
+    "freesurfer": freesurfer,
+    "mni": lesions_mni,
+    "thick": lesions_thick,
+}
+
+
+def _lesion_cases(
+    *,
+    dataset: str,
+    case: str,
+    contrasts: str,
+    truth: nib.Nifti1Image,
+    anat: Path,
+    flair: nib.Nifti1Image,
+    threshold: float | None,
+) -> Iterator[Case]:
+    ours = _load(_find(anat, "*_space-orig_label-lesion_mask.nii.gz"))
+    brain = _load(_find(anat, "*_space-orig_desc-brain_mask.nii.gz"))
+    for image in (ours, brain, flair):
+        _same_grid(truth, image)
+    ours_here = Case(
+        dataset=dataset, case=case, structure="lesions", contrasts=contrasts, reference=_mask(truth),
+        prediction=_mask(ours), voxel_size_mm=_voxel_size(truth), threshold=threshold, lesion_wise=True,
+    )  # fmt: skip
+    yield ours_here
+    best, z = best_plain_threshold(
+        flair.get_fdata(dtype=np.float32), _mask(brain), _mask(truth), voxel_size_mm=_voxel_size(truth)
+    )
+    yield dataclasses.replace(
+        ours_here, prediction=best, method=f"baseline: z > {z:.2f}", contrasts="FLAIR", threshold=None
+    )
+
+
+def best_plain_threshold(
+    flair: np.ndarray, brain: np.ndarray, truth: np.ndarray, *, voxel_size_mm: np.ndarray
+) -> tuple[np.ndarray, float]:
+    """The baseline: z-scores of FLAIR above a threshold, deep inside the brain mask.
+
+    The threshold is picked *by the truth*, in the baseline's favour: no fixed one does better.
+
+    Parameters
+    ----------
+    flair, brain, truth : ndarray, shape (X, Y, Z)
+    voxel_size_mm : ndarray, shape (3,)
+
+    Returns
+    -------
+    mask : ndarray of bool, shape (X, Y, Z)
+    z : float
+    """
+    scores = (flair - flair[brain].mean()) / flair[brain].std()
+    padded = np.pad(brain, 1)  # the world beyond the field of view is not brain
+    depth = ndimage.distance_transform_edt(padded, sampling=voxel_size_mm)[1:-1, 1:-1, 1:-1]
+    deep = depth > BASELINE_DEPTH_MM
+
+    def dice(z: float) -> float:
+        found = deep & (scores > z)
+        both = int(np.count_nonzero(found & truth))
+        return 2 * both / max(1, int(found.sum()) + int(truth.sum()))
+
+    best = max(BASELINE_Z, key=dice)
+    return deep & (scores > best), best
+
+
+def fewer_contrasts(dataset: Path, target: Path, contrasts: tuple[str, ...]) -> Path:
+    """A dataset of links to some contrasts of another."""
+    for source in [dataset / "dataset_description.json", dataset / "README", dataset / "participants.tsv",
+                   *(path for name in contrasts for path in dataset.glob(f"sub-*/**/*_{name}.*"))]:  # fmt: skip
+        link = target / source.relative_to(dataset)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_file() and not link.exists():
+            link.symlink_to(source)
+    return target
+
+
+def resample_mask(mask: nib.Nifti1Image, grid: nib.Nifti1Image, to_mask: np.ndarray) -> np.ndarray:
+    """Bring a mask to another grid, linear interpolation cut at one half.
+
+    Parameters
+    ----------
+    mask, grid : Nifti1Image
+    to_mask : ndarray, shape (4, 4)
+        Points of `grid` to points of `mask`, RAS mm.
+
+    Returns
+    -------
+    ndarray of bool, shape of `grid`
+    """
+    matrix = np.linalg.inv(mask.affine) @ to_mask @ grid.affine
+    data = np.asarray(mask.dataobj, dtype=np.float32)
+    return ndimage.affine_transform(data, matrix[:3, :3], matrix[:3, 3], output_shape=grid.shape[:3], order=1) >= 0.5
+
+
+def _contrasts(folder: Path) -> str:
+    return "+".join(name for name in ("T1w", "T2w", "FLAIR") if list(folder.glob(f"*_{name}.nii.gz")))
+
+
+def _find(folder: Path, pattern: str) -> Path:
+    found = sorted(folder.glob(pattern))
+    if len(found) != 1:
+        raise FileNotFoundError(f"{folder}: {len(found)} files match {pattern}, one is needed. Did the app run there?")
+    return found[0]
+
+
+def _load(path: Path) -> nib.Nifti1Image:
+    image = nib.load(path)
+    assert isinstance(image, nib.Nifti1Image)
+    return image
+
+
+def _same_grid(a: nib.Nifti1Image, b: nib.Nifti1Image) -> None:
+    if a.shape != b.shape or not np.allclose(a.affine, b.affine, atol=1e-3):
+        raise ValueError(f"{a.get_filename()} and {b.get_filename()} are not on one grid.")
+
+
+def _mask(image: nib.Nifti1Image) -> np.ndarray:
+    return np.asarray(image.dataobj) > 0
+
+
+def _voxel_size(image: nib.Nifti1Image) -> np.ndarray:
+    return nib.affines.voxel_sizes(image.affine)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
