@@ -42,7 +42,7 @@ accuracy: $(RUNTIME) ## agreement with the truth of the real scans in ../shared/
 	$(RUN) -m benchmarks.accuracy
 
 # torch first: which build it is (CPU, CUDA) is the index's choice, so it is not in the lock. --no-deps: the lock is
-# complete, and leaves out deepbet's graphical interface (docs/decisions/0001-lock.md).
+# complete, and leaves out deepbet's graphical interface (docs/decisions/0005-lock-without-torch.md).
 define install
 	$(RUN) -m pip install --disable-pip-version-check -q "$(TORCH)" -c $(1)
 	$(RUN) -m pip install --disable-pip-version-check -q --no-deps -r $(1)
