@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import nibabel as nib
 import numpy as np
 from nibabel import orientations
+from numpy.polynomial import polynomial
 from scipy import ndimage
 
 from demo.head import Head
 
-#: Spacing (mm) of the grid on which the smooth deformation is drawn.
-_KNOTS_MM = 40.0
+#: Width (mm) of the cube around the head on which the deformation is drawn, and its number of knots along each axis.
+_CUBE_MM, _KNOTS = 320.0, 9
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,8 @@ class Protocol:
 def draw_shape(rng: np.random.Generator) -> Shape:
     """A random head: up to 5 % larger or smaller along each axis, a little sheared, bent by about 2 mm."""
     matrix = np.eye(3) * rng.uniform(0.95, 1.05, size=3) + rng.uniform(-0.02, 0.02, size=(3, 3))
-    return Shape(matrix, rng.normal(scale=2.5, size=(3, 9, 9, 9)).astype(np.float32))
+    knots = rng.normal(scale=2.5, size=(3, _KNOTS, _KNOTS, _KNOTS)).astype(np.float32)
+    return Shape(matrix, ndimage.zoom(knots, (1, 5, 5, 5), order=3))
 
 
 def draw_pose(rng: np.random.Generator, *, degrees: float, mm: float) -> np.ndarray:
@@ -108,9 +110,10 @@ def add_artefacts(
     bias : float
         Standard deviation of the logarithm of the bias field.
     """
-    axes = np.meshgrid(*(np.linspace(-1, 1, n) for n in signal.shape), indexing="ij")
-    powers = [(i, j, k) for i in range(4) for j in range(4) for k in range(4) if 0 < i + j + k <= 3]
-    log_field = sum(rng.normal() * axes[0] ** i * axes[1] ** j * axes[2] ** k for i, j, k in powers)
+    degree = np.indices((4, 4, 4)).sum(axis=0)
+    coefficients = rng.normal(size=(4, 4, 4)) * ((degree > 0) & (degree <= 3))
+    x, y, z = (np.linspace(-1, 1, n) for n in signal.shape)
+    log_field = polynomial.polygrid3d(x, y, z, coefficients)
     log_field *= bias / np.std(log_field)
     biased = signal * np.exp(log_field - np.mean(log_field))
     real, imaginary = rng.normal(scale=noise, size=(2, *signal.shape))
@@ -133,18 +136,19 @@ def _head_voxels(head: Head, *, shape: Shape, pose: np.ndarray, grid: nib.Nifti1
     to_subject = np.linalg.inv(pose) @ grid.affine
     index = np.indices(grid.shape, dtype=np.float32)
     subject = _apply(to_subject, index)
-    center = head.affine[:3, 3] + head.spacing * (np.array(head.outside.shape) - 1) / 2
-    knots = _apply(_knots_affine(center), subject)
+    nodes = _apply(_to_nodes(head, shape.displacement.shape[1]), subject)
     mni = np.tensordot(shape.matrix.astype(np.float32), subject, axes=1)
     for axis in range(3):
-        mni[axis] += ndimage.map_coordinates(shape.displacement[axis], knots, order=3, mode="nearest")
+        mni[axis] += ndimage.map_coordinates(shape.displacement[axis], nodes, order=1, mode="nearest")
     return _apply(np.linalg.inv(head.affine), mni)
 
 
-def _knots_affine(center: np.ndarray) -> np.ndarray:
-    """Subject mm -> index of the nine knots along each axis."""
-    affine = np.diag([1 / _KNOTS_MM] * 3 + [1.0])
-    affine[:3, 3] = 4 - center / _KNOTS_MM
+def _to_nodes(head: Head, number: int) -> np.ndarray:
+    """Affine from subject mm to the index of the `number` nodes along each axis of the deformation's cube."""
+    center = head.affine[:3, 3] + head.spacing * (np.array(head.outside.shape) - 1) / 2
+    per_mm = (number - 1) / _CUBE_MM
+    affine = np.diag([per_mm] * 3 + [1.0])
+    affine[:3, 3] = (number - 1) / 2 - center * per_mm
     return affine
 
 
