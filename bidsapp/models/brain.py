@@ -11,6 +11,83 @@ import torch
 from scipy import ndimage
 
 from bidsapp.errors import InputError
+from bidsapp.image.grid import antialias
+from bidsapp.models.registry import Model, load_model
+
+#: The network's probability rises from 0 to 1 over this distance (mm) across the border (training/tasks.py).
+RAMP_MM = 6.0
+
+
+def find_brain(
+    image: np.ndarray, *, voxel_size_mm: tuple[float, float, float], device: str = "cpu", model: Model | None = None
+) -> np.ndarray:
+    """Probability of brain, for a head of any contrast and resolution, whole, defaced or already stripped.
+
+    A small U-Net on the image at 2.5 mm, trained on synthetic heads only (docs/models/brain.md; the idea:
+    SynthStrip, Hoopes et al. 2022, NeuroImage), averaged over the image and its mirror image.
+
+    Parameters
+    ----------
+    image : ndarray
+        3D, axes in RAS order, about 1 mm (any size works).
+    voxel_size_mm : tuple of float
+        Along the axes of `image`.
+    device : str
+        ``"cpu"`` or ``"cuda"``.
+    model : Model, optional
+        Instead of the packaged one.
+
+    Returns
+    -------
+    ndarray
+        float32 in [0, 1], shape of `image`; 0.5 at the brain's border, which is interpolated from the distance the
+        network sees: one connected piece above 0.5, without holes.
+
+    Raises
+    ------
+    InputError
+        No brain is found.
+    """
+    model = model or _packaged(device)
+    small, scale = _downsample(np.nan_to_num(np.asarray(image, np.float32)), voxel_size_mm, model.spacing_mm)
+    coarse = _predict(model, np.clip(small, 0, None))
+    # Linear interpolation of the ramp, then a border as sharp as the image's voxels.
+    fine = ndimage.affine_transform(
+        coarse, np.diag(1 / scale), offset=(1 / scale - 1) / 2, output_shape=image.shape, order=1, mode="nearest",
+        output=np.float32,
+    )  # fmt: skip
+    steeper = RAMP_MM / (2 * min(voxel_size_mm))
+    return _one_piece(np.clip(0.5 + (fine - 0.5) * steeper, 0, 1).astype(np.float32))
+
+
+@functools.lru_cache(maxsize=1)
+def _packaged(device: str) -> Model:
+    return load_model("brain", device=device)
+
+
+def _downsample(
+    image: np.ndarray, voxel_size_mm: tuple[float, float, float], spacing_mm: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """The image at `spacing_mm` with the same edges, and the size of its voxels in voxels of `image`."""
+    scale = spacing_mm / np.asarray(voxel_size_mm, float)
+    shape = tuple(int(n) for n in np.ceil(np.array(image.shape) / scale))
+    out = ndimage.affine_transform(
+        antialias(image, scale), np.diag(scale), offset=(scale - 1) / 2, output_shape=shape, order=1, mode="nearest",
+        output=np.float32,
+    )  # fmt: skip
+    return out, scale
+
+
+def _predict(model: Model, image: np.ndarray) -> np.ndarray:
+    """Probabilities on the grid of `image`, which is padded with zeros to what the network takes."""
+    multiple = model.network.config.multiple
+    padding = [(0, -n % multiple) for n in image.shape]
+    device = next(model.network.parameters()).device
+    x = normalise(torch.from_numpy(np.pad(image, padding)).to(device))[None, None]
+    with torch.inference_mode():
+        both = model.network(x).sigmoid() + model.network(x.flip(2)).sigmoid().flip(2)
+    nx, ny, nz = image.shape
+    return (both[0, 0, :nx, :ny, :nz] / 2).float().cpu().numpy()
 
 
 def deepbet_brain(image: np.ndarray, *, device: str = "cpu") -> np.ndarray:
@@ -71,3 +148,15 @@ def _one_piece(probability: np.ndarray) -> np.ndarray:
     out = np.where(above & ~largest, 0, probability)
     out[ndimage.binary_fill_holes(largest) & ~largest] = 1
     return out.astype(np.float32)
+
+
+def normalise(image: torch.Tensor) -> torch.Tensor:
+    """Scale an image to about [0, 1] by the 90th percentile of what is brighter than its mean; kept below 3.
+
+    The mean leaves out the air around the head, whose share depends on the field of view.
+    """
+    bright = image[image > image.mean()]
+    if bright.numel() == 0:
+        return torch.zeros_like(image)
+    top = bright.kthvalue(max(1, int(0.9 * bright.numel()))).values
+    return (image / top).clamp(0, 3)

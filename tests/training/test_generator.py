@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from training.anatomy import INSIDE_BRAIN, POSITION, STRUCTURES
+from training.generator import Generator, GeneratorConfig, apply_along, slice_profiles, smooth_field
+from training.heads import Heads, brain_hull, signed_distance, to_positions
+
+PLAIN = GeneratorConfig(rotation_deg=5, elastic_mm=(0, 0.5), view_sides_mm=(5, 20), view_bottom_mm=(5, 20), multiple=8)
+
+
+@pytest.fixture(scope="module")
+def ball() -> Heads:
+    """A head made of balls: skin, bone, CSF, grey and white matter, right side apart from left."""
+    grid = np.indices((72, 80, 88)).astype(float)
+    r = np.sqrt(((grid - np.array([36, 40, 44])[:, None, None, None]) ** 2).sum(0))
+    left = grid[0] < 36
+    labels = np.zeros(r.shape, int)
+    for radius, index in ((33, (511, 511)), (30, (515, 515)), (26, (24, 24)), (24, (3, 42)), (18, (2, 41))):
+        labels[r < radius] = np.where(left, *index)[r < radius]
+    positions = to_positions(labels)
+    inside = np.isin(positions, [POSITION[i] for i in INSIDE_BRAIN])
+    distance = signed_distance(brain_hull(positions, inside))
+    return Heads(
+        torch.from_numpy(positions)[None],
+        torch.from_numpy(distance)[None],
+        np.array([[36.0, 40.0, 44.0]]),
+        np.array([[24.0, 24.0, 24.0]]),
+        ("ball",),
+    )
+
+
+def test_every_label_has_a_partner_that_points_back() -> None:
+    by_index = {s.index: s for s in STRUCTURES}
+    for s in STRUCTURES:
+        assert by_index[s.partner].partner == s.index
+        assert by_index[s.partner].kind == s.kind
+
+
+def test_unknown_label_is_named() -> None:
+    with pytest.raises(ValueError, match="999"):
+        to_positions(np.array([[[0, 2, 999]]]))
+
+
+def test_distance_is_that_of_the_ball(ball: Heads) -> None:
+    # Grey matter ends at 24 mm, the rim of CSF adds 1.5 mm; the centre lies deeper than the 20 mm kept.
+    distance = ball.distance[0].numpy()
+    assert distance[18, 20, 22] == 20
+    assert distance[18, 20, 22 + 9] == pytest.approx(25 - 18.5, abs=1)
+    assert distance[18, 20, 22 + 16] == pytest.approx(25 - 32.5, abs=1)
+
+
+def test_a_seed_makes_the_same_sample(ball: Heads) -> None:
+    make = Generator(ball, PLAIN)
+    one, two, other = make.sample(5), make.sample(5), make.sample(6)
+    assert torch.equal(one.image, two.image) and torch.equal(one.labels, two.labels)
+    assert one.image.shape != other.image.shape or not torch.equal(one.image, other.image)
+
+
+def test_sample_is_consistent(ball: Heads) -> None:
+    make = Generator(ball, PLAIN)
+    for seed in range(8):
+        s = make.sample(seed)
+        assert s.image.shape == (1, *s.labels.shape) and all(n % 8 == 0 for n in s.labels.shape)
+        assert torch.isfinite(s.image).all() and (s.image >= 0).all()
+        assert (s.image[0][~s.view] == 0).all()
+        tissue = torch.isin(s.labels, torch.tensor([POSITION[i] for i in (2, 41)]))
+        # White matter lies at least 6 mm inside the border; allow for nearest neighbours at 2.5 mm.
+        assert s.distance[tissue].min() > 3
+        assert s.distance[s.labels == POSITION[511]].max() < 0
+
+
+def test_flip_swaps_left_and_right(ball: Heads) -> None:
+    """In both kinds of samples left labels lie on the left (low x, RAS)."""
+    make = Generator(ball, PLAIN)
+    for seed in range(8):
+        labels = make.sample(seed).labels
+        x = torch.arange(labels.shape[0])[:, None, None].expand(labels.shape)
+        left, right = (x[labels == POSITION[i]].float().mean() for i in (2, 41))
+        assert left < right
+
+
+def test_contrasts_share_one_anatomy_and_one_is_always_left(ball: Heads) -> None:
+    make = Generator(ball, GeneratorConfig(contrasts=3, p_drop=0.9, multiple=8, view_bottom_mm=(5, 20)))
+    for seed in range(6):
+        image = make.sample(seed).image
+        assert image.shape[0] == 3
+        assert 1 <= int((image.flatten(1).max(1).values > 0).sum()) <= 3
+
+
+def test_thick_slices_average_what_they_cover() -> None:
+    to_slices, from_slices = slice_profiles(12, spacing=4, thickness=4, blur=0, phase=0.5)
+    np.testing.assert_allclose(to_slices.sum(1), 1, atol=1e-5)
+    np.testing.assert_allclose(from_slices.sum(1), 1, atol=1e-5)
+    # The slice at voxel 4 covers voxels 2.5-5.5 fully and half of 2 and 6: (2/2 + 3 + 4 + 5 + 6/2) / 4 = 4.
+    ramp = torch.arange(12.0)
+    assert float(to_slices[1] @ ramp) == pytest.approx(4, abs=1e-3)
+    np.testing.assert_allclose(to_slices[1].numpy(), [0, 0, 0.125, 0.25, 0.25, 0.25, 0.125, 0, 0, 0, 0, 0], atol=1e-3)
+    # A line comes back as it was (the first slice hangs over the edge).
+    np.testing.assert_allclose(from_slices[4:9] @ (to_slices @ ramp), ramp[4:9], atol=1e-3)
+
+
+def test_one_voxel_slices_without_blur_change_nothing() -> None:
+    to_slices, from_slices = slice_profiles(9, spacing=1, thickness=1, blur=0, phase=0.3)
+    np.testing.assert_allclose(from_slices @ to_slices, np.eye(9), atol=1e-3)
+
+
+def test_apply_along_multiplies_the_axis_named() -> None:
+    image = torch.randn(7, 8, 9, generator=torch.Generator().manual_seed(0))
+    matrix = torch.randn(4, 8, generator=torch.Generator().manual_seed(1))
+    np.testing.assert_allclose(
+        apply_along(image, matrix, 1), np.einsum("ab,xbz->xaz", matrix.numpy(), image.numpy()), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_smooth_field_has_unit_variance_and_is_smooth() -> None:
+    field = smooth_field((60, 64, 68), 6, torch.Generator().manual_seed(0))
+    assert float(field.std()) == pytest.approx(1, abs=0.15)
+    assert float(field.diff(dim=0).std()) < 0.35

@@ -1,0 +1,73 @@
+"""A training run: everything that decides its outcome, read from a YAML file."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bidsapp.models.unet import UNetConfig
+from training.generator import GeneratorConfig
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """See the files in ``training/configs``; paths are relative to the working directory."""
+
+    name: str
+    version: str
+    task: str  # "brain" or "segment"
+    heads: str  # folder of the label maps
+    lesions: str = ""  # folder of lesion masks in MNI space, or nothing
+    held_out_heads: tuple[str, ...] = ("17", "18", "19", "20")
+    train_heads: tuple[str, ...] = tuple(f"{n:02d}" for n in range(1, 17))
+    seed: int = 0
+    steps: int = 4000
+    batch: int = 1  # samples a step, one after the other (they differ in shape)
+    learning_rate: float = 2e-3
+    warm_up: int = 50
+    weight_decay: float = 1e-4
+    average_over: int = 100  # steps; the shipped weights are an exponential moving average
+    validate_every: int = 200
+    validate_on: int = 12  # synthetic samples
+    checkpoint_seconds: float = 120.0
+    mixed_precision: bool = True  # bfloat16 autocast
+    threads: int = 2
+    network: UNetConfig = field(default_factory=UNetConfig)
+    generator: GeneratorConfig = field(default_factory=GeneratorConfig)
+
+
+def load_config(path: Path, **changes: Any) -> TrainConfig:
+    """Read a YAML file; `changes` (None means none) win over it. Raises ValueError on a key that does not exist."""
+    with path.open() as stream:
+        values = yaml.safe_load(stream) or {}
+    values.update({key: value for key, value in changes.items() if value is not None})
+    config = _build(TrainConfig, values, str(path))
+    if config.task not in ("brain", "segment"):
+        raise ValueError(f"{path}: task is {config.task!r}; it must be 'brain' or 'segment'")
+    both = set(config.train_heads) & set(config.held_out_heads)
+    if both:
+        raise ValueError(f"{path}: heads {sorted(both)} are both trained on and held out")
+    return config
+
+
+def _build(kind: type, values: dict[str, Any], where: str) -> Any:
+    hints = typing.get_type_hints(kind)
+    unknown = sorted(set(values) - set(hints))
+    if unknown:
+        raise ValueError(f"{where}: no such setting: {', '.join(unknown)}; there are {', '.join(sorted(hints))}")
+    built = {}
+    for key, value in values.items():
+        if dataclasses.is_dataclass(hints[key]):
+            built[key] = _build(typing.cast(type, hints[key]), value, f"{where}: {key}")
+        elif isinstance(value, list):
+            built[key] = tuple(value)
+        elif hints[key] is float:
+            built[key] = float(value)  # YAML reads 2e-3 as a string
+        else:
+            built[key] = value
+    return kind(**built)

@@ -1,0 +1,71 @@
+"""A finished (or running) training run -> a model folder that the app ships."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import save
+
+from training.config import TrainConfig
+from training.tasks import make_task
+
+SOURCES = {
+    "head_label_maps": "SynthSeg label maps (Billot et al. 2023, Medical Image Analysis), Apache-2.0",
+    "lesion_masks_ms": "MS lesion masks (Lesjak et al. 2017, Neuroinformatics, doi:10.1007/s12021-017-9348-7), CC-BY",
+    "lesion_masks_stroke": "Stroke lesion masks of LESYMAP, Apache-2.0",
+}
+
+
+def export(config: TrainConfig, *, run: Path, out: Path) -> Path:
+    """Write ``<out>/<name>-<version>/{model.json,weights.safetensors}``: averaged weights in float16.
+
+    Figures on real scans come from ``<run>/judged.json`` (``python -m training.judge``), where that file exists.
+    """
+    kept = torch.load(run / "checkpoint.pt", map_location="cpu", weights_only=True)
+    record = json.loads((run / "run.json").read_text())
+    folder = out / f"{config.name}-{config.version}"
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = save({key: value.half().contiguous() for key, value in sorted(kept["average"].items())})
+    (folder / "weights.safetensors").write_bytes(weights)
+    used = [Path(config.heads).name, *([Path(config.lesions).name] if config.lesions else [])]
+    card = {
+        "name": config.name,
+        "version": config.version,
+        "architecture": "FoldedUNet",
+        "network": dataclasses.asdict(config.network),
+        "spacing_mm": config.generator.spacing_mm,
+        "orientation": "RAS",
+        "normalisation": "90th percentile of voxels above the mean to 1, kept below 3 (bidsapp.models.brain.normalise)",
+        "classes": list(make_task(config.task).classes),
+        "weights": {
+            "file": "weights.safetensors",
+            "type": "float16",
+            "parameters": sum(value.numel() for value in kept["average"].values()),
+            "sha256": hashlib.sha256(weights).hexdigest(),
+        },
+        "training": {
+            "data": [SOURCES.get(name, name) for name in used],
+            "real_scans": "none: synthetic scans of these label maps only",
+            "heads": list(config.train_heads),
+            "steps": kept["step"],
+            "seed": config.seed,
+            "commit": record["commit"],
+            "device": record["device"],
+        },
+        "figures": _figures(run),
+    }
+    (folder / "model.json").write_text(json.dumps(card, indent=1) + "\n")
+    return folder
+
+
+def _figures(run: Path) -> dict[str, object]:
+    header, *rows = (line.split("\t") for line in (run / "log.tsv").read_text().splitlines())
+    figures: dict[str, object] = {"synthetic, held-out heads": dict(zip(header, rows[-1], strict=True))}
+    judged = run / "judged.json"
+    if judged.exists():
+        figures["real scans, never trained on"] = json.loads(judged.read_text())
+    return figures

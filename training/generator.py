@@ -1,0 +1,321 @@
+"""Synthetic scans from label maps, wholly in torch: domain randomisation (SynthSeg, Billot et al. 2023).
+
+One call makes one anatomy and any number of contrasts of it. All arrays live on the device of the heads;
+scalar choices come from a NumPy generator on the CPU, so that nothing waits for the device.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from training.anatomy import KIND, KINDS, POSITION, STRUCTURES
+from training.heads import DISTANCE_SPACING_MM, Heads
+
+CONTRASTS = ("T1w", "T2w", "FLAIR")
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class GeneratorConfig:
+    """Ranges are uniform; ``p_*`` are probabilities a sample (or, where said, a contrast)."""
+
+    spacing_mm: float = 2.5
+    contrasts: int = 1  # rendered of one anatomy; 1: any of the three at random
+    multiple: int = 16  # axes of a sample are multiples of this
+    rotation_deg: float = 20.0
+    scale: Range = (0.88, 1.12)
+    shear: float = 0.08
+    elastic_mm: Range = (0.0, 2.5)  # standard deviation at the control points, 30-45 mm apart
+    # Field of view beyond the brain's box, mm: (least, most); negative cuts the brain.
+    view_sides_mm: Range = (-4.0, 40.0)
+    view_top_mm: Range = (-8.0, 30.0)
+    view_bottom_mm: Range = (-12.0, 90.0)
+    view_most_mm: float = 240.0
+    p_random_contrast: float = 0.25  # class means wholly random
+    jitter: float = 0.15  # of class means inside the brain, relative
+    p_strange_outside: float = 0.5  # classes outside the brain wholly random
+    texture: Range = (0.01, 0.08)
+    p_thick: float = 0.6  # a contrast
+    thick_mm: Range = (3.0, 8.0)
+    bias: Range = (0.0, 0.35)  # standard deviation of the field's logarithm at its control points
+    noise: Range = (0.0, 0.07)
+    gamma: Range = (0.7, 1.4)
+    p_stripped: float = 0.15
+    strip_error_mm: Range = (-1.0, 5.0)
+    p_defaced: float = 0.4
+    p_clean: float = 0.6  # what is stripped or defaced is exactly zero, as tools leave it, not noisy
+    p_drop: float = 0.0  # a contrast, as long as one is left
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One anatomy and its scans, on a grid of `spacing_mm`, RAS.
+
+    Attributes
+    ----------
+    image : Tensor
+        float32 (contrasts, X, Y, Z), >= 0; all zero where a contrast is missing.
+    labels : Tensor
+        int64 (X, Y, Z), positions in ``anatomy.STRUCTURES``.
+    distance : Tensor
+        float32 (X, Y, Z), mm to the brain's border, positive inside.
+    view : Tensor
+        bool (X, Y, Z), the field of view; what is outside is padding.
+    """
+
+    image: torch.Tensor
+    labels: torch.Tensor
+    distance: torch.Tensor
+    view: torch.Tensor
+
+
+class Generator:
+    """Makes samples from heads; the same seed makes the same sample on the same kind of device."""
+
+    def __init__(self, heads: Heads, config: GeneratorConfig) -> None:
+        self.heads, self.config = heads, config
+        self.device = heads.labels.device
+        table = torch.tensor([KIND[s.kind] for s in STRUCTURES], device=self.device)
+        swap = torch.tensor([POSITION[s.partner] for s in STRUCTURES], device=self.device)
+        self._kind, self._swap = table, swap
+        self._cerebral = np.array([kind.cerebral for kind in KINDS])
+        self._means = np.array([(k.t1w, k.t2w, k.flair) for k in KINDS]).T
+
+    def sample(self, seed: int, head: int | None = None) -> Sample:
+        """Sample number `seed`, of head number `head` or any."""
+        rng = np.random.default_rng(seed)
+        torch_rng = torch.Generator(self.device).manual_seed(seed)
+        head = int(rng.integers(len(self.heads))) if head is None else head
+        scale = rng.uniform(*self.config.scale) * rng.uniform(0.94, 1.06, 3)
+        shape, view, middle = self._field_of_view(rng, self.heads.extent[head] * scale)
+        points = self._points(rng, torch_rng, head, shape, middle, scale)
+        labels, distance = self._look_up(head, points)
+        if rng.random() < 0.5:
+            labels, distance, points = self._swap[labels.flip(0)], distance.flip(0), points.flip(1)
+        kept = self._kept(rng, torch_rng, points, distance, head) & view
+        kinds = self._kinds(rng, torch_rng, labels)
+        which = rng.permutation(3)[: self.config.contrasts] if self.config.contrasts < 3 else range(3)
+        images = [self._render(rng, torch_rng, kinds, kept, contrast) for contrast in which]
+        clean = kept if rng.random() < self.config.p_clean else view
+        return Sample(self._drop(rng, torch.stack(images)) * clean, labels, distance, view)
+
+    # Geometry ---------------------------------------------------------------------------------------------------
+
+    def _field_of_view(
+        self, rng: np.random.Generator, extent: np.ndarray
+    ) -> tuple[tuple[int, ...], torch.Tensor, np.ndarray]:
+        """Shape of the sample, its field of view, and the middle of the brain in mm from the sample's corner."""
+        c = self.config
+        sides = rng.uniform(*c.view_sides_mm, (2, 2))
+        low = -extent - np.array([*sides[0], rng.uniform(*c.view_bottom_mm)])
+        high = extent + np.array([*sides[1], rng.uniform(*c.view_top_mm)])
+        size = np.minimum(high - low, c.view_most_mm)
+        voxels = np.maximum(1, np.round(size / c.spacing_mm)).astype(int)
+        shape = tuple(math.ceil(n / c.multiple) * c.multiple for n in voxels)
+        view = torch.zeros(shape, dtype=torch.bool, device=self.device)
+        start = [int(rng.integers(0, n - v + 1)) for n, v in zip(shape, voxels, strict=True)]
+        view[tuple(slice(a, a + v) for a, v in zip(start, voxels, strict=True))] = True
+        # What does not fit is cut from below: the neck, not the brain.
+        return shape, view, np.array(start) * c.spacing_mm + size - high
+
+    def _points(
+        self, rng: np.random.Generator, torch_rng: torch.Generator, head: int, shape: tuple[int, ...],
+        middle: np.ndarray, scale: np.ndarray,
+    ) -> torch.Tensor:  # fmt: skip
+        """(3, X, Y, Z): for each voxel of the sample its place in the head's label map, in voxels (1 mm)."""
+        c = self.config
+        angles = np.deg2rad(rng.uniform(-c.rotation_deg, c.rotation_deg, 3))
+        matrix = _rotation(angles) @ (np.eye(3) + rng.uniform(-c.shear, c.shear, (3, 3)) * (1 - np.eye(3)))
+        matrix = (matrix / scale).astype(np.float32)
+        axes = [
+            torch.arange(n, device=self.device, dtype=torch.float32) * c.spacing_mm - float(m)
+            for n, m in zip(shape, middle, strict=True)
+        ]
+        centre = self.heads.centre[head]
+        strength = rng.uniform(*c.elastic_mm)
+        points = torch.empty((3, *shape), device=self.device)
+        for i in range(3):
+            x, y, z = (float(matrix[i, j]) * axes[j] for j in range(3))
+            points[i] = x[:, None, None] + y[:, None] + z + float(centre[i])
+            points[i] += strength * smooth_field(shape, rng.uniform(30, 45) / c.spacing_mm, torch_rng)
+        return points
+
+    def _look_up(self, head: int, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        labels = self.heads.labels[head]
+        nearest = points.round().long()
+        inside = torch.ones(points.shape[1:], dtype=torch.bool, device=self.device)
+        for axis, n in enumerate(labels.shape):
+            inside &= (nearest[axis] >= 0) & (nearest[axis] < n)
+            nearest[axis].clamp_(0, n - 1)
+        x, y, z = nearest
+        found = labels[x, y, z].long() * inside
+        field = self.heads.distance[head].float()
+        # Voxel i of the 2 mm map covers voxels 2i and 2i+1; grid_sample wants (z, y, x) in [-1, 1].
+        places = [(points[i] - 0.5) / DISTANCE_SPACING_MM / (field.shape[i] - 1) * 2 - 1 for i in (2, 1, 0)]
+        distance = functional.grid_sample(
+            field[None, None], torch.stack(places, -1)[None], align_corners=True, padding_mode="border"
+        )[0, 0]
+        return found, distance
+
+    def _kept(
+        self, rng: np.random.Generator, torch_rng: torch.Generator, points: torch.Tensor, distance: torch.Tensor,
+        head: int,
+    ) -> torch.Tensor:  # fmt: skip
+        """What a defacing or a stripping leaves of the head."""
+        c = self.config
+        kept = torch.ones_like(distance, dtype=torch.bool)
+        if rng.random() < c.p_stripped:
+            error = smooth_field(distance.shape, 20 / c.spacing_mm, torch_rng) * rng.uniform(0, 2)
+            return distance + rng.uniform(*c.strip_error_mm) + error > 0
+        if rng.random() < c.p_defaced:
+            angle = np.deg2rad(rng.uniform(0, 60))  # the face lies before and below the brain
+            forward, up = points[1] - float(self.heads.centre[head][1]), points[2] - float(self.heads.centre[head][2])
+            face = math.cos(angle) * forward - math.sin(angle) * up > rng.uniform(45, 85)
+            kept = ~(face & (distance < -rng.uniform(1, 12)))
+        return kept
+
+    # Contrast ---------------------------------------------------------------------------------------------------
+
+    def _kinds(self, rng: np.random.Generator, torch_rng: torch.Generator, labels: torch.Tensor) -> torch.Tensor:
+        """Kind of matter of each voxel; soft tissue and skin, one label each in the maps, get fat and muscle."""
+        kinds = self._kind[labels]
+        field = smooth_field(labels.shape, rng.uniform(6, 16) / self.config.spacing_mm, torch_rng)
+        outer = (kinds == KIND["soft tissue"]) | (kinds == KIND["skin"])
+        kinds = torch.where(outer & (field > rng.uniform(-0.5, 1.5)), KIND["fat"], kinds)
+        return torch.where(outer & (field < rng.uniform(-2.0, -0.5)), KIND["muscle"], kinds)
+
+    def _signals(self, rng: np.random.Generator, contrast: int) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation of each kind of matter."""
+        c, n = self.config, len(KINDS)
+        means = self._means[contrast] * np.exp(rng.normal(0, c.jitter, n)) + rng.normal(0, 0.03, n)
+        if rng.random() < c.p_random_contrast:
+            means = rng.uniform(0, 1.2, n)
+        outside = ~self._cerebral
+        if rng.random() < c.p_strange_outside:
+            means[outside] = rng.uniform(0, 1.6, int(outside.sum())) * rng.uniform(0.5, 1.5)
+        else:
+            means[outside] *= np.exp(rng.normal(0, 2 * c.jitter, int(outside.sum())))
+        means[KIND["air"]] = rng.uniform(0, 0.06) if rng.random() < 0.9 else rng.uniform(0, 0.3)
+        deviations = rng.uniform(*c.texture, n)
+        return np.clip(means, 0, None), deviations
+
+    def _render(
+        self, rng: np.random.Generator, torch_rng: torch.Generator, kinds: torch.Tensor, kept: torch.Tensor,
+        contrast: int,
+    ) -> torch.Tensor:  # fmt: skip
+        c = self.config
+        means, deviations = self._signals(rng, contrast)
+        tables = torch.tensor(np.stack([means, deviations]), dtype=torch.float32).to(self.device)
+        image = tables[0][kinds] + tables[1][kinds] * torch.randn(kinds.shape, generator=torch_rng, device=self.device)
+        image = image.clamp_(min=0) * kept
+        image = image * torch.exp(
+            rng.uniform(*c.bias) * smooth_field(image.shape, rng.uniform(50, 120) / c.spacing_mm, torch_rng)
+        )
+        image = self._acquire(rng, torch_rng, image)
+        return image.clamp(min=0) ** rng.uniform(*c.gamma)
+
+    def _acquire(self, rng: np.random.Generator, torch_rng: torch.Generator, image: torch.Tensor) -> torch.Tensor:
+        """Slices of a random thickness along one axis, noise on the acquired grid, and back by interpolation."""
+        c = self.config
+        thick_axis = int(rng.integers(3)) if rng.random() < c.p_thick else -1
+        back = []
+        for axis in range(3):
+            spacing = thickness = 1.0  # in voxels
+            if axis == thick_axis:
+                spacing = max(1.0, rng.uniform(*c.thick_mm) / c.spacing_mm)
+                thickness = spacing * rng.uniform(0.75, 1.0)  # gaps between slices
+            to_slices, from_slices = slice_profiles(
+                image.shape[axis], spacing=spacing, thickness=thickness, blur=rng.uniform(0.2, 0.75),
+                phase=rng.uniform(0, 1), device=self.device,
+            )  # fmt: skip
+            image = apply_along(image, to_slices, axis)
+            back.append(from_slices)
+        deviation = rng.uniform(*c.noise)
+        real, imaginary = torch.randn((2, *image.shape), generator=torch_rng, device=self.device) * deviation
+        image = torch.sqrt((image + real) ** 2 + imaginary**2)  # Rician (Gudbjartsson & Patz 1995)
+        for axis, matrix in enumerate(back):
+            image = apply_along(image, matrix, axis)
+        return image
+
+    def _drop(self, rng: np.random.Generator, images: torch.Tensor) -> torch.Tensor:
+        keep = rng.random(len(images)) >= self.config.p_drop
+        if not keep.any():
+            keep[rng.integers(len(images))] = True
+        return images * torch.tensor(keep, device=self.device)[:, None, None, None]
+
+
+def smooth_field(shape: tuple[int, ...] | torch.Size, spacing: float, torch_rng: torch.Generator) -> torch.Tensor:
+    """Random field of mean 0 and about unit variance: cubic B-splines on control points `spacing` voxels apart."""
+    matrices = [_splines(n, spacing, torch_rng.device) for n in shape]
+    field = torch.randn([m.shape[1] for m in matrices], generator=torch_rng, device=torch_rng.device)
+    for axis, matrix in enumerate(matrices):
+        field = apply_along(field, matrix, axis)
+    return field
+
+
+def _splines(n: int, spacing: float, device: torch.device) -> torch.Tensor:
+    """(n, points): cubic B-spline weights, scaled to unit sum of squares."""
+    points = math.ceil((n - 1) / spacing) + 4
+    t = (torch.arange(n, device=device, dtype=torch.float32)[:, None] / spacing) - (
+        torch.arange(points, device=device, dtype=torch.float32) - 1.5
+    )
+    t = t.abs()
+    weights = torch.where(t < 1, 2 / 3 - t**2 + t**3 / 2, (2 - t).clamp(min=0) ** 3 / 6)
+    return weights / weights.square().sum(1, keepdim=True).sqrt()
+
+
+def slice_profiles(
+    n: int, *, spacing: float, thickness: float, blur: float, phase: float, device: torch.device | str = "cpu"
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Matrices that sample an axis in slices and bring it back by linear interpolation.
+
+    Parameters
+    ----------
+    n : int
+        Voxels along the axis.
+    spacing, thickness : float
+        Distance between the middles of slices, and width of their box profile, in voxels.
+    blur : float
+        Standard deviation in voxels of a Gaussian on top of the box (point spread, partial volume).
+    phase : float
+        Where the first slice begins, as a share of the spacing; nothing moves when the spacing is one voxel.
+
+    Returns
+    -------
+    to_slices : Tensor
+        (slices, n), rows sum to 1.
+    from_slices : Tensor
+        (n, slices), rows sum to 1.
+    """
+    voxels = torch.arange(n, device=device, dtype=torch.float32)
+    count = max(2, math.ceil(n / spacing))
+    first = 0.0 if spacing == 1 else (phase - 0.5) * spacing
+    middles = first + spacing * torch.arange(count + (spacing != 1), device=device, dtype=torch.float32)
+    away = voxels[None] - middles[:, None]
+    # Box of `thickness` convolved with a Gaussian: a difference of two error functions.
+    width = max(blur, 0.05) * math.sqrt(2)
+    profile = torch.erf((away + thickness / 2) / width) - torch.erf((away - thickness / 2) / width) + 1e-9
+    to_slices = profile / profile.sum(1, keepdim=True)
+    triangle = (1 - (away.T / spacing).abs()).clamp(min=0) + 1e-9
+    return to_slices, triangle / triangle.sum(1, keepdim=True)
+
+
+def apply_along(image: torch.Tensor, matrix: torch.Tensor, axis: int) -> torch.Tensor:
+    """Multiply axis `axis` (n voxels) of a 3D image by a (m, n) matrix."""
+    return torch.tensordot(matrix, image, dims=([1], [axis])).movedim(0, axis)
+
+
+def _rotation(angles: np.ndarray) -> np.ndarray:
+    out = np.eye(3)
+    for axis, angle in enumerate(angles):
+        i, j = (axis + 1) % 3, (axis + 2) % 3
+        one = np.eye(3)
+        one[i, i] = one[j, j] = math.cos(angle)
+        one[i, j], one[j, i] = -math.sin(angle), math.sin(angle)
+        out = one @ out
+    return out

@@ -1,0 +1,137 @@
+"""Label maps and signed distances to the brain's border, held on the device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from scipy import ndimage
+
+from training.anatomy import INSIDE_BRAIN, POSITION
+
+#: Voxels kept around the middle of the 256-cubed maps, RAS; every head lies within.
+SHAPE = (208, 256, 256)
+DISTANCE_SPACING_MM = 2
+FAR_MM = 20.0
+#: The brain mask is the hull of the tissue: sulci narrower than twice this are filled, wider ones are not.
+CLOSING_MM = 10.0
+#: Rim of CSF counted as brain, about that of the manual masks of Lesjak et al. 2016 and less than that of deepbet.
+RIM_MM = 1.5
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Heads of the same shape on one device.
+
+    Attributes
+    ----------
+    labels : Tensor
+        uint8 (heads, X, Y, Z), 1 mm, RAS; positions in ``anatomy.STRUCTURES``.
+    distance : Tensor
+        float16 (heads, X/2, Y/2, Z/2), 2 mm: distance to the brain's border in mm, positive inside, kept within
+        +-20 mm.
+    centre : ndarray
+        (heads, 3), voxel coordinates of the middle of the brain's bounding box.
+    extent : ndarray
+        (heads, 3), half the size in mm of that box.
+    names : tuple of str
+    """
+
+    labels: torch.Tensor
+    distance: torch.Tensor
+    centre: np.ndarray
+    extent: np.ndarray
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def load_heads(folder: Path, names: tuple[str, ...], *, cache: Path, device: str) -> Heads:
+    """Read label maps ``<folder>/<name>.nii.gz``; what takes long is kept in `cache` (one file a head)."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no label maps: {folder} is not there; name the folder under 'heads' in the config")
+    cache.mkdir(parents=True, exist_ok=True)
+    parts = [_load_head(folder / f"{name}.nii.gz", cache / f"head-{name}.safetensors") for name in names]
+    boxes = torch.stack([part["box"] for part in parts]).numpy()
+    return Heads(
+        labels=torch.stack([part["labels"] for part in parts]).to(device),
+        distance=torch.stack([part["distance"] for part in parts]).to(device),
+        centre=boxes.mean(1),
+        extent=(boxes[:, 1] - boxes[:, 0]) / 2,
+        names=tuple(names),
+    )
+
+
+def _load_head(path: Path, kept: Path) -> dict[str, torch.Tensor]:
+    if kept.exists():
+        return load_file(kept)
+    image = nib.as_closest_canonical(nib.load(path))
+    labels = to_positions(_centred(np.asanyarray(image.dataobj)))
+    inside = np.isin(labels, [POSITION[index] for index in INSIDE_BRAIN])
+    where = np.argwhere(inside)
+    part = {
+        "labels": torch.from_numpy(labels),
+        "distance": torch.from_numpy(signed_distance(brain_hull(labels, inside))),
+        "box": torch.from_numpy(np.stack([where.min(0), where.max(0)]).astype(np.float32)),
+    }
+    save_file(part, kept)
+    return part
+
+
+def to_positions(labels: np.ndarray) -> np.ndarray:
+    """FreeSurfer labels to positions in ``STRUCTURES`` (uint8); raises ValueError on a label not listed."""
+    table = np.full(1024, 255, np.uint8)
+    for index, position in POSITION.items():
+        table[index] = position
+    out = table[labels]
+    if (out == 255).any():
+        unknown = sorted(np.unique(labels[out == 255]).tolist())
+        raise ValueError(f"labels {unknown} are not in training/anatomy.py")
+    return out
+
+
+def brain_hull(labels: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """Brain mask at 1 mm: tissue closed by `CLOSING_MM` and a rim, as far as that is tissue or CSF; holes filled."""
+    box = _box(inside, margin=int(CLOSING_MM) + 4)
+    tissue = inside[box]
+    outwards = ndimage.distance_transform_edt(~tissue)
+    closed = ndimage.distance_transform_edt(outwards <= CLOSING_MM) > CLOSING_MM
+    hull = ndimage.distance_transform_edt(~(closed | tissue)) <= RIM_MM
+    within = np.isin(labels[box], [POSITION[index] for index in (24, 85, 502, 514)]) | tissue
+    # Dura and sinuses are thin in the maps: what is soft tissue or bone on the hull's rim stays outside.
+    mask = np.zeros(labels.shape, bool)
+    mask[box] = ndimage.binary_fill_holes(tissue | (hull & within))
+    return mask
+
+
+def signed_distance(mask: np.ndarray) -> np.ndarray:
+    """Distance to the border in mm, positive inside, at 2 mm (mean of 8 voxels), float16, kept within +-20 mm."""
+    box = _box(mask, margin=int(FAR_MM) + 2)
+    part = mask[box]
+    inside, outside = ndimage.distance_transform_edt(part), ndimage.distance_transform_edt(~part)
+    distance = np.full(mask.shape, -FAR_MM, np.float32)
+    distance[box] = np.clip(np.where(part, inside - 0.5, 0.5 - outside), -FAR_MM, FAR_MM)
+    x, y, z = (n // DISTANCE_SPACING_MM for n in mask.shape)
+    return distance.reshape(x, 2, y, 2, z, 2).mean((1, 3, 5)).astype(np.float16)
+
+
+def _centred(data: np.ndarray) -> np.ndarray:
+    out = np.zeros(SHAPE, data.dtype)
+    source, sink = [], []
+    for n, m in zip(data.shape, SHAPE, strict=True):
+        lost = (n - m) // 2
+        source.append(slice(max(lost, 0), max(lost, 0) + min(n, m)))
+        sink.append(slice(max(-lost, 0), max(-lost, 0) + min(n, m)))
+    out[tuple(sink)] = data[tuple(source)]
+    return out
+
+
+def _box(mask: np.ndarray, margin: int) -> tuple[slice, ...]:
+    where = np.argwhere(mask)
+    low, high = where.min(0) - margin, where.max(0) + 1 + margin
+    return tuple(slice(max(0, a), min(n, b)) for a, b, n in zip(low, high, mask.shape, strict=True))
