@@ -1,0 +1,420 @@
+"""Tissue posteriors (GM, WM, CSF) by expectation-maximisation of a Gaussian mixture with partial volume.
+
+Nothing is trained: the model is the subject's own intensities, the ICBM tissue priors, and a Markov random field.
+
+- Mixture, priors, weights: Ashburner and Friston, Unified segmentation, NeuroImage 2005;26:839.
+- Partial-volume components with tied parameters: Van Leemput et al., IEEE TMI 2003;22:105.
+- Robust moments, so that lesions, vessels and remains of dura do not pull the parameters: Van Leemput et al.,
+  IEEE TMI 2001;20:677.
+- Means that vary over the brain (deep nuclei are brighter than cortex; residual bias): Rajapakse et al., IEEE TMI
+  1997;16:176; Dahnke et al., Local adaptive segmentation (CAT12), OHBM 2012.
+- Mean-field approximation of the Markov random field: Van Leemput et al., IEEE TMI 1999;18:897.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch.nn import functional
+
+from bidsapp.labels import TISSUES
+
+#: Order of the channels, whatever the order of the mapping.
+CONTRASTS = ("T1w", "T2w", "FLAIR")
+GM, WM, CSF = range(len(TISSUES))
+#: Fewer voxels than this (1 ml at 1 mm) are no brain.
+MINIMUM_VOXELS = 1000
+
+
+@dataclass(frozen=True)
+class MixtureSettings:
+    """What can be chosen. Lengths are in voxels of the work grid (about 1 mm).
+
+    Attributes
+    ----------
+    prior_blur : float
+        Gaussian sigma: the priors are as uncertain as the registration that brought them.
+    prior_floor : float
+        Added to each prior: no tissue is impossible anywhere in the brain.
+    fractions : tuple of float
+        Shares of the first tissue in the partial-volume components of each pair of tissues.
+    smoothness : float
+        Markov random field: log-odds given by 26 neighbours of one tissue.
+    typicality : float
+        Mahalanobis distance at which a voxel counts half (kappa of Van Leemput 2001, there 2.7 to 3).
+    local_sigma : float
+        Gaussian sigma of the neighbourhood in which the means are taken.
+    local_strength : float
+        Voxels of a tissue that must be near to outweigh its mean over the whole brain.
+    separation : float
+        Least d' between GM and WM to be called separable; at 2 one voxel in six is misread by its intensity.
+    """
+
+    prior_blur: float = 1.0
+    prior_floor: float = 0.01
+    fractions: tuple[float, ...] = (1 / 3, 2 / 3)
+    smoothness: float = 2.0
+    typicality: float = 3.0
+    local_sigma: float = 10.0
+    local_strength: float = 1000.0
+    separation: float = 2.0
+    fit_iterations: int = 60
+    local_iterations: int = 12
+    field_iterations: int = 6
+    tolerance: float = 1e-4
+
+
+@dataclass(frozen=True)
+class MixtureResult:
+    """Soft tissue maps and the parameters behind them, in the intensities given.
+
+    Attributes
+    ----------
+    posteriors : ndarray
+        (3, X, Y, Z) float32, order `labels.TISSUES`: the expected share of each tissue in the voxel (0.5 is a voxel
+        half full). Sums to 1 inside the mask, 0 outside. GM and WM follow the priors where they are not separable.
+    means, covariances : ndarray
+        (3, C) and (3, C, C): of each tissue over the brain, contrasts in the order `contrasts`.
+    local_means : ndarray
+        (3, C, X, Y, Z) float32: the mean of each tissue as it is in this part of the brain.
+    contrasts : tuple of str
+        Subset of `CONTRASTS`.
+    separable : bool
+        Whether GM and WM can be told apart with these contrasts.
+    separation : float
+        d' between GM and WM: distance of the means in units of the pooled standard deviation.
+    reason : str
+        Why not separable ("" when separable).
+    n_iterations : int
+    log_likelihood : float
+        Mean over the fitted voxels, in standardised intensities.
+    """
+
+    posteriors: np.ndarray
+    means: np.ndarray
+    covariances: np.ndarray
+    local_means: np.ndarray
+    contrasts: tuple[str, ...]
+    separable: bool
+    separation: float
+    reason: str
+    n_iterations: int
+    log_likelihood: float
+
+
+@dataclass(frozen=True)
+class _Model:
+    """K components: three pure tissues, then mixtures of two. Means are (3, C, 1), or (3, C, N) where local."""
+
+    means: torch.Tensor
+    covariances: torch.Tensor  # (3, C, C)
+    weights: torch.Tensor  # (K,)
+
+
+def fit_mixture(
+    images: Mapping[str, np.ndarray],
+    mask: np.ndarray,
+    priors: np.ndarray,
+    *,
+    device: str = "cpu",
+    settings: MixtureSettings | None = None,
+) -> MixtureResult:
+    """Segment a brain into GM, WM and CSF.
+
+    Parameters
+    ----------
+    images : mapping of str to ndarray
+        Any non-empty subset of `CONTRASTS`; (X, Y, Z), bias-corrected, on one grid of about 1 mm. Adding to or
+        multiplying an image changes nothing.
+    mask : ndarray of bool
+        (X, Y, Z) brain mask.
+    priors : ndarray
+        (3, X, Y, Z) prior probabilities in the order of `labels.TISSUES`, brought to the subject.
+    device : str
+        torch device.
+    settings : MixtureSettings, optional
+
+    Returns
+    -------
+    MixtureResult
+
+    Raises
+    ------
+    ValueError
+        Unknown or missing contrasts, shapes that differ, an empty mask, or voxels in the mask that are not finite or
+        all the same.
+    """
+    settings = settings or MixtureSettings()
+    names = _check(images, mask, priors)
+    raw = np.stack([images[name][mask] for name in names]).astype(np.float64)  # (C, N)
+    low, centre, high = np.percentile(raw, (25, 50, 75), axis=1)
+    scale = high - low
+    x = torch.tensor((raw - centre[:, None]) / scale[:, None], dtype=torch.float32, device=device)
+    composition = _composition(settings.fractions).to(device)
+    tissue_prior = _soften(priors, mask, settings).to(device)  # (3, N)
+    log_prior = composition @ torch.log(tissue_prior)  # (K, N)
+
+    # Every 2nd voxel along each axis holds all there is to know about a few dozen parameters.
+    half = np.zeros_like(mask)
+    half[::2, ::2, ::2] = mask[::2, ::2, ::2]
+    pick = torch.tensor(half[mask], device=device)
+    sample = _Sample(x[:, pick], log_prior[:, pick], tissue_prior[:, pick], mask[::2, ::2, ::2])
+    model, n_iterations, log_likelihood = _fit(sample, composition, settings)
+    fields, local = _fit_local(sample, model, composition, settings)
+
+    local_means = _enlarge(fields, mask.shape).cpu().numpy()  # (3, C, X, Y, Z)
+    at_voxels = torch.tensor(local_means[..., mask], device=device)
+    full = _Model(at_voxels, local.covariances, local.weights)
+    shares = _regularise(x, full, log_prior, composition, mask, settings)
+
+    separation = _separation(local.covariances, model.means[..., 0])
+    reason = _why_inseparable(names, separation, settings)
+    if reason:
+        shares = _split_by_priors(shares, tissue_prior)
+    posteriors = np.zeros((len(TISSUES), *mask.shape), np.float32)
+    posteriors[:, mask] = shares.cpu().numpy()
+    local_means *= scale.astype(np.float32)[:, None, None, None]
+    local_means += centre.astype(np.float32)[:, None, None, None]
+    return MixtureResult(
+        posteriors=posteriors,
+        means=model.means[..., 0].double().cpu().numpy() * scale + centre,
+        covariances=local.covariances.double().cpu().numpy() * scale[:, None] * scale,
+        local_means=local_means,
+        contrasts=names,
+        separable=not reason,
+        separation=separation,
+        reason=reason,
+        n_iterations=n_iterations,
+        log_likelihood=log_likelihood,
+    )
+
+
+def _check(images: Mapping[str, np.ndarray], mask: np.ndarray, priors: np.ndarray) -> tuple[str, ...]:
+    unknown = sorted(set(images) - set(CONTRASTS))
+    if unknown or not images:
+        raise ValueError(f"The tissue model takes {', '.join(CONTRASTS)}, any of them; it was given {sorted(images)}.")
+    names = tuple(name for name in CONTRASTS if name in images)
+    for name in names:
+        if images[name].shape != mask.shape:
+            raise ValueError(f"{name} and the brain mask differ in shape: {images[name].shape} and {mask.shape}.")
+    if priors.shape != (len(TISSUES), *mask.shape):
+        raise ValueError(f"The priors have shape {priors.shape}, not {(len(TISSUES), *mask.shape)}.")
+    if mask.dtype != bool or mask.sum() < MINIMUM_VOXELS:
+        raise ValueError(
+            f"The brain mask holds {int(np.sum(mask > 0))} voxels ({mask.dtype}): tissues need a mask of type bool with at"
+            f" least {MINIMUM_VOXELS}. Check the brain extraction."
+        )
+    for name in names:
+        values = images[name][mask]
+        if not np.isfinite(values).all():
+            raise ValueError(f"{name} has voxels in the brain mask that are not finite (NaN or infinite).")
+        if np.percentile(values, 25) == np.percentile(values, 75):
+            raise ValueError(f"{name} has no contrast in the brain mask: at least half of its voxels are the same.")
+    if not np.isfinite(priors).all():
+        raise ValueError("The priors have voxels that are not finite (NaN or infinite).")
+    return names
+
+
+def _composition(fractions: tuple[float, ...]) -> torch.Tensor:
+    """(K, 3): the share of each tissue in each component."""
+    rows = list(np.eye(len(TISSUES)))
+    for first, second in combinations(range(len(TISSUES)), 2):
+        rows += [share * rows[first] + (1 - share) * rows[second] for share in fractions]
+    return torch.tensor(np.array(rows), dtype=torch.float32)
+
+
+def _soften(priors: np.ndarray, mask: np.ndarray, settings: MixtureSettings) -> torch.Tensor:
+    """(3, N): priors blurred, never 0, summing to 1."""
+    blurred = [ndimage.gaussian_filter(np.clip(p, 0, 1), settings.prior_blur, output=np.float32)[mask] for p in priors]
+    soft = np.stack(blurred) + settings.prior_floor
+    return torch.tensor(soft / soft.sum(axis=0), dtype=torch.float32)
+
+
+# ---- expectation-maximisation
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """The voxels the parameters are fitted on."""
+
+    x: torch.Tensor  # (C, n)
+    log_prior: torch.Tensor  # (K, n)
+    tissue_prior: torch.Tensor  # (3, n)
+    grid: np.ndarray  # bool, where on the half-resolution grid they lie
+
+
+def _log_likelihood(
+    x: torch.Tensor, model: _Model, composition: torch.Tensor, typicality: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log density of each component (K, N), and the typicality of the voxel for each (K, N)."""
+    count = len(x)
+    covariances = torch.einsum("kt,tij->kij", composition, model.covariances).double()
+    constant = -0.5 * (count * math.log(2 * math.pi) + torch.logdet(covariances))
+    whiten = torch.linalg.inv(torch.linalg.cholesky(covariances)).float()
+    squared = torch.empty((len(composition), x.shape[1]), device=x.device)
+    for k, share in enumerate(composition):
+        mean = torch.einsum("t,tcn->cn", share, model.means)
+        squared[k] = (whiten[k] @ (x - mean)).square_().sum(0)
+    # The uniform density of outliers equals the Gaussian at this distance from its mean (Van Leemput 2001, eq. 7).
+    outlier = (constant - 0.5 * typicality**2).float()
+    log_density = constant.float()[:, None] - 0.5 * squared
+    typical = torch.sigmoid(0.5 * (typicality**2 - squared))
+    # One floor for all: what is unlike every tissue is told by its prior and its neighbours, not by the widest class.
+    return torch.logaddexp(log_density, outlier.min()), typical
+
+
+def _fit(sample: _Sample, composition: torch.Tensor, settings: MixtureSettings) -> tuple[_Model, int, float]:
+    """One mean and covariance per tissue."""
+    model = _initial(sample, len(composition))
+    last = -math.inf
+    for iteration in range(1, settings.fit_iterations + 1):
+        log_likelihood, typical = _log_likelihood(sample.x, model, composition, settings.typicality)
+        joint = log_likelihood + sample.log_prior + torch.log(model.weights)[:, None]
+        posterior = torch.softmax(joint, 0)
+        # Pure voxels alone give unbiased moments: the mixed ones have components of their own.
+        pure = posterior[: len(TISSUES)] * typical[: len(TISSUES)]
+        means, covariances = _moments(sample.x, pure)
+        model = _Model(means, covariances, _weights(posterior, sample.log_prior, model.weights))
+        mean_log = float(torch.logsumexp(joint, 0).double().mean())
+        if abs(mean_log - last) < settings.tolerance:
+            break
+        last = mean_log
+    return model, iteration, mean_log
+
+
+def _initial(sample: _Sample, n_components: int) -> _Model:
+    # To the 4th power: mostly the voxels whose tissue the atlas is sure of.
+    means, covariances = _moments(sample.x, sample.tissue_prior**4)
+    return _Model(means, covariances, torch.full((n_components,), 1 / n_components, device=sample.x.device))
+
+
+def _moments(x: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weighted means (3, C, 1) and covariances (3, C, C)."""
+    weight = weight.double() / weight.double().sum(1, keepdim=True).clamp_min(1e-6)
+    means = (weight @ x.double().T).float()[:, :, None]
+    return means, _covariances(x, means, weight)
+
+
+def _covariances(x: torch.Tensor, means: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Weighted covariances (3, C, C) about means (3, C, 1 or N); weights (3, N) sum to 1."""
+    difference = (x - means).double()
+    covariances = torch.einsum("tn,tin,tjn->tij", weight, difference, difference)
+    # In units of the squared interquartile range: no class narrower than 3 % of it.
+    return (covariances + 1e-3 * torch.eye(len(x), dtype=torch.float64, device=x.device)).float()
+
+
+def _weights(posterior: torch.Tensor, log_prior: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Global weights of the components given voxel-wise priors (Ashburner and Friston 2005, eq. 27)."""
+    prior = torch.softmax(log_prior, 0)
+    expected = (prior / (weights @ prior)).sum(1)
+    updated = (posterior.sum(1) / expected).clamp_min(1e-6)
+    return updated / updated.sum()
+
+
+def _fit_local(
+    sample: _Sample, model: _Model, composition: torch.Tensor, settings: MixtureSettings
+) -> tuple[torch.Tensor, _Model]:
+    """Let the means vary over the brain; also the covariances about them. Means as fields on a grid of 4 voxels."""
+    where = torch.tensor(sample.grid, device=sample.x.device)
+    brain = model.means
+    local = _Model(brain.expand(-1, -1, sample.x.shape[1]), model.covariances, model.weights)
+    for _ in range(settings.local_iterations):
+        log_likelihood, typical = _log_likelihood(sample.x, local, composition, settings.typicality)
+        posterior = torch.softmax(log_likelihood + sample.log_prior + torch.log(local.weights)[:, None], 0)
+        pure = posterior[: len(TISSUES)] * typical[: len(TISSUES)]
+        # Weighted by the prior too: a tissue is averaged where the atlas expects it.
+        fields = _local_fields(sample.x, pure * sample.tissue_prior, brain, where, settings)
+        means = _enlarge(fields, sample.grid.shape)[..., where]
+        weight = pure.double() / pure.double().sum(1, keepdim=True).clamp_min(1e-6)
+        weights = _weights(posterior, sample.log_prior, local.weights)
+        local = _Model(means, _covariances(sample.x, means, weight), weights)
+    return fields, local
+
+
+def _local_fields(
+    x: torch.Tensor, weight: torch.Tensor, means: torch.Tensor, where: torch.Tensor, settings: MixtureSettings
+) -> torch.Tensor:
+    """(3, C, X/4, Y/4, Z/4): weighted means over a Gaussian neighbourhood, drawn to the means over the brain."""
+    sigma = settings.local_sigma / 4
+    values = torch.cat([weight[:, None] * (x - means), weight[:, None]], dim=1)  # (3, C + 1, n)
+    grid = torch.zeros((*values.shape[:2], *where.shape), device=x.device)
+    grid[..., where] = values
+    # 8 full-resolution voxels stand behind each of the sample.
+    pooled = functional.avg_pool3d(grid, 2, ceil_mode=True, divisor_override=1).cpu().numpy() * 8
+    blurred = ndimage.gaussian_filter(pooled, (0, 0, sigma, sigma, sigma), mode="constant", truncate=3)
+    blurred *= (2 * math.pi) ** 1.5 * sigma**3  # a sum over the neighbourhood, not a mean
+    fields = blurred[:, :-1] / (blurred[:, -1:] + settings.local_strength)
+    return torch.tensor(fields, device=x.device) + means[..., None, None]
+
+
+def _enlarge(fields: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """Fields to the grid of `shape` by linear interpolation."""
+    return functional.interpolate(fields, size=tuple(shape), mode="trilinear", align_corners=False)
+
+
+# ---- the field and the answer
+
+
+def _regularise(
+    x: torch.Tensor,
+    model: _Model,
+    log_prior: torch.Tensor,
+    composition: torch.Tensor,
+    mask: np.ndarray,
+    settings: MixtureSettings,
+) -> torch.Tensor:
+    """(3, N) expected shares after mean-field iterations over 26 neighbours."""
+    log_likelihood, _ = _log_likelihood(x, model, composition, settings.typicality)
+    evidence = log_likelihood + log_prior + torch.log(model.weights)[:, None]
+    del log_likelihood
+    where = torch.tensor(mask, device=x.device)
+    neighbours_inside = _neighbour_sum(where.float()[None])[0, where].clamp_min(1)
+    volume = torch.zeros((len(TISSUES), *mask.shape), device=x.device)
+    shares = composition.T @ torch.softmax(evidence, 0)
+    for _ in range(settings.field_iterations):
+        volume[:, where] = shares
+        mean = _neighbour_sum(volume)[:, where] / neighbours_inside
+        shares = composition.T @ torch.softmax(evidence + settings.smoothness * (composition @ mean), 0)
+    return shares / shares.sum(0)
+
+
+def _neighbour_sum(volume: torch.Tensor) -> torch.Tensor:
+    """Sum over the 26 neighbours of each voxel of (n, X, Y, Z), axis by axis."""
+    total = volume[:, None]
+    for axis in range(3):
+        size, padding = [1, 1, 1], [0, 0, 0]
+        size[axis], padding[axis] = 3, 1
+        total = functional.avg_pool3d(total, size, stride=1, padding=padding, divisor_override=1)
+    return total[:, 0] - volume
+
+
+def _separation(covariances: torch.Tensor, means: torch.Tensor) -> float:
+    pooled = ((covariances[GM] + covariances[WM]) / 2).double()
+    difference = (means[GM] - means[WM]).double()
+    return float(torch.sqrt(difference @ torch.linalg.solve(pooled, difference)))
+
+
+def _why_inseparable(names: tuple[str, ...], separation: float, settings: MixtureSettings) -> str:
+    if names == ("FLAIR",):
+        return (
+            "FLAIR alone does not tell grey from white matter: their intensities overlap, and lesions look like grey"
+            " matter. A T1w or T2w scan is needed."
+        )
+    if separation < settings.separation:
+        return (
+            f"The contrast between grey and white matter in {' and '.join(names)} is too low (d' {separation:.1f};"
+            f" {settings.separation:.1f} is needed)."
+        )
+    return ""
+
+
+def _split_by_priors(shares: torch.Tensor, tissue_prior: torch.Tensor) -> torch.Tensor:
+    parenchyma = shares[GM] + shares[WM]
+    gm = parenchyma * tissue_prior[GM] / (tissue_prior[GM] + tissue_prior[WM])
+    return torch.stack([gm, parenchyma - gm, shares[CSF]])
