@@ -12,11 +12,9 @@ from bidsapp.image.itk import to_ants
 SHRINK_FACTOR = 4
 ITERATIONS = (50, 50, 30, 20)
 TOLERANCE = 1e-4
-#: The field is smooth over centimetres; beyond this range the spline has run away (far from the mask).
-FIELD_RANGE = (0.2, 5.0)
 
 
-def correct_bias(img: nib.Nifti1Image, mask: nib.Nifti1Image) -> nib.Nifti1Image:
+def correct_bias(img: nib.Nifti1Image, mask: nib.Nifti1Image) -> tuple[nib.Nifti1Image, nib.Nifti1Image]:
     """Divide a scan by the bias field that N4 (Tustison et al. 2010, IEEE TMI 29:1310) estimates within a mask.
 
     Parameters
@@ -28,9 +26,10 @@ def correct_bias(img: nib.Nifti1Image, mask: nib.Nifti1Image) -> nib.Nifti1Image
 
     Returns
     -------
-    Nifti1Image
-        float32, finite, on the grid of `img`. The field is applied to the whole head and scaled so that the mean
-        inside the mask is kept.
+    corrected, field : Nifti1Image
+        float32, finite, on the grid of `img`; ``img = corrected * field``, field > 0. The field covers the whole
+        head: outside the mask, where nothing was fitted, it is kept within its range inside. It is scaled so that the
+        mean inside the mask is kept.
 
     Raises
     ------
@@ -42,9 +41,7 @@ def correct_bias(img: nib.Nifti1Image, mask: nib.Nifti1Image) -> nib.Nifti1Image
     data = np.asarray(img.dataobj, dtype=np.float32)
     inside = np.asarray(mask.dataobj) > 0
     if data.shape != inside.shape:
-        raise ValueError(
-            f"Image and mask differ in shape: {data.shape} and {inside.shape}."
-        )
+        raise ValueError(f"Image and mask differ in shape: {data.shape} and {inside.shape}.")
     if not inside.any():
         raise ValueError("The brain mask is empty: the bias field cannot be estimated.")
     box = _bounding_box(inside, margin=SHRINK_FACTOR)
@@ -59,30 +56,19 @@ def correct_bias(img: nib.Nifti1Image, mask: nib.Nifti1Image) -> nib.Nifti1Image
         convergence={"iters": list(ITERATIONS), "tol": TOLERANCE},
         return_bias_field=True,
     ).numpy()
-    whole = _extend(field, data.shape, box)
-    corrected = data / np.clip(whole / np.median(field[fit[box]]), *FIELD_RANGE)
-    corrected *= data[inside].mean() / max(
-        corrected[inside].mean(), np.finfo(np.float32).tiny
-    )
-    return on_grid(np.nan_to_num(corrected, posinf=0, neginf=0), img)
+    field = np.clip(field, field[fit[box]].min(), field[fit[box]].max())
+    field = _extend(field, data.shape, box).astype(np.float32)
+    corrected = data / field
+    scale = corrected[inside].mean() / data[inside].mean()
+    return on_grid(corrected / scale, img), on_grid(field * scale, img)
 
 
 def _bounding_box(mask: np.ndarray, *, margin: int) -> tuple[slice, slice, slice]:
-    ranges = [
-        np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
-        for axis in range(3)
-    ]
-    return tuple(
-        slice(max(0, int(r[0]) - margin), int(r[-1]) + 1 + margin) for r in ranges
-    )
+    ranges = [np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3)]
+    return tuple(slice(max(0, int(r[0]) - margin), int(r[-1]) + 1 + margin) for r in ranges)
 
 
-def _extend(
-    field: np.ndarray, shape: tuple[int, ...], box: tuple[slice, ...]
-) -> np.ndarray:
+def _extend(field: np.ndarray, shape: tuple[int, ...], box: tuple[slice, ...]) -> np.ndarray:
     """The field on the whole grid: the nearest value of the box outside it."""
-    pad = [
-        (s.start, n - s.start - f)
-        for s, n, f in zip(box, shape, field.shape, strict=True)
-    ]
+    pad = [(s.start, n - s.start - f) for s, n, f in zip(box, shape, field.shape, strict=True)]
     return np.pad(field, pad, mode="edge")

@@ -15,9 +15,7 @@ if TYPE_CHECKING:
 FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
-def to_ants(
-    data: np.ndarray, affine: np.ndarray, box: tuple[slice, ...] | None = None
-) -> ants.ANTsImage:
+def to_ants(data: np.ndarray, affine: np.ndarray, box: tuple[slice, ...] | None = None) -> ants.ANTsImage:
     """An ants image of a 3D array.
 
     Parameters
@@ -77,16 +75,10 @@ def write_itk_affine(matrix: np.ndarray, path: Path) -> None:
         `matrix` is not a finite affine matrix.
     """
     matrix = np.asarray(matrix, dtype=float)
-    if (
-        matrix.shape != (4, 4)
-        or not np.isfinite(matrix).all()
-        or not np.array_equal(matrix[3], [0, 0, 0, 1])
-    ):
+    if matrix.shape != (4, 4) or not np.isfinite(matrix).all() or not np.array_equal(matrix[3], [0, 0, 0, 1]):
         raise ValueError(f"Not an affine matrix: {matrix!r}")
     lps = FLIP @ matrix @ FLIP
-    numbers = " ".join(
-        repr(float(x) + 0.0) for x in [*lps[:3, :3].ravel(), *lps[:3, 3]]
-    )  # + 0.0: no "-0.0"
+    numbers = " ".join(repr(float(x) + 0.0) for x in [*lps[:3, :3].ravel(), *lps[:3, 3]])  # + 0.0: no "-0.0"
     Path(path).write_text(
         "#Insight Transform File V1.0\n#Transform 0\nTransform: AffineTransform_double_3_3\n"
         f"Parameters: {numbers}\nFixedParameters: 0 0 0\n"
@@ -101,27 +93,14 @@ def read_itk_affine(path: Path) -> np.ndarray:
     ValueError
         The file holds no such transform, or several.
     """
-    rows = [
-        line.split(":", 1)
-        for line in Path(path).read_text().splitlines()
-        if ":" in line
-    ]
+    rows = [line.split(":", 1) for line in Path(path).read_text().splitlines() if ":" in line]
     kinds = [value.strip() for key, value in rows if key.strip() == "Transform"]
     fields = {key.strip(): value.split() for key, value in rows}
-    if len(kinds) != 1 or not kinds[0].startswith(
-        ("AffineTransform_", "MatrixOffsetTransformBase_")
-    ):
-        raise ValueError(
-            f"{path}: expected one ITK affine transform in text form, found {kinds or 'none'}."
-        )
-    parameters, center = (
-        np.array(fields.get(key, []), dtype=float)
-        for key in ("Parameters", "FixedParameters")
-    )
+    if len(kinds) != 1 or not kinds[0].startswith(("AffineTransform_", "MatrixOffsetTransformBase_")):
+        raise ValueError(f"{path}: expected one ITK affine transform in text form, found {kinds or 'none'}.")
+    parameters, center = (np.array(fields.get(key, []), dtype=float) for key in ("Parameters", "FixedParameters"))
     if parameters.size != 12 or center.size != 3:
-        raise ValueError(
-            f"{path}: an affine transform has 12 parameters and 3 fixed ones."
-        )
+        raise ValueError(f"{path}: an affine transform has 12 parameters and 3 fixed ones.")
     return affine_from_itk(parameters, center)
 
 
@@ -156,15 +135,9 @@ def displacements(field: nib.Nifti1Image) -> np.ndarray:
     ValueError
         The image is not a displacement field.
     """
-    if (
-        field.ndim != 5
-        or field.shape[3:] != (1, 3)
-        or int(field.header["intent_code"]) != 1007
-    ):
+    if field.ndim != 5 or field.shape[3:] != (1, 3) or int(field.header["intent_code"]) != 1007:
         raise ValueError(
             f"Not an ITK displacement field: shape {field.shape}, intent code {int(field.header['intent_code'])};"
             " expected (i, j, k, 1, 3) and 1007."
         )
-    return np.asarray(field.dataobj, dtype=np.float32)[:, :, :, 0] * np.array(
-        [-1, -1, 1], dtype=np.float32
-    )
+    return np.asarray(field.dataobj, dtype=np.float32)[:, :, :, 0] * np.array([-1, -1, 1], dtype=np.float32)

@@ -91,21 +91,15 @@ def register_rigid(
     -----
     Starts from the headers or, where these fit worse, from the centres of mass.
     """
-    fixed_small, moving_small = (
-        _coarsen(img, REGISTRATION_VOXEL_SIZE_MM) for img in (fixed, moving)
-    )
+    fixed_small, moving_small = (_coarsen(img, REGISTRATION_VOXEL_SIZE_MM) for img in (fixed, moving))
     mask = None if fixed_mask is None else _near_mask(fixed_mask, fixed_small)
     start = _rigid_start(moving_small, fixed_small, mask)
     center = _center_of_mass(fixed_small)
     stage = _Stage("Rigid[0.1]", "Mattes", "32,Regular,0.5", "100x60", "2x1", "1x0")
-    return _run_linear(
-        moving_small, fixed_small, start=start, center=center, mask=mask, stages=[stage]
-    )
+    return _run_linear(moving_small, fixed_small, start=start, center=center, mask=mask, stages=[stage])
 
 
-def register_template(
-    img: nib.Nifti1Image, mask: nib.Nifti1Image, *, contrast: str
-) -> TemplateRegistration:
+def register_template(img: nib.Nifti1Image, mask: nib.Nifti1Image, *, contrast: str) -> TemplateRegistration:
     """Register a brain to the template rendered in the same contrast: affine, then SyN, at 2 mm.
 
     SyN: Avants et al. 2008, Medical Image Analysis 12:26, with the neighbourhood cross-correlation, which looks for
@@ -130,16 +124,10 @@ def register_template(
     """
     inside = np.asarray(mask.dataobj) > 0
     if inside.shape != img.shape:
-        raise ValueError(
-            f"Image and mask differ in shape: {img.shape} and {inside.shape}."
-        )
+        raise ValueError(f"Image and mask differ in shape: {img.shape} and {inside.shape}.")
     if not inside.any():
-        raise ValueError(
-            "The brain mask is empty: there is nothing to register to the template."
-        )
-    brain = on_grid(
-        _clip_intensities(np.asarray(img.dataobj, dtype=np.float32), inside), img
-    )
+        raise ValueError("The brain mask is empty: there is nothing to register to the template.")
+    brain = on_grid(_clip_intensities(np.asarray(img.dataobj, dtype=np.float32), inside), img)
     moving = _coarsen(brain, REGISTRATION_VOXEL_SIZE_MM)
     fixed = render_template(contrast, resolution_mm=2)
     fixed_box = _crop(fixed, margin=8)
@@ -184,19 +172,14 @@ def resample(
         Unknown interpolation, or a transform that is neither a 4x4 matrix nor a displacement field.
     """
     if interpolation not in ORDERS:
-        raise ValueError(
-            f"Unknown interpolation {interpolation!r}; known are {', '.join(ORDERS)}."
-        )
+        raise ValueError(f"Unknown interpolation {interpolation!r}; known are {', '.join(ORDERS)}.")
     order = ORDERS[interpolation]
     points = _voxel_points(grid, _as_list(transform), img.affine)
     data = np.asarray(img.dataobj)
     data = data if order == 0 else data.astype(np.float32, copy=False)
     if data.ndim == 3:
         return on_grid(_pull(data, points, grid.shape[:3], order), grid)
-    volumes = [
-        _pull(data[..., i], points, grid.shape[:3], order)
-        for i in range(data.shape[-1])
-    ]
+    volumes = [_pull(data[..., i], points, grid.shape[:3], order) for i in range(data.shape[-1])]
     return on_grid(np.stack(volumes, axis=-1), grid)
 
 
@@ -214,9 +197,7 @@ class _Points:
         if self.array is None:
             return _Points(matrix @ self.matrix)
         moved = np.tensordot(matrix[:3, :3].astype(np.float32), self.array, axes=1)
-        return _Points(
-            self.matrix, moved + matrix[:3, 3].astype(np.float32)[:, None, None, None]
-        )
+        return _Points(self.matrix, moved + matrix[:3, 3].astype(np.float32)[:, None, None, None])
 
     def coordinate(self, axis: int, shape: tuple[int, ...]) -> np.ndarray:
         """One coordinate of every point, broadcast from the three index axes where that suffices."""
@@ -230,16 +211,10 @@ class _Points:
 def _as_list(transform: Transform | Sequence[Transform] | None) -> list[Transform]:
     if transform is None:
         return []
-    return (
-        [transform]
-        if isinstance(transform, (np.ndarray, nib.Nifti1Image))
-        else list(transform)
-    )
+    return [transform] if isinstance(transform, (np.ndarray, nib.Nifti1Image)) else list(transform)
 
 
-def _voxel_points(
-    grid: nib.Nifti1Image, transforms: list[Transform], target_affine: np.ndarray
-) -> _Points:
+def _voxel_points(grid: nib.Nifti1Image, transforms: list[Transform], target_affine: np.ndarray) -> _Points:
     """Voxel indices in the target image of every point of `grid`."""
     shape = grid.shape[:3]
     points = _Points(np.asarray(grid.affine, dtype=float))
@@ -252,27 +227,16 @@ def _voxel_points(
         field = displacements(transform)
         at = points.moved(np.linalg.inv(transform.affine))
         # Beyond its grid the field keeps its last value: a jump to zero would tear the image at the rim.
-        shift = np.stack(
-            [_interpolate(field[..., axis], at, shape, 1) for axis in range(3)]
-        )
-        here = np.stack(
-            [
-                np.broadcast_to(points.coordinate(axis, shape), shape)
-                for axis in range(3)
-            ]
-        )
+        shift = np.stack([_interpolate(field[..., axis], at, shape, 1) for axis in range(3)])
+        here = np.stack([np.broadcast_to(points.coordinate(axis, shape), shape) for axis in range(3)])
         points = _Points(np.eye(4), (here + shift).astype(np.float32))
     return points.moved(np.linalg.inv(target_affine))
 
 
-def _interpolate(
-    data: np.ndarray, points: _Points, shape: tuple[int, ...], order: int
-) -> np.ndarray:
+def _interpolate(data: np.ndarray, points: _Points, shape: tuple[int, ...], order: int) -> np.ndarray:
     output = data.dtype if order == 0 else np.float32
     if points.array is not None:
-        return ndimage.map_coordinates(
-            data, points.array, order=order, mode="nearest", output=output
-        )
+        return ndimage.map_coordinates(data, points.array, order=order, mode="nearest", output=output)
     matrix, offset = points.matrix[:3, :3], points.matrix[:3, 3]
     return ndimage.affine_transform(
         data,
@@ -285,15 +249,11 @@ def _interpolate(
     )
 
 
-def _pull(
-    data: np.ndarray, points: _Points, shape: tuple[int, ...], order: int
-) -> np.ndarray:
+def _pull(data: np.ndarray, points: _Points, shape: tuple[int, ...], order: int) -> np.ndarray:
     out = _interpolate(data, points, shape, order)
     if order > 1:
         out = np.clip(out, data.min(), data.max())
-    for axis, size in enumerate(
-        data.shape
-    ):  # the field of view ends at the voxels' edges, not at their centres
+    for axis, size in enumerate(data.shape):  # the field of view ends at the voxels' edges, not at their centres
         coordinate = points.coordinate(axis, shape)
         out[(coordinate < -0.5 - 1e-3) | (coordinate > size - 0.5 + 1e-3)] = 0
     return out
@@ -304,9 +264,7 @@ def _compose(grid: nib.Nifti1Image, transforms: list[Transform]) -> nib.Nifti1Im
     shape = grid.shape[:3]
     end = _voxel_points(grid, transforms, np.eye(4))
     start = _Points(np.asarray(grid.affine, dtype=float))
-    shift = [
-        end.coordinate(axis, shape) - start.coordinate(axis, shape) for axis in range(3)
-    ]
+    shift = [end.coordinate(axis, shape) - start.coordinate(axis, shape) for axis in range(3)]
     return displacement_field(np.stack(shift, axis=-1), grid.affine)
 
 
@@ -345,9 +303,7 @@ def _ants_registration(
     import ants
     from ants.internal import get_pointer_string
 
-    images = [
-        image_to_ants(img) for img in (fixed, moving)
-    ]  # held until the call ends: it reads raw pointers
+    images = [image_to_ants(img) for img in (fixed, moving)]  # held until the call ends: it reads raw pointers
     pointers = [get_pointer_string(img) for img in images]
     mask_image = None if mask is None else image_to_ants(mask).clone("unsigned char")
     mask_pointer = "NA" if mask_image is None else get_pointer_string(mask_image)
@@ -385,12 +341,7 @@ def _run_linear(
             stages,
             prefix,
         )
-        return (
-            start
-            @ _shift(center)
-            @ _read_mat(Path(folder) / "0GenericAffine.mat")
-            @ _shift(-center)
-        )
+        return start @ _shift(center) @ _read_mat(Path(folder) / "0GenericAffine.mat") @ _shift(-center)
 
 
 def _affine_and_syn(
@@ -424,36 +375,24 @@ def _affine_and_syn(
 def _read_mat(path: Path) -> np.ndarray:
     """The affine antsRegistration wrote (Matlab 4 format), as a 4x4 RAS matrix."""
     content = io.loadmat(path)
-    name = next(
-        key
-        for key in content
-        if key not in ("fixed", "__header__", "__version__", "__globals__")
-    )
+    name = next(key for key in content if key not in ("fixed", "__header__", "__version__", "__globals__"))
     return affine_from_itk(content[name], content["fixed"])
 
 
 # ---- starts
 
 
-def _rigid_start(
-    moving: nib.Nifti1Image, fixed: nib.Nifti1Image, mask: nib.Nifti1Image | None
-) -> np.ndarray:
+def _rigid_start(moving: nib.Nifti1Image, fixed: nib.Nifti1Image, mask: nib.Nifti1Image | None) -> np.ndarray:
     """Headers or centres of mass, whichever gives more mutual information at 6 mm."""
     coarse = _coarsen(fixed, SEARCH_VOXEL_SIZE_MM)
-    where = (
-        None
-        if mask is None
-        else np.asarray(resample(mask, coarse, interpolation="nearest").dataobj) > 0
-    )
+    where = None if mask is None else np.asarray(resample(mask, coarse, interpolation="nearest").dataobj) > 0
     target = np.asarray(coarse.dataobj)
     source = _coarsen(moving, SEARCH_VOXEL_SIZE_MM)
     candidates = [np.eye(4), _shift(_center_of_mass(source) - _center_of_mass(coarse))]
 
     def score(matrix: np.ndarray) -> float:
         values = np.asarray(resample(source, coarse, transform=matrix).dataobj)
-        return _mutual_information(
-            *((target, values) if where is None else (target[where], values[where]))
-        )
+        return _mutual_information(*((target, values) if where is None else (target[where], values[where])))
 
     header, centred = (score(matrix) for matrix in candidates)
     return candidates[0] if header >= 0.9 * centred else candidates[1]
@@ -463,10 +402,7 @@ def _similarity_start(moving: nib.Nifti1Image, fixed: nib.Nifti1Image) -> np.nda
     """Best of a grid of head tilts at 6 mm, brains laid on each other by centre and volume; template -> subject."""
     source, target = (_coarsen(img, SEARCH_VOXEL_SIZE_MM) for img in (moving, fixed))
     reference = np.asarray(target.dataobj).ravel()
-    volumes = [
-        np.count_nonzero(np.asarray(img.dataobj)) * np.prod(voxel_sizes(img.affine))
-        for img in (moving, fixed)
-    ]
+    volumes = [np.count_nonzero(np.asarray(img.dataobj)) * np.prod(voxel_sizes(img.affine)) for img in (moving, fixed)]
     scale = float(np.clip((volumes[0] / volumes[1]) ** (1 / 3), 0.8, 1.25))
     to, back = _shift(_center_of_mass(source)), _shift(-_center_of_mass(target))
     best, best_score = np.eye(4), -np.inf
@@ -512,23 +448,16 @@ def _coarsen(img: nib.Nifti1Image, size_mm: float) -> nib.Nifti1Image:
     return resample(nib.Nifti1Image(antialias(data, scale), img.affine), grid)
 
 
-def _near_mask(
-    mask: nib.Nifti1Image, grid: nib.Nifti1Image, *, margin_mm: float = 8
-) -> nib.Nifti1Image:
+def _near_mask(mask: nib.Nifti1Image, grid: nib.Nifti1Image, *, margin_mm: float = 8) -> nib.Nifti1Image:
     inside = np.asarray(resample(mask, grid, interpolation="nearest").dataobj) > 0
-    distance = ndimage.distance_transform_edt(
-        ~inside, sampling=voxel_sizes(grid.affine)
-    )
+    distance = ndimage.distance_transform_edt(~inside, sampling=voxel_sizes(grid.affine))
     return on_grid(distance <= margin_mm, grid)
 
 
 def _crop(img: nib.Nifti1Image, *, margin: int) -> nib.Nifti1Image:
     """The bounding box of what is not 0, and a margin that is filled with 0 where the image ends."""
     data = np.asarray(img.dataobj)
-    bounds = [
-        np.flatnonzero(data.any(axis=tuple(a for a in range(3) if a != axis)))[[0, -1]]
-        for axis in range(3)
-    ]
+    bounds = [np.flatnonzero(data.any(axis=tuple(a for a in range(3) if a != axis)))[[0, -1]] for axis in range(3)]
     box = tuple(slice(low, high + 1) for low, high in bounds)
     affine = img.affine @ _shift(np.array([low - margin for low, _ in bounds]))
     return nib.Nifti1Image(np.pad(data[box], margin), affine)
@@ -537,9 +466,7 @@ def _crop(img: nib.Nifti1Image, *, margin: int) -> nib.Nifti1Image:
 def _clip_intensities(data: np.ndarray, inside: np.ndarray) -> np.ndarray:
     """Masked, scaled to 0-1 between the 0.5th and 99.5th percentile of the brain."""
     low, high = np.percentile(data[inside], [0.5, 99.5])
-    return np.where(
-        inside, np.clip((data - low) / max(high - low, 1e-6), 0.001, 1), 0
-    ).astype(np.float32)
+    return np.where(inside, np.clip((data - low) / max(high - low, 1e-6), 0.001, 1), 0).astype(np.float32)
 
 
 def _placed(img: nib.Nifti1Image, matrix: np.ndarray) -> nib.Nifti1Image:
@@ -567,11 +494,7 @@ def _mutual_information(first: np.ndarray, second: np.ndarray, bins: int = 32) -
     return float((joint[some] * np.log(joint[some] / independent[some])).sum())
 
 
-def _correlation(
-    first: nib.Nifti1Image, second: nib.Nifti1Image, mask: nib.Nifti1Image
-) -> float:
+def _correlation(first: nib.Nifti1Image, second: nib.Nifti1Image, mask: nib.Nifti1Image) -> float:
     inside = np.asarray(mask.dataobj) > 0
     values = [np.asarray(img.dataobj)[inside] for img in (first, second)]
-    return (
-        0.0 if min(v.std() for v in values) == 0 else float(np.corrcoef(*values)[0, 1])
-    )
+    return 0.0 if min(v.std() for v in values) == 0 else float(np.corrcoef(*values)[0, 1])

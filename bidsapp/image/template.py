@@ -66,19 +66,13 @@ def load_template(resolution_mm: int = 1) -> Template:
     CSF is what they leave inside the mask (the package carries no CSF map).
     """
     if resolution_mm not in range(1, 9):
-        raise ValueError(
-            f"resolution_mm must be a whole number from 1 to 8, not {resolution_mm!r}."
-        )
+        raise ValueError(f"resolution_mm must be a whole number from 1 to 8, not {resolution_mm!r}.")
     from nilearn import datasets  # 1-2 s
 
     t1_img = datasets.load_mni152_template(resolution=1)
     t1 = np.asarray(t1_img.dataobj, dtype=np.float32)
-    gm = np.asarray(
-        datasets.load_mni152_gm_template(resolution=1).dataobj, dtype=np.float32
-    )
-    wm = np.asarray(
-        datasets.load_mni152_wm_template(resolution=1).dataobj, dtype=np.float32
-    )
+    gm = np.asarray(datasets.load_mni152_gm_template(resolution=1).dataobj, dtype=np.float32)
+    wm = np.asarray(datasets.load_mni152_wm_template(resolution=1).dataobj, dtype=np.float32)
     mask = t1 > 0
     gm, wm = gm * mask, wm * mask
     excess = np.maximum(gm + wm, 1)
@@ -89,11 +83,7 @@ def load_template(resolution_mm: int = 1) -> Template:
     affine = t1_img.affine @ _block_affine(resolution_mm)
     inside = _block_mean(mask.astype(np.float32), resolution_mm)
     mask = inside > 0.5
-    priors = (
-        _block_mean(priors, resolution_mm)
-        / np.maximum(inside, 1e-6)[..., None]
-        * mask[..., None]
-    )
+    priors = _block_mean(priors, resolution_mm) / np.maximum(inside, 1e-6)[..., None] * mask[..., None]
     return _template(_block_mean(t1, resolution_mm) * mask, mask, priors, affine)
 
 
@@ -116,21 +106,15 @@ def render_template(contrast: str, *, resolution_mm: int = 1) -> nib.Nifti1Image
         Unknown contrast.
     """
     if contrast not in CLASS_MEANS:
-        raise ValueError(
-            f"Unknown contrast {contrast!r}; known are {', '.join(CLASS_MEANS)}."
-        )
+        raise ValueError(f"Unknown contrast {contrast!r}; known are {', '.join(CLASS_MEANS)}.")
     template = load_template(resolution_mm)
     if contrast == "T1w":
         return template.t1
-    data = np.asarray(template.priors.dataobj) @ np.array(
-        CLASS_MEANS[contrast], dtype=np.float32
-    )
+    data = np.asarray(template.priors.dataobj) @ np.array(CLASS_MEANS[contrast], dtype=np.float32)
     return on_grid(data, template.t1)
 
 
-def _template(
-    t1: np.ndarray, mask: np.ndarray, priors: np.ndarray, affine: np.ndarray
-) -> Template:
+def _template(t1: np.ndarray, mask: np.ndarray, priors: np.ndarray, affine: np.ndarray) -> Template:
     grid = nib.Nifti1Image(t1, affine)
     grid.set_sform(affine, 4)  # 4: MNI space
     grid.set_qform(affine, 4)
