@@ -304,7 +304,7 @@ def _configure_nipype(config: Config, crashes: Path) -> None:
         "execution": {
             "crashdump_dir": str(crashes),
             "crashfile_format": "txt",
-            "poll_sleep_duration": "0.05",  # the default of 2 s costs more than many nodes take
+            "poll_sleep_duration": "0.2",  # the default of 2 s costs more than many nodes take; polling costs CPU
             "stop_on_first_crash": str(config.stop_on_first_crash).lower(),
             "remove_unnecessary_outputs": "false",
             "create_report": "false",

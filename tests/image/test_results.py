@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from bidsapp.image.grid import on_grid, work_image
+from bidsapp.image.itk import displacement_field
+from bidsapp.image.results import Segmentation, carry_points, in_template, lesions_on_scan, on_native
+from bidsapp.labels import CSF, GM, LESION, PARENCHYMA, WM
+
+
+@pytest.fixture
+def scan() -> nib.Nifti1Image:
+    """16 x 18 x 10 voxels of 1 x 1 x 3 mm, LPS."""
+    affine = np.diag([-1.0, -1.0, 3.0, 1.0])
+    affine[:3, 3] = (8, 9, -15)
+    return nib.Nifti1Image(np.zeros((16, 18, 10), np.float32), affine)
+
+
+@pytest.fixture
+def found(scan: nib.Nifti1Image) -> Segmentation:
+    """A box of three slabs (GM, WM, CSF along x) with a lesion of 2 x 2 x 6 mm in the WM."""
+    work = work_image(scan)
+    assert work.shape == (16, 18, 30)
+    mask = np.zeros(work.shape, bool)
+    mask[2:14, 3:15, 6:24] = True
+    posteriors = np.zeros((*work.shape, 3), np.float32)
+    posteriors[2:6, ..., 0] = posteriors[6:10, ..., 1] = posteriors[10:14, ..., 2] = 1
+    posteriors *= mask[..., None]
+    lesion = np.zeros(work.shape, bool)
+    lesion[7:9, 8:10, 12:18] = True
+    return Segmentation(
+        mask=on_grid(mask, work),
+        posteriors=on_grid(posteriors, work),
+        separable=True,
+        lesion_mask=on_grid(lesion, work),
+        lesion_probability=on_grid(lesion.astype(np.float32) * 0.8, work),
+    )
+
+
+def test_native_results_are_a_partition(found: Segmentation, scan: nib.Nifti1Image) -> None:
+    out = on_native(found, scan)
+    mask, lesion = (np.asarray(img.dataobj) > 0 for img in (out.mask, out.lesion_mask))
+    total = np.asarray(out.posteriors.dataobj).sum(axis=-1) + lesion
+    np.testing.assert_allclose(total[mask], 1, atol=2e-3)
+    assert not total[~mask].any()
+    assert lesion.sum() * 3 == 24  # mm3
+    dseg = np.asarray(out.dseg.dataobj)
+    voxels = {label.index: int((dseg == label.index).sum()) for label in (GM, WM, CSF, LESION)}
+    assert voxels == {GM.index: 4 * 12 * 6, WM.index: 4 * 12 * 6 - 8, CSF.index: 4 * 12 * 6, LESION.index: 8}
+    np.testing.assert_array_equal(out.dseg.affine, scan.affine)
+
+
+def test_sides_are_kept(found: Segmentation, scan: nib.Nifti1Image) -> None:
+    """GM lies on the left (low x in RAS): in the LPS scan that is high i."""
+    dseg = np.asarray(on_native(found, scan).dseg.dataobj)
+    assert {int(i) for i in np.unique(np.argwhere(dseg == GM.index)[:, 0])} == {10, 11, 12, 13}
+
+
+def test_without_lesions_and_without_contrast(found: Segmentation, scan: nib.Nifti1Image) -> None:
+    plain = Segmentation(found.mask, found.posteriors, separable=False)
+    out = on_native(plain, scan)
+    assert out.lesion_mask is None and out.lesion_probability is None
+    assert set(np.unique(np.asarray(out.dseg.dataobj))) == {0, CSF.index, PARENCHYMA.index}
+
+
+def test_template_gets_the_moved_results(found: Segmentation, scan: nib.Nifti1Image) -> None:
+    """A field that moves everything by 2 mm in x."""
+    work = found.mask
+    field = displacement_field(np.broadcast_to(np.float32([2, 0, 0]), (*work.shape, 3)), work.affine)
+    out = in_template(found, work, field)
+    still = np.asarray(on_native(found, work).dseg.dataobj)
+    np.testing.assert_array_equal(np.asarray(out.dseg.dataobj)[1:12], still[3:14])
+
+
+def test_lesions_on_another_scan(found: Segmentation, scan: nib.Nifti1Image) -> None:
+    """The other scan lies 4 mm further right; its slices are 6 mm."""
+    affine = np.diag([1.0, 1.0, 6.0, 1.0])
+    affine[:3, 3] = (-12 + 4, -9, -13.5)
+    other = nib.Nifti1Image(np.zeros((24, 20, 5), np.float32), affine)
+    matrix = np.eye(4)
+    matrix[0, 3] = 4  # a point of the reference + 4 mm = the point of the other scan
+    mask, probability = lesions_on_scan(found, other, work_image(other), matrix)
+    where = nib.affines.apply_affine(affine, np.argwhere(np.asarray(mask.dataobj)))
+    expected = nib.affines.apply_affine(
+        scan.affine, np.argwhere(np.asarray(on_native(found, scan).lesion_mask.dataobj))
+    )
+    np.testing.assert_allclose(where.mean(axis=0), expected.mean(axis=0) + [4, 0, 0], atol=0.51)
+    assert np.asarray(mask.dataobj).sum() * 6 == pytest.approx(24)
+    assert np.asarray(probability.dataobj).max() == pytest.approx(0.8, abs=0.01)
+
+
+def test_points_go_with_the_field() -> None:
+    affine = np.diag([2.0, 2, 2, 1])
+    shift = np.zeros((5, 6, 7, 3), np.float32)
+    shift[..., 0] = np.arange(5)[:, None, None]  # i mm to the right at index i
+    field = displacement_field(shift, affine)
+    points = np.array([[0.0, 2, 4], [3, 2, 4], [100, 2, 4]])
+    np.testing.assert_allclose(carry_points(points, field), [[0, 2, 4], [4.5, 2, 4], [104, 2, 4]])
