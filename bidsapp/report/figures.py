@@ -410,7 +410,8 @@ def _codes(layers: Sequence[Layer], soft: Sequence[np.ndarray], shape: tuple[int
     for number, layer in enumerate(layers):
         if layer.outline:
             inside = soft[number] > 0.5
-            code[inside & ~ndimage.binary_erosion(inside, iterations=2, border_value=1)] = 2 + 2 * number
+            # One pixel on either side of the border: the smallest lesion keeps its inside.
+            code[ndimage.binary_dilation(inside) & ~ndimage.binary_erosion(inside, border_value=1)] = 2 + 2 * number
     return code
 
 

@@ -1,0 +1,601 @@
+"""What the page of a subject shows, put into words and shapes; the templates only place it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bidsapp import labels
+from bidsapp.measure.quality import RANGES
+from bidsapp.report import figures
+from bidsapp.report.methods import Methods, methods_text
+from bidsapp.report.read import PictureFile, Session, number
+from bidsapp.report.wording import (
+    Value,
+    count_of,
+    describe,
+    enumerate_words,
+    file_size,
+    grouped,
+    millilitres,
+)
+
+#: A flag of `measure.quality`: "gm_to_wm = 0.7, below 0.9: meaning".
+FLAG = re.compile(r"^(?P<column>\w+) = (?P<value>\S+), (?P<side>below|above) (?P<limit>[^:]+): (?P<meaning>.+)$")
+
+_TISSUE = {label.abbreviation: label for label in labels.TISSUE_LOOKUP}
+LEGENDS = {
+    "brain": [("Brain mask", figures.BRAIN_COLOR)],
+    "lesion": [("Lesion", labels.LESION.color)],
+    "template_brain": [("Brain of the template", figures.TEMPLATE_BRAIN_COLOR)],
+    "template_wm": [("White matter of the template", figures.TEMPLATE_WM_COLOR)],
+}
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the composition bar."""
+
+    name: str
+    color: str
+    percent: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A pair of pictures, or the word on what is missing."""
+
+    name: str
+    title: str
+    caption: str
+    alt: str
+    image: PictureFile | None
+    overlay: PictureFile | None
+    image_word: str
+    overlay_word: str
+    legend: tuple[tuple[str, str], ...]
+    missing: str
+
+
+@dataclass(frozen=True)
+class Check:
+    """A quality measure, the range where it raises no question, and whether it is outside."""
+
+    value: Value
+    expected: str
+    flag: str
+
+
+@dataclass(frozen=True)
+class Warning:
+    """Something that asks for a look: what, the detail, and whether quality control found it."""
+
+    text: str
+    detail: str = ""
+    from_checks: bool = False
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Lesions seen along one axis: outline and discs in mm, y upwards."""
+
+    title: str
+    outline: str
+    view_box: str
+    discs: tuple[tuple[float, float, float, str], ...]
+    ends: tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Lesions:
+    """The lesion table and what sums it up."""
+
+    sentence: str
+    headings: tuple[tuple[str, str, str], ...]
+    rows: tuple[tuple[tuple[str, str], ...], ...]
+    first: int
+    projections: tuple[Projection, ...]
+
+
+@dataclass(frozen=True)
+class SessionView:
+    """A session's section of the page."""
+
+    anchor: str
+    title: str
+    session: Session
+    contrasts: tuple[tuple[str, str], ...]
+    status: str
+    message: str
+    warnings: tuple[Warning, ...]
+    headline: tuple[tuple[Value, str], ...]
+    parts: tuple[Part, ...]
+    figures: tuple[Figure, ...]
+    volumes: tuple[tuple[Value, float | None, str], ...]
+    footnotes: tuple[str, ...]
+    lesions: Lesions | None
+    no_lesions: str
+    checks: tuple[Check, ...]
+    inputs: tuple[Mapping[str, Any], ...]
+    options: tuple[tuple[str, str], ...]
+    files: tuple[tuple[str, str, bool], ...]
+
+
+@dataclass(frozen=True)
+class Trend:
+    """A measure over the sessions."""
+
+    name: str
+    about: str
+    unit: str
+    cells: tuple[str, ...]
+    points: tuple[tuple[float, float], ...]
+    change: str
+
+
+@dataclass(frozen=True)
+class SubjectView:
+    """The page of a subject."""
+
+    subject: str
+    version: str
+    lede: str
+    sessions: tuple[SessionView, ...]
+    trends: tuple[Trend, ...]
+    caution: str
+    methods: Methods
+
+
+def view_subject(sessions: Sequence[Session], layout: Mapping[str, Any], *, exists: Any) -> SubjectView:
+    """Everything the page of a subject shows.
+
+    Parameters
+    ----------
+    sessions : sequence of Session
+        From `read.read_subject`; at least one.
+    layout : mapping
+        `report.yml`.
+    exists : callable
+        Whether a path relative to OUT_DIR is there.
+    """
+    views = tuple(view_session(session, layout, exists=exists) for session in sessions)
+    versions = sorted({str(session.record["version"]) for session in sessions if session.record.get("version")})
+    done = [session for session in sessions if session.record]
+    contrast_sets = {frozenset(session.record["contrasts"]) for session in done}
+    return SubjectView(
+        subject=sessions[0].subject,
+        version=enumerate_words(versions),
+        lede=_lede(views),
+        sessions=views,
+        trends=_trends(views, layout) if len(done) > 1 else (),
+        caution=""
+        if len(contrast_sets) < 2
+        else "The sessions were segmented from different contrasts: part of a "
+        "difference between them may come from that.",
+        methods=methods_text(sessions),
+    )
+
+
+def view_session(session: Session, layout: Mapping[str, Any], *, exists: Any) -> SessionView:
+    """A session's section of the page."""
+    record = session.record
+    values = volume_values(session, layout)
+    footnotes = tuple(dict.fromkeys(value.why for value in values.values() if value.why))
+    whole = values.get(layout["volumes"]["whole"])
+    shares = {name: _share(value, whole) for name, value in values.items()}
+    rows = tuple(
+        (value, shares[name], _mark(value.why, footnotes)) for name, value in values.items()
+    )  # fmt: skip
+    headline = tuple(
+        (values[name], _share_words(shares[name])) for name in layout["volumes"]["headline"] if name in values
+    )
+    return SessionView(
+        anchor=f"ses-{session.session}" if session.session else "session",
+        title=f"Session {session.session}" if session.session else "Results",
+        session=session,
+        contrasts=_contrasts(record),
+        status=session.status,
+        message=_message(session),
+        warnings=_warnings(session, values),
+        headline=headline,
+        parts=_parts(values, layout),
+        figures=tuple(_figure(entry, session) for entry in layout["figures"] if record or session.pictures),
+        volumes=rows,
+        footnotes=footnotes,
+        lesions=_lesions(session, values, layout),
+        no_lesions=values["lesion_mm3"].why if "lesion_mm3" in values else "",
+        checks=_checks(session, layout),
+        inputs=tuple(_input(scan) for scan in record.get("inputs", ())),
+        options=_options(record),
+        files=tuple(
+            (str(path), file_size(size), bool(exists(str(path))))
+            for path, size in sorted(record.get("outputs", {}).items())
+            if isinstance(size, (int, float))
+        ),
+    )
+
+
+def volume_values(session: Session, layout: Mapping[str, Any]) -> dict[str, Value]:
+    """The session's volumes in words, in the order of the table."""
+    not_measured = {key: str(why) for key, why in session.record.get("not_measured", {}).items()}
+    return {
+        column: describe(
+            column,
+            number(text),
+            names=layout["volumes"]["names"],
+            dictionary=session.dictionaries.get("volumes", {}),
+            why=not_measured.get(column, "") if number(text) is None else "",
+        )
+        for column, text in session.row.items()
+        if column not in ("participant_id", "session_id")
+    }
+
+
+def humanise_flag(flag: str, values: Mapping[str, Value]) -> Warning:
+    """A flag of the QC table, its meaning first."""
+    match = FLAG.match(flag)
+    if match is None:
+        return Warning(flag, from_checks=True)
+    value = values.get(match["column"])
+    limit = next((entry for entry in RANGES if entry.name == match["column"]), None)
+    meaning = match["meaning"][:1].upper() + match["meaning"][1:]
+    if value is None or value.number is None or limit is None:
+        return Warning(meaning, f"{match['column']} = {match['value']}, {match['side']} {match['limit']}", True)
+    end = limit.low if match["side"] == "below" else limit.high
+    bound = describe(match["column"], end, names={}, dictionary={}).with_unit
+    return Warning(meaning, f"{value.name}: {value.with_unit}, {match['side']} {bound}", True)
+
+
+def _lede(views: Sequence[SessionView]) -> str:
+    """One sentence on what there is."""
+    states: dict[str, int] = {}
+    for view in views:
+        states[view.status] = states.get(view.status, 0) + 1
+    words = {"done": "segmented", "failed": "failed", "skipped": "skipped", "unfinished": "not finished"}
+    if len(views) == 1 and views[0].status == "done":
+        scans = enumerate_words([name for name, role in views[0].contrasts if role != "absent"])
+        told = f"Segmented from {scans}." if scans else "Segmented."
+    else:
+        parts = [f"{number} {words.get(state, state)}" for state, number in states.items()]
+        told = f"{count_of(len(views), 'session').capitalize()}: {enumerate_words(parts)}."
+    looks = sum(len(view.warnings) for view in views)
+    return f"{told} " + (f"{count_of(looks, 'point').capitalize()} to look at." if looks else "Nothing out of range.")
+
+
+def _message(session: Session) -> str:
+    if session.record:
+        return ""
+    message = session.problem.get("message", "")
+    if session.status == "skipped":
+        return f"This session was skipped: {message or 'no reason was noted'}."
+    if session.status == "failed":
+        return f"This session failed. {message}"
+    return "This session has no record: it was not finished, or its results were removed. Run the same command again."
+
+
+def _warnings(session: Session, values: Mapping[str, Value]) -> tuple[Warning, ...]:
+    checks = {**values, **_check_values(session)}
+    flags = _flags(session)
+    told = [text for text in session.record.get("warnings", ()) if text not in flags]
+    out = [Warning(text) for text in told] + [humanise_flag(flag, checks) for flag in flags]
+    if session.record and session.problem:
+        out.insert(0, Warning("The last run of this session did not succeed; these are the results of an earlier one.",
+                              session.problem.get("message", "")))  # fmt: skip
+    out += [Warning("A file could not be read.", text) for text in session.broken]
+    if session.record and not session.row:
+        out.append(Warning("The table of volumes is missing.", f"{session.name}_volumes.tsv"))
+    return tuple(out)
+
+
+def _flags(session: Session) -> list[str]:
+    text = session.checks.get("flags", "")
+    flags = [] if text in ("", "none", "n/a") else text.split("; ")
+    # The record repeats them; where the table is gone they are still told.
+    return flags or [text for text in session.record.get("warnings", ()) if FLAG.match(text)]
+
+
+def _check_values(session: Session) -> dict[str, Value]:
+    dictionary = session.dictionaries.get("qc", {})
+    return {
+        column: describe(column, number(text), names={}, dictionary=dictionary)
+        for column, text in session.checks.items()
+        if column not in ("participant_id", "session_id", "flags")
+    }
+
+
+def _checks(session: Session, layout: Mapping[str, Any]) -> tuple[Check, ...]:
+    flagged = {match["column"]: match["side"] for match in map(FLAG.match, _flags(session)) if match}
+    limits = {entry.name: entry for entry in RANGES}
+    dictionary = session.dictionaries.get("qc", {})
+    out = []
+    for column, text in session.checks.items():
+        if column in ("participant_id", "session_id", "flags"):
+            continue
+        value = describe(column, number(text), names=layout["quality"]["names"], dictionary=dictionary)
+        limit = limits.get(column)
+        out.append(Check(value, "" if limit is None else _expected(limit.low, limit.high), flagged.get(column, "")))
+    return tuple(out)
+
+
+def _expected(low: float, high: float) -> str:
+    if low == high:
+        return f"{low:g}"
+    if high == float("inf"):
+        return f"at least {low:g}"
+    return f"at most {high:g}" if low == 0 else f"{low:g} to {high:g}"
+
+
+def _contrasts(record: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    used = list(record.get("contrasts", ()))
+    if not used:
+        return ()
+    known = [contrast for contrast in ("T1w", "T2w", "FLAIR") if contrast not in used]
+    roles = [(contrast, "reference" if contrast == record.get("reference") else "used") for contrast in used]
+    return tuple(roles + [(contrast, "absent") for contrast in known])
+
+
+def _share(value: Value, whole: Value | None) -> float | None:
+    """Percent of the brain mask, for the volumes that are parts of it."""
+    if whole is None or not whole.number or value.number is None or not value.column.endswith("_mm3"):
+        return None
+    if value.column in (whole.column, "tiv_mm3"):
+        return None
+    return min(100.0, 100 * value.number / whole.number)
+
+
+def _share_words(percent: float | None) -> str:
+    return "" if percent is None else f"{percent:.1f}\u00a0% of the brain mask"
+
+
+def _mark(why: str, footnotes: Sequence[str]) -> str:
+    return str(footnotes.index(why) + 1) if why else ""
+
+
+def _parts(values: Mapping[str, Value], layout: Mapping[str, Any]) -> tuple[Part, ...]:
+    for recipe in layout["volumes"]["parts"]:
+        sizes = {label: _sum(formula, values) for label, formula in recipe.items()}
+        total = sum(size or 0 for size in sizes.values())
+        if None in sizes.values() or total <= 0:
+            continue
+        return tuple(
+            Part(_TISSUE[label].name, _TISSUE[label].color, 100 * size / total, f"{millilitres(size)}\u00a0ml")
+            for label, size in sizes.items()
+            if size is not None and size > 0
+        )
+    return ()
+
+
+def _sum(formula: str, values: Mapping[str, Value]) -> float | None:
+    """Evaluate "a_mm3 - b_mm3"."""
+    numbers = [values[name].number if name in values else None for name in formula.split(" - ")]
+    if None in numbers:
+        return None
+    first, *others = (float(value) for value in numbers if value is not None)
+    return max(0.0, first - sum(others))
+
+
+def _figure(entry: Mapping[str, Any], session: Session) -> Figure:
+    pair = [session.pictures.get(f"{entry['name']}_{kind}") for kind in ("image", "overlay")]
+    missing = ""
+    if None in pair:
+        missing = _no_picture(entry["name"], session)
+    if entry["legend"] == ["tissue"]:
+        legend = _tissue_legend(session)
+    else:
+        legend = [item for name in entry["legend"] for item in LEGENDS[name]]
+    return Figure(
+        name=entry["name"],
+        title=entry["title"],
+        caption=entry["caption"],
+        alt=entry["alt"],
+        image=pair[0],
+        overlay=pair[1],
+        image_word=entry["image"],
+        overlay_word=entry["overlay"],
+        legend=tuple(legend),
+        missing=missing,
+    )
+
+
+def _no_picture(name: str, session: Session) -> str:
+    if name == "lesion" and session.record.get("methods", {}).get("lesion_model") == "none":
+        return "Lesions were not looked for."
+    files = f"{session.name}_desc-{name}_image.png and _overlay.png"
+    return f"The pictures {files} are not both in sub-{session.subject}/figures."
+
+
+def _tissue_legend(session: Session) -> list[tuple[str, str]]:
+    separable = "gm_mm3" not in session.record.get("not_measured", {})
+    shown = [labels.GM, labels.WM] if separable else [labels.PARENCHYMA]
+    shown.append(labels.CSF)
+    if number(session.row.get("lesion_mm3")):
+        shown.append(labels.LESION)
+    return [(label.name, label.color) for label in shown]
+
+
+def _lesions(session: Session, values: Mapping[str, Value], layout: Mapping[str, Any]) -> Lesions | None:
+    table = session.tables.get("lesions")
+    if table is None:
+        return None
+    columns = _lesion_columns(list(table.columns), session, layout)
+    rows = tuple(
+        tuple(_lesion_cell(record, sources, heading[0]) for heading, sources in columns)
+        for record in table.to_dict("records")
+    )
+    return Lesions(
+        sentence=_lesion_sentence(table.to_dict("records"), values),
+        headings=tuple(heading for heading, _ in columns),
+        rows=rows,
+        first=layout["lesions"]["first"],
+        projections=_projections(table.to_dict("records"), layout),
+    )
+
+
+def _lesion_columns(
+    present: list[str], session: Session, layout: Mapping[str, Any]
+) -> list[tuple[tuple[str, str, str], list[str]]]:
+    """((title, unit, explanation), columns of the table) of each column shown; unknown ones come last."""
+    dictionary = session.dictionaries.get("lesions", {})
+    out, taken = [], set()
+    for name, entry in layout["lesions"]["columns"].items():
+        sources = [column for column in entry.get("columns", [name]) if column in present]
+        if sources:
+            about = str(dictionary.get(sources[0], {}).get("Description", ""))
+            out.append(((str(entry["title"]), str(entry.get("unit", "")), about), sources))
+            taken.update(sources)
+    for column in present:
+        if column not in taken:
+            value = describe(column, None, names={}, dictionary=dictionary)
+            out.append(((value.name, "", value.about), [column]))
+    return out
+
+
+def _lesion_cell(record: Mapping[str, str], sources: Sequence[str], title: str) -> tuple[str, str]:
+    """Text and sorting key of a cell."""
+    numbers = [number(record[column]) for column in sources]
+    if all(value is None for value in numbers):
+        text = "n/a" if len(sources) > 1 else record[sources[0]]
+        return text, ""
+    if len(sources) > 1:
+        joint = " × " if "×" in title else ", "
+        signed = ".0f" if joint == ", " else ".1f"
+        return joint.join("n/a" if value is None else format(value + 0.0, signed) for value in numbers), str(numbers[0])
+    (value,) = numbers
+    assert value is not None
+    if sources[0].endswith("_mm3"):
+        return grouped(value, 0 if value >= 100 else 1), str(value)
+    if value == int(value):
+        return f"{value:.0f}", str(value)
+    return (f"{value:.1f}" if sources[0].endswith("_mm") else f"{value:.2f}"), str(value)
+
+
+def _lesion_sentence(records: Sequence[Mapping[str, str]], values: Mapping[str, Value]) -> str:
+    if not records:
+        return "No lesion was found."
+    sizes = [size for size in (number(record.get("volume_mm3")) for record in records) if size is not None]
+    told = count_of(len(records), "lesion")
+    if sizes:
+        told += f", {millilitres(sum(sizes))}\u00a0ml in all"
+        if len(sizes) > 1 and sum(sizes):
+            told += f"; the largest is {100 * max(sizes) / sum(sizes):.0f}\u00a0% of that"
+    loads = [
+        f"{value.with_unit} of {where}"
+        for column, where in (
+            ("lesion_load_percent_tiv", "the intracranial volume"),
+            ("lesion_load_percent_wm", "the white matter"),
+        )
+        if (value := values.get(column)) is not None and value.number is not None
+    ]
+    return f"{told}. Lesion load: {enumerate_words(loads)}." if loads else f"{told}."
+
+
+def _projections(records: Sequence[Mapping[str, str]], layout: Mapping[str, Any]) -> tuple[Projection, ...]:
+    """The lesions as discs (of the volume's sphere) within the outline of the template's brain."""
+    spots = []
+    for record in records:
+        where = [number(record.get(f"mni_{axis}_mm")) for axis in "xyz"]
+        size = number(record.get("volume_mm3"))
+        if size is not None and None not in where:
+            radius = max(1.2, (3 * size / (4 * 3.141592653589793)) ** (1 / 3))
+            x, y, z = (float(value) for value in where if value is not None)
+            title = f"Lesion {record.get('lesion_id', '')}: {grouped(size)} mm³ at {x:.0f}, {y:.0f}, {z:.0f}"
+            spots.append(({"x": x, "y": y, "z": z}, radius, title))
+    if not spots:
+        return ()
+    out = []
+    for entry in layout["lesions"]["silhouettes"]:
+        across, up = entry["axes"]
+        corners = [tuple(float(part) for part in point.split(",")) for point in entry["outline"].split()]
+        left, low = min(x for x, _ in corners) - 6, min(y for _, y in corners) - 6
+        width, height = max(x for x, _ in corners) + 6 - left, max(y for _, y in corners) + 6 - low
+        out.append(
+            Projection(
+                title=entry["title"],
+                outline=" ".join(f"{x:.0f},{-y:.0f}" for x, y in corners),
+                view_box=f"{left:.0f} {-low - height:.0f} {width:.0f} {height:.0f}",
+                # Large discs first, so that small ones lie on top.
+                discs=tuple((round(at[across], 1), round(-at[up], 1), round(radius, 1), title)
+                            for at, radius, title in sorted(spots, key=lambda spot: -spot[1])),
+                ends=("L", "R") if across == "x" else ("P", "A"),
+            )
+        )  # fmt: skip
+    return tuple(out)
+
+
+def _input(scan: Mapping[str, Any]) -> dict[str, Any]:
+    sizes = scan.get("voxel_size_mm")
+    shape = scan.get("shape")
+    return {
+        "contrast": str(scan.get("contrast", "")),
+        "file": str(scan.get("file", "")),
+        "why": str(scan.get("chosen_because", "")),
+        "not_chosen": [str(path) for path in scan.get("not_chosen") or ()],
+        "shape": " × ".join(str(length) for length in shape) if isinstance(shape, list) else "",
+        "voxel": " × ".join(f"{size:.3g}" for size in sizes) if _numbers(sizes) else "",
+        "orientation": str(scan.get("orientation", "")),
+        "notes": [str(note) for note in scan.get("notes") or ()],
+        "sha256": str(scan.get("sha256", "")),
+    }
+
+
+def _numbers(values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(value, (int, float)) for value in values)
+
+
+def _options(record: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Options as given, and, where "auto" was asked for, what it came to."""
+    out = []
+    for name, value in record.get("options", {}).items():
+        used = record["methods"].get(name)
+        text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        if isinstance(value, bool):
+            text = "yes" if value else "no"
+        if used is not None and used != value:
+            text = f"{text}: {used}"
+        out.append((name.replace("_", " "), text))
+    return tuple(out)
+
+
+def _trends(views: Sequence[SessionView], layout: Mapping[str, Any]) -> tuple[Trend, ...]:
+    by_session = [{value.column: value for value, _, _ in view.volumes} for view in views]
+    out = []
+    for column in layout["volumes"]["over_time"]:
+        values = [row.get(column) for row in by_session]
+        known = [value for value in values if value is not None]
+        if not any(value.number is not None for value in known):
+            continue
+        numbers = [None if value is None else value.number for value in values]
+        out.append(
+            Trend(
+                name=known[0].name,
+                about=known[0].about,
+                unit=next(value.unit for value in known if value.number is not None),
+                cells=tuple("–" if value is None else value.text for value in values),
+                points=_sparkline(numbers),
+                change=_change(numbers),
+            )
+        )
+    return tuple(out)
+
+
+def _sparkline(numbers: Sequence[float | None]) -> tuple[tuple[float, float], ...]:
+    """Points in a box of 100 by 24, one per session that has the value."""
+    known = [(place, value) for place, value in enumerate(numbers) if value is not None]
+    if len(known) < 2:
+        return ()
+    low, high = min(value for _, value in known), max(value for _, value in known)
+    # Changes below one percent look as flat as they are.
+    span = max(high - low, 0.01 * abs(high), 1e-12)
+    middle = (low + high) / 2
+    step = 100 / (len(numbers) - 1)
+    return tuple((round(place * step, 1), round(12 - 20 * (value - middle) / span, 1)) for place, value in known)
+
+
+def _change(numbers: Sequence[float | None]) -> str:
+    known = [value for value in numbers if value is not None]
+    if len(known) < 2 or not known[0]:
+        return ""
+    return f"{100 * (known[-1] - known[0]) / known[0]:+.1f}\u00a0%".replace("-", "−")
