@@ -27,7 +27,7 @@ RUN case "${VARIANT}" in \
         || { echo "No ${torch}: give the index that has it, --build-arg PIP_EXTRA_INDEX_URL=..." >&2; exit 1; }; } \
     && /opt/venv/bin/pip install --no-deps -r requirements.txt \
     && /opt/venv/bin/pip uninstall -y pip setuptools \
-    && rm -rf /opt/venv/lib/python3*/site-packages/torch/include \
+    && rm -rf /opt/venv/lib/python3*/site-packages/torch/include /opt/venv/lib/python3*/site-packages/torch/test \
     && find /opt/venv -name '*.a' -delete
 COPY run.py version LICENSE CITATION.cff ./
 COPY bidsapp bidsapp
@@ -48,6 +48,7 @@ COPY --from=build /opt/bidsapp /opt/bidsapp
 ENV PATH=/opt/bidsapp:/opt/venv/bin:${PATH} \
     HOME=/tmp \
     USER=bidsapp \
+    BIDSAPP_CONTAINER="bidsapp:${VERSION}" \
     DENO_DIR=/tmp/deno \
     DENO_NO_UPDATE_CHECK=1 \
     MPLCONFIGDIR=/tmp/matplotlib \

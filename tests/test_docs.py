@@ -1,0 +1,64 @@
+"""The documentation names what there is."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from bidsapp import __version__, cli
+from bidsapp.measure.lesions import LESION_COLUMNS
+from bidsapp.measure.quality import QC_COLUMNS
+from bidsapp.measure.volumes import VOLUME_COLUMNS
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def _undocumented(options: list[str], text: str) -> list[str]:
+    return [option for option in options if not re.search(rf"`{re.escape(option)}[ `]", text)]
+
+
+def test_every_option_is_in_the_usage():
+    # Of an option's spellings, the first long one with dashes is the documented one.
+    longs = [[s for s in action.option_strings if s.startswith("--")] for action in cli._parser()._actions]
+    options = [names[0] for names in longs if names]
+    assert len(options) > 20
+    assert _undocumented(options, (ROOT / "docs" / "usage.md").read_text()) == []
+
+
+def test_an_undocumented_option_would_be_found():
+    assert _undocumented(["--mem", "--memory"], "| `--mem GB` | ... |") == ["--memory"]
+
+
+@pytest.mark.parametrize("columns", [VOLUME_COLUMNS, LESION_COLUMNS, QC_COLUMNS], ids=["volumes", "lesions", "qc"])
+def test_every_column_is_in_the_outputs_with_the_text_of_its_dictionary(columns):
+    text = (ROOT / "docs" / "outputs.md").read_text()
+    rows = [f"| `{name}` | {about.get('Units', '')} | {about['Description']} |" for name, about in columns.items()]
+    assert [row for row in rows if row not in text] == []
+
+
+def test_one_version_everywhere():
+    assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text()
+    assert re.search(r"^## (\S+)", (ROOT / "CHANGES.md").read_text(), re.MULTILINE)[1] == __version__
+
+
+@pytest.mark.parametrize("page", ["README.md", *(f"docs/{p.name}" for p in sorted((ROOT / "docs").glob("*.md")))])
+def test_links_and_pictures_are_there(page):
+    targets = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", (ROOT / page).read_text())
+    assert [target for target in targets if not (ROOT / page).parent.joinpath(target).exists()] == []
+
+
+def test_the_image_holds_what_the_dockerfile_copies():
+    copied = re.findall(r"^COPY (?!--from)(.*) \S+$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    sources = [name for line in copied for name in line.split()]
+    allowed = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
+    assert sorted(sources) == sorted(allowed)
+    assert all((ROOT / name).exists() for name in sources)
+
+
+def test_locks_agree_and_hold_no_torch():
+    runtime, dev = ((ROOT / name).read_text().split() for name in ("requirements.txt", "requirements-dev.txt"))
+    assert all(re.fullmatch(r"[a-z0-9-]+==[\w.]+", line) for line in dev)
+    assert set(runtime) < set(dev)
+    assert not [line for line in dev if line.startswith(("torch=", "nvidia", "customtkinter"))]
