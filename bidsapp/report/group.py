@@ -11,7 +11,7 @@ import pandas as pd
 from bidsapp.measure import cohort
 from bidsapp.measure.volumes import VOLUME_COLUMNS
 from bidsapp.report.read import Session
-from bidsapp.report.subject import Warning, humanise_flag, volume_values
+from bidsapp.report.subject import Warning, flag_warnings, volume_values
 from bidsapp.report.wording import Value, count_of, describe, enumerate_words
 
 #: The dots of a strip: width of the column they stack in (percent of the strip), and their distance (px).
@@ -38,14 +38,14 @@ class Cohort:
         Data dictionary of its columns.
     sessions : dict
         By (participant_id, session_id or "").
-    left_out : tuple of (str, str)
-        What is not in the table, and why.
+    left_out : tuple of (str, tuple of str)
+        Sessions of which something is not in the table, and why.
     """
 
     frame: pd.DataFrame
     dictionary: Mapping[str, Mapping[str, Any]]
     sessions: Mapping[tuple[str, str], Session]
-    left_out: tuple[tuple[str, str], ...]
+    left_out: tuple[tuple[str, tuple[str, ...]], ...]
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class GroupView:
 
     lede: str
     version: str
-    left_out: tuple[tuple[str, str], ...]
+    left_out: tuple[tuple[str, tuple[str, ...]], ...]
     strips: tuple[Strip, ...]
     outliers: tuple[tuple[str, str, str, str], ...]
     outlier_note: str
@@ -109,13 +109,13 @@ def collect_cohort(sessions: Sequence[Session]) -> Cohort:
     """Merge the sessions' volumes; what cannot be used is left out by name."""
     frames: list[pd.DataFrame] = []
     used: dict[tuple[str, str], Session] = {}
-    left_out: list[tuple[str, str]] = []
+    left_out: list[tuple[str, tuple[str, ...]]] = []
     dictionary: dict[str, Mapping[str, Any]] = dict(KEY_DICTIONARY)
     for session in sessions:
         why = _unusable(session)
-        left_out += [(session.name, text) for text in session.broken]
+        if why or session.broken:
+            left_out.append((session.name, (*session.broken, *([why] if why else []))))
         if why:
-            left_out.append((session.name, why))
             continue
         table = session.tables["volumes"]
         frames.append(table)
@@ -203,12 +203,13 @@ def _value(column: str, number: float | None, group: Cohort, layout: Mapping[str
     return describe(column, number, names=layout["volumes"]["names"], dictionary=group.dictionary, why=why)
 
 
-def _lede(frame: pd.DataFrame, left_out: Sequence[tuple[str, str]]) -> str:
+def _lede(frame: pd.DataFrame, left_out: Sequence[tuple[str, tuple[str, ...]]]) -> str:
     if frame.empty:
         return "No session with volumes was found."
     told = f"{count_of(len(frame), 'session')} of {count_of(frame['participant_id'].nunique(), 'subject')}"
-    out = len(dict(left_out))
-    return told + (f"; something is missing of {out}, named below." if out else ".")
+    if not left_out:
+        return f"{told}."
+    return f"{told}. Something is missing from {count_of(len(left_out), 'session')}, named below."
 
 
 def _row(
@@ -220,7 +221,9 @@ def _row(
 ) -> Row:
     key = _key(row)
     session = group.sessions[key]
-    reasons = {column: value.why for column, value in volume_values(session, layout).items()}
+    values = volume_values(session, layout)
+    flags = tuple(flag_warnings(session, values))
+    reasons = {column: value.why for column, value in values.items()}
     cells = []
     for column in columns:
         if pd.isna(row[column]):
@@ -230,7 +233,6 @@ def _row(
         else:
             value = _value(column, float(row[column]), group, layout)
             cells.append((value.text, f"{float(row[column]):.10g}", "", (*key, column) in outlying))
-    flags = _flags(session, layout)
     return Row(
         session=_name(key),
         participant=key[0],
@@ -241,14 +243,6 @@ def _row(
         cells=tuple(cells),
         flagged=bool(flags) or any(cell[3] for cell in cells),
     )
-
-
-def _flags(session: Session, layout: Mapping[str, Any]) -> tuple[Warning, ...]:
-    text = session.checks.get("flags", "")
-    if text in ("", "none", "n/a"):
-        return ()
-    values = volume_values(session, layout)
-    return tuple(humanise_flag(flag, values) for flag in text.split("; "))
 
 
 def _outlier(row: pd.Series, group: Cohort, layout: Mapping[str, Any]) -> tuple[str, str, str, str]:
@@ -290,7 +284,7 @@ def _strip(
         about=name.about,
         measured=count_of(int(described["n"]), "session") + (f", {missing} n/a" if missing else ""),
         median_words=f"median {words(float(described['median']))}",
-        range_words=f"half within {words(float(described['q1']))} and {words(float(described['q3']))}",
+        range_words=f"quartiles {words(float(described['q1']))}, {words(float(described['q3']))}",
         low=words(low),
         high=words(high),
         dots=_swarm(known, column, place, words, outlying),

@@ -114,7 +114,7 @@ class SessionView:
     headline: tuple[tuple[Value, str], ...]
     parts: tuple[Part, ...]
     figures: tuple[Figure, ...]
-    volumes: tuple[tuple[Value, float | None, str], ...]
+    volumes: tuple[tuple[Value, float | None, str, str], ...]
     footnotes: tuple[str, ...]
     lesions: Lesions | None
     no_lesions: str
@@ -187,7 +187,7 @@ def view_session(session: Session, layout: Mapping[str, Any], *, exists: Any) ->
     whole = values.get(layout["volumes"]["whole"])
     shares = {name: _share(value, whole) for name, value in values.items()}
     rows = tuple(
-        (value, shares[name], _mark(value.why, footnotes)) for name, value in values.items()
+        (value, shares[name], _mark(value.why, footnotes), _color(name, layout)) for name, value in values.items()
     )  # fmt: skip
     headline = tuple(
         (values[name], _share_words(shares[name])) for name in layout["volumes"]["headline"] if name in values
@@ -249,6 +249,12 @@ def humanise_flag(flag: str, values: Mapping[str, Value]) -> Warning:
     return Warning(meaning, f"{value.name}: {value.with_unit}, {match['side']} {bound}", True)
 
 
+def flag_warnings(session: Session, values: Mapping[str, Value]) -> list[Warning]:
+    """What quality control found in a session, given its volumes in words."""
+    checks = {**values, **_check_values(session)}
+    return [humanise_flag(flag, checks) for flag in _flags(session)]
+
+
 def _lede(views: Sequence[SessionView]) -> str:
     """One sentence on what there is."""
     states: dict[str, int] = {}
@@ -277,10 +283,10 @@ def _message(session: Session) -> str:
 
 
 def _warnings(session: Session, values: Mapping[str, Value]) -> tuple[Warning, ...]:
-    checks = {**values, **_check_values(session)}
     flags = _flags(session)
     told = [text for text in session.record.get("warnings", ()) if text not in flags]
-    out = [Warning(text) for text in told] + [humanise_flag(flag, checks) for flag in flags]
+    out = [Warning(text) for text in told]
+    out += flag_warnings(session, values)
     if session.record and session.problem:
         out.insert(0, Warning("The last run of this session did not succeed; these are the results of an earlier one.",
                               session.problem.get("message", "")))  # fmt: skip
@@ -298,9 +304,8 @@ def _flags(session: Session) -> list[str]:
 
 
 def _check_values(session: Session) -> dict[str, Value]:
-    dictionary = session.dictionaries.get("qc", {})
     return {
-        column: describe(column, number(text), names={}, dictionary=dictionary)
+        column: describe(column, number(text), names={}, dictionary=session.dictionaries.get("qc", {}))
         for column, text in session.checks.items()
         if column not in ("participant_id", "session_id", "flags")
     }
@@ -352,6 +357,15 @@ def _share_words(percent: float | None) -> str:
 
 def _mark(why: str, footnotes: Sequence[str]) -> str:
     return str(footnotes.index(why) + 1) if why else ""
+
+
+def _color(column: str, layout: Mapping[str, Any]) -> str:
+    """Colour of the tissue that a column is the volume of, or ""."""
+    for recipe in layout["volumes"]["parts"]:
+        for label, formula in recipe.items():
+            if formula == column:
+                return _TISSUE[label].color
+    return ""
 
 
 def _parts(values: Mapping[str, Value], layout: Mapping[str, Any]) -> tuple[Part, ...]:
@@ -467,9 +481,9 @@ def _lesion_cell(record: Mapping[str, str], sources: Sequence[str], title: str) 
     assert value is not None
     if sources[0].endswith("_mm3"):
         return grouped(value, 0 if value >= 100 else 1), str(value)
-    if value == int(value):
-        return f"{value:.0f}", str(value)
-    return (f"{value:.1f}" if sources[0].endswith("_mm") else f"{value:.2f}"), str(value)
+    if sources[0].endswith("_mm"):
+        return f"{value:.1f}", str(value)
+    return f"{value:.0f}" if sources[0].endswith("_id") else f"{value:.2f}", str(value)
 
 
 def _lesion_sentence(records: Sequence[Mapping[str, str]], values: Mapping[str, Value]) -> str:
@@ -560,7 +574,7 @@ def _options(record: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
 
 
 def _trends(views: Sequence[SessionView], layout: Mapping[str, Any]) -> tuple[Trend, ...]:
-    by_session = [{value.column: value for value, _, _ in view.volumes} for view in views]
+    by_session = [{value.column: value for value, *_ in view.volumes} for view in views]
     out = []
     for column in layout["volumes"]["over_time"]:
         values = [row.get(column) for row in by_session]
