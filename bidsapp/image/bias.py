@@ -63,7 +63,7 @@ def correct_bias(img: nib.Nifti1Image, mask: nib.Nifti1Image) -> tuple[nib.Nifti
     return on_grid(corrected / scale, img), on_grid(field * scale, img)
 
 
-def _bounding_box(mask: np.ndarray, *, margin: int) -> tuple[slice, slice, slice]:
+def _bounding_box(mask: np.ndarray, *, margin: int) -> tuple[slice, ...]:
     ranges = [np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3)]
     return tuple(slice(max(0, int(r[0]) - margin), int(r[-1]) + 1 + margin) for r in ranges)
 

@@ -1,12 +1,15 @@
-"""Between nibabel (RAS mm) and ITK (LPS mm): images in memory, affine transforms as text."""
+"""Between nibabel (RAS mm) and ITK (LPS mm): images, transforms, and calls of antsRegistration."""
 
 from __future__ import annotations
 
+import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import nibabel as nib
 import numpy as np
+from scipy import io
 
 if TYPE_CHECKING:
     import ants
@@ -141,3 +144,108 @@ def displacements(field: nib.Nifti1Image) -> np.ndarray:
             " expected (i, j, k, 1, 3) and 1007."
         )
     return np.asarray(field.dataobj, dtype=np.float32)[:, :, :, 0] * np.array([-1, -1, 1], dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of antsRegistration, coarse to fine; smoothing in voxels."""
+
+    transform: str
+    metric: str
+    metric_options: str
+    iterations: str
+    shrink_factors: str
+    smoothing_sigmas: str
+
+    def arguments(self, fixed: str, moving: str) -> list[str]:
+        return [
+            "--transform", self.transform,
+            "--metric", f"{self.metric}[{fixed},{moving},1,{self.metric_options}]",
+            "--convergence", f"[{self.iterations},1e-6,10]",
+            "--shrink-factors", self.shrink_factors,
+            "--smoothing-sigmas", f"{self.smoothing_sigmas}vox",
+        ]  # fmt: skip
+
+
+def ants_registration(
+    moving: nib.Nifti1Image,
+    fixed: nib.Nifti1Image,
+    *,
+    start: np.ndarray,
+    center: np.ndarray,
+    stages: list[Stage],
+    fixed_mask: nib.Nifti1Image | None = None,
+) -> tuple[np.ndarray, nib.Nifti1Image | None, nib.Nifti1Image | None]:
+    """Register two 3D images by stages of antsRegistration (Avants et al. 2011, NeuroImage 54:2033).
+
+    Parameters
+    ----------
+    moving, fixed : Nifti1Image
+    start : ndarray, shape (4, 4)
+        Rotation, translation and one scale, fixed point -> moving point (RAS mm), to start from.
+    center : ndarray, shape (3,)
+        Point of fixed space (RAS mm) about which rotations are searched.
+    stages : list of Stage
+        Linear ones, then at most one deformable.
+    fixed_mask : Nifti1Image, optional
+        Where the metric is taken, on the grid of `fixed`.
+
+    Returns
+    -------
+    matrix : ndarray, shape (4, 4)
+        Fixed point -> moving point, RAS mm, of the linear stages and `start`.
+    warp, inverse : displacement fields or None
+        In fixed space, of the deformable stage: a fixed point goes through `warp`, then `matrix`, to the moving point;
+        a moving point through the inverse of `matrix`, then `inverse`.
+
+    Notes
+    -----
+    Metrics are sampled with a fixed seed. The start is put into the headers, so no file is needed for it.
+    """
+    import ants
+    from ants.internal import get_pointer_string
+
+    to_center = shift(-center)
+    images = [
+        image_to_ants(placed(moving, to_center @ np.linalg.inv(start))),
+        image_to_ants(placed(fixed, to_center)),
+    ]  # held until the call ends: it reads raw pointers
+    pointers = [get_pointer_string(img) for img in images]
+    mask_image = None if fixed_mask is None else image_to_ants(placed(fixed_mask, to_center)).clone("unsigned char")
+    mask_pointer = "NA" if mask_image is None else get_pointer_string(mask_image)
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = ["--dimensionality", "3", "--float", "1", "--random-seed", "1", "--output", f"{folder}/"]
+        for stage in stages:
+            arguments += stage.arguments(pointers[1], pointers[0])
+        ants.registration([*arguments, "--masks", f"[{mask_pointer},NA]"], None)
+        written = Path(folder)
+        matrix = start
+        for path in written.glob("*GenericAffine.mat"):
+            matrix = start @ shift(center) @ _read_mat(path) @ to_center
+        warp = _read_warp(written, "*[0-9]Warp.nii.gz", fixed.affine)
+        inverse = _read_warp(written, "*InverseWarp.nii.gz", fixed.affine)
+        return matrix, warp, inverse
+
+
+def _read_warp(folder: Path, pattern: str, affine: np.ndarray) -> nib.Nifti1Image | None:
+    """The warp antsRegistration wrote, if any, put back from the centred space of the call."""
+    path = next(folder.glob(pattern), None)
+    return None if path is None else displacement_field(displacements(nib.Nifti1Image.from_filename(path)), affine)
+
+
+def _read_mat(path: Path) -> np.ndarray:
+    """The affine antsRegistration wrote (Matlab 4 format), as a 4x4 RAS matrix."""
+    content = io.loadmat(path)
+    name = next(key for key in content if key not in ("fixed", "__header__", "__version__", "__globals__"))
+    return affine_from_itk(content[name], content["fixed"])
+
+
+def placed(img: nib.Nifti1Image, matrix: np.ndarray) -> nib.Nifti1Image:
+    """The image moved in space by a rotation, translation and scale; no voxel changes."""
+    return nib.Nifti1Image(np.asarray(img.dataobj), matrix @ img.affine)
+
+
+def shift(vector: np.ndarray) -> np.ndarray:
+    matrix = np.eye(4)
+    matrix[:3, 3] = vector
+    return matrix
