@@ -130,9 +130,9 @@ def draw_session(
         When two images do not share the grid.
     """
     # Read every image once: the pictures share them.
-    reference, mask, dseg, lesion, flair, template, template_mask, template_wm = (
-        None if img is None else _in_memory(img)
-        for img in (reference, mask, dseg, lesion, flair, template, template_mask, template_wm)
+    reference, mask = _in_memory(reference), _in_memory(mask)
+    dseg, lesion, flair, template, template_mask, template_wm = (
+        None if img is None else _in_memory(img) for img in (dseg, lesion, flair, template, template_mask, template_wm)
     )
     pictures = {"brain": brain_picture(reference, mask)}
     if dseg is not None:

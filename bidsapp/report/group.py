@@ -100,7 +100,7 @@ class GroupView:
     strips: tuple[Strip, ...]
     outliers: tuple[tuple[str, str, str, str], ...]
     outlier_note: str
-    flagged: tuple[Row, ...]
+    findings: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...]
     headings: tuple[Value, ...]
     rows: tuple[Row, ...]
 
@@ -162,7 +162,7 @@ def view_group(group: Cohort, layout: Mapping[str, Any]) -> GroupView:
         ),
         outliers=tuple(_outlier(row, group, layout) for _, row in found.table.iterrows()),
         outlier_note=found.note,
-        flagged=tuple(row for row in rows if row.flags),
+        findings=_findings(rows),
         headings=tuple(_value(column, None, group, layout) for column in columns),
         rows=rows,
     )
@@ -243,6 +243,16 @@ def _row(
         cells=tuple(cells),
         flagged=bool(flags) or any(cell[3] for cell in cells),
     )
+
+
+def _findings(rows: Sequence[Row]) -> tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...]:
+    """What quality control found, most frequent first, each with its (session, link, detail)."""
+    found: dict[str, list[tuple[str, str, str]]] = {}
+    for row in rows:
+        for flag in row.flags:
+            found.setdefault(flag.text, []).append((row.session, row.href, flag.detail))
+    order = sorted(found, key=lambda text: -len(found[text]))
+    return tuple((text, tuple(found[text])) for text in order)
 
 
 def _outlier(row: pd.Series, group: Cohort, layout: Mapping[str, Any]) -> tuple[str, str, str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import pi
 from typing import Any
 
 from bidsapp import labels
@@ -109,7 +110,7 @@ class SessionView:
     session: Session
     contrasts: tuple[tuple[str, str], ...]
     status: str
-    message: str
+    message: tuple[str, ...]
     warnings: tuple[Warning, ...]
     headline: tuple[tuple[Value, str], ...]
     parts: tuple[Part, ...]
@@ -261,25 +262,33 @@ def _lede(views: Sequence[SessionView]) -> str:
     for view in views:
         states[view.status] = states.get(view.status, 0) + 1
     words = {"done": "segmented", "failed": "failed", "skipped": "skipped", "unfinished": "not finished"}
-    if len(views) == 1 and views[0].status == "done":
+    if len(views) > 1:
+        parts = [f"{number} {words.get(state, state)}" for state, number in states.items()]
+        told = f"{count_of(len(views), 'session')}: {enumerate_words(parts)}."
+    elif views[0].status == "done":
         scans = enumerate_words([name for name, role in views[0].contrasts if role != "absent"])
         told = f"Segmented from {scans}." if scans else "Segmented."
     else:
-        parts = [f"{number} {words.get(state, state)}" for state, number in states.items()]
-        told = f"{count_of(len(views), 'session').capitalize()}: {enumerate_words(parts)}."
+        told = f"{words.get(views[0].status, views[0].status).capitalize()}."
     looks = sum(len(view.warnings) for view in views)
-    return f"{told} " + (f"{count_of(looks, 'point').capitalize()} to look at." if looks else "Nothing out of range.")
+    if looks:
+        return f"{told} {count_of(looks, 'point')} to look at."
+    return f"{told} Nothing out of range." if set(states) == {"done"} else told
 
 
-def _message(session: Session) -> str:
+def _message(session: Session) -> tuple[str, ...]:
+    """Why there are no results, as paragraphs."""
     if session.record:
-        return ""
-    message = session.problem.get("message", "")
+        return ()
+    message = session.problem.get("message") or "No reason was noted."
     if session.status == "skipped":
-        return f"This session was skipped: {message or 'no reason was noted'}."
+        return ("This session was left out.", message)
     if session.status == "failed":
-        return f"This session failed. {message}"
-    return "This session has no record: it was not finished, or its results were removed. Run the same command again."
+        return ("This session has no results: its processing failed.", message)
+    return (
+        "This session has no record: it was not finished, or its results were removed.",
+        "Run the same command again; what is still valid is not done twice.",
+    )
 
 
 def _warnings(session: Session, values: Mapping[str, Value]) -> tuple[Warning, ...]:
@@ -469,27 +478,29 @@ def _lesion_columns(
 
 def _lesion_cell(record: Mapping[str, str], sources: Sequence[str], title: str) -> tuple[str, str]:
     """Text and sorting key of a cell."""
-    numbers = [number(record[column]) for column in sources]
-    if all(value is None for value in numbers):
-        text = "n/a" if len(sources) > 1 else record[sources[0]]
-        return text, ""
+    numbers = [value for value in (number(record[column]) for column in sources) if value is not None]
+    if len(numbers) < len(sources):
+        return ("n/a" if len(sources) > 1 else record[sources[0]]), ""
+    key = f"{numbers[0]:.10g}"
+    if len(sources) > 1 and "×" in title:
+        return " × ".join(f"{value:.1f}" for value in numbers), key
     if len(sources) > 1:
-        joint = " × " if "×" in title else ", "
-        signed = ".0f" if joint == ", " else ".1f"
-        return joint.join("n/a" if value is None else format(value + 0.0, signed) for value in numbers), str(numbers[0])
+        return ", ".join(f"{round(value):d}".replace("-", "−") for value in numbers), key
     (value,) = numbers
-    assert value is not None
     if sources[0].endswith("_mm3"):
-        return grouped(value, 0 if value >= 100 else 1), str(value)
+        return grouped(value, 0 if value >= 100 else 1), key
     if sources[0].endswith("_mm"):
-        return f"{value:.1f}", str(value)
-    return f"{value:.0f}" if sources[0].endswith("_id") else f"{value:.2f}", str(value)
+        return f"{value:.1f}", key
+    return f"{value:.0f}" if sources[0].endswith("_id") else f"{value:.2f}", key
 
 
 def _lesion_sentence(records: Sequence[Mapping[str, str]], values: Mapping[str, Value]) -> str:
     if not records:
         return "No lesion was found."
-    sizes = [size for size in (number(record.get("volume_mm3")) for record in records) if size is not None]
+    sizes: list[float] = []
+    for record in records:
+        size = number(record.get("volume_mm3"))
+        sizes += [] if size is None else [size]
     told = count_of(len(records), "lesion")
     if sizes:
         told += f", {millilitres(sum(sizes))}\u00a0ml in all"
@@ -510,13 +521,12 @@ def _projections(records: Sequence[Mapping[str, str]], layout: Mapping[str, Any]
     """The lesions as discs (of the volume's sphere) within the outline of the template's brain."""
     spots = []
     for record in records:
-        where = [number(record.get(f"mni_{axis}_mm")) for axis in "xyz"]
+        where = {axis: value for axis in "xyz" if (value := number(record.get(f"mni_{axis}_mm"))) is not None}
         size = number(record.get("volume_mm3"))
-        if size is not None and None not in where:
-            radius = max(1.2, (3 * size / (4 * 3.141592653589793)) ** (1 / 3))
-            x, y, z = (float(value) for value in where if value is not None)
-            title = f"Lesion {record.get('lesion_id', '')}: {grouped(size)} mm³ at {x:.0f}, {y:.0f}, {z:.0f}"
-            spots.append(({"x": x, "y": y, "z": z}, radius, title))
+        if size is not None and len(where) == 3:
+            radius = max(1.2, (3 * size / (4 * pi)) ** (1 / 3))
+            place = ", ".join(f"{value:.0f}" for value in where.values())
+            spots.append((where, radius, f"Lesion {record.get('lesion_id', '')}: {grouped(size)} mm³ at {place}"))
     if not spots:
         return ()
     out = []
