@@ -65,15 +65,17 @@ class ExtractBrain(SimpleInterface):
 
     def _run_interface(self, runtime):
         from bidsapp.image.grid import on_grid
-        from bidsapp.image.mask import clean_mask, extract_brain_by_template
 
         img = load(self.inputs.in_file)
         if self.inputs.method == "deepbet":
+            from bidsapp.image.mask import clean_mask
             from bidsapp.models.brain import deepbet_brain
 
             probability = deepbet_brain(img.get_fdata(dtype=np.float32), device=self.inputs.device)
             mask = clean_mask(on_grid(probability > 0.5, img))
         else:
+            from bidsapp.image.mask import extract_brain_by_template
+
             mask = extract_brain_by_template(img, contrast=self.inputs.contrast)
         self._results["mask_file"] = save(mask, runtime.cwd, "mask")
         return runtime
