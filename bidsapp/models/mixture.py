@@ -16,7 +16,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
 import torch
@@ -28,6 +27,12 @@ from bidsapp.labels import TISSUES
 #: Order of the channels, whatever the order of the mapping.
 CONTRASTS = ("T1w", "T2w", "FLAIR")
 GM, WM, CSF = range(len(TISSUES))
+#: The Gaussians: CSF is two, ventricles and the subarachnoid space, where meninges, vessels and partial volume make it
+#: look different (Unified segmentation gives CSF two as well). The last is no tissue of its own.
+SULCAL = 3
+TISSUE_OF = ((1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 0, 1))
+#: Who borders on whom: cortex on sulci, ventricles on white matter.
+NEIGHBOURS = ((GM, WM), (GM, SULCAL), (WM, CSF))
 #: Fewer voxels than this (1 ml at 1 mm) are no brain.
 MINIMUM_VOXELS = 1000
 
@@ -59,10 +64,10 @@ class MixtureSettings:
     prior_blur: float = 1.0
     prior_floor: float = 0.01
     fractions: tuple[float, ...] = (1 / 3, 2 / 3)
-    smoothness: float = 2.0
+    smoothness: float = 1.0
     typicality: float = 3.0
-    local_sigma: float = 10.0
-    local_strength: float = 1000.0
+    local_sigma: float = 8.0
+    local_strength: float = 200.0
     separation: float = 2.0
     fit_iterations: int = 60
     local_iterations: int = 12
@@ -80,9 +85,10 @@ class MixtureResult:
         (3, X, Y, Z) float32, order `labels.TISSUES`: the expected share of each tissue in the voxel (0.5 is a voxel
         half full). Sums to 1 inside the mask, 0 outside. GM and WM follow the priors where they are not separable.
     means, covariances : ndarray
-        (3, C) and (3, C, C): of each tissue over the brain, contrasts in the order `contrasts`.
-    local_means : ndarray
-        (3, C, X, Y, Z) float32: the mean of each tissue as it is in this part of the brain.
+        (4, C) and (4, C, C): of GM, WM, CSF and sulcal CSF over the brain, contrasts in the order `contrasts`.
+    fields : ndarray
+        (4, C, x, y, z) float32: the same means as they are in each part of the brain, on a grid of 4 voxels; at full
+        size by `enlarge`.
     contrasts : tuple of str
         Subset of `CONTRASTS`.
     separable : bool
@@ -99,7 +105,7 @@ class MixtureResult:
     posteriors: np.ndarray
     means: np.ndarray
     covariances: np.ndarray
-    local_means: np.ndarray
+    fields: np.ndarray
     contrasts: tuple[str, ...]
     separable: bool
     separation: float
@@ -110,10 +116,10 @@ class MixtureResult:
 
 @dataclass(frozen=True)
 class _Model:
-    """K components: three pure tissues, then mixtures of two. Means are (3, C, 1), or (3, C, N) where local."""
+    """K components: G pure ones, then mixtures of two. Means are (G, C, 1), or (G, C, N) where local."""
 
     means: torch.Tensor
-    covariances: torch.Tensor  # (3, C, C)
+    covariances: torch.Tensor  # (G, C, C)
     weights: torch.Tensor  # (K,)
 
 
@@ -156,22 +162,22 @@ def fit_mixture(
     low, centre, high = np.percentile(raw, (25, 50, 75), axis=1)
     scale = high - low
     x = torch.tensor((raw - centre[:, None]) / scale[:, None], dtype=torch.float32, device=device)
-    composition = _composition(settings.fractions).to(device)
+    composition = _composition(settings.fractions).to(device)  # (K, G)
+    to_tissue = torch.tensor(TISSUE_OF, dtype=torch.float32, device=device)  # (G, 3)
     tissue_prior = _soften(priors, mask, settings).to(device)  # (3, N)
-    log_prior = composition @ torch.log(tissue_prior)  # (K, N)
+    prior = to_tissue @ tissue_prior  # (G, N)
+    log_prior = composition @ torch.log(prior)  # (K, N)
 
     # Every 2nd voxel along each axis holds all there is to know about a few dozen parameters.
     half = np.zeros_like(mask)
     half[::2, ::2, ::2] = mask[::2, ::2, ::2]
     pick = torch.tensor(half[mask], device=device)
-    sample = _Sample(x[:, pick], log_prior[:, pick], tissue_prior[:, pick], mask[::2, ::2, ::2])
+    sample = _Sample(x[:, pick], log_prior[:, pick], prior[:, pick], mask[::2, ::2, ::2])
     model, n_iterations, log_likelihood = _fit(sample, composition, settings)
     fields, local = _fit_local(sample, model, composition, settings)
 
-    local_means = _enlarge(fields, mask.shape).cpu().numpy()  # (3, C, X, Y, Z)
-    at_voxels = torch.tensor(local_means[..., mask], device=device)
-    full = _Model(at_voxels, local.covariances, local.weights)
-    shares = _regularise(x, full, log_prior, composition, mask, settings)
+    full = _Model(_values(fields, mask), local.covariances, local.weights)
+    shares = _regularise(x, full, log_prior, composition, to_tissue, mask, settings)
 
     separation = _separation(local.covariances, model.means[..., 0])
     reason = _why_inseparable(names, separation, settings)
@@ -179,13 +185,11 @@ def fit_mixture(
         shares = _split_by_priors(shares, tissue_prior)
     posteriors = np.zeros((len(TISSUES), *mask.shape), np.float32)
     posteriors[:, mask] = shares.cpu().numpy()
-    local_means *= scale.astype(np.float32)[:, None, None, None]
-    local_means += centre.astype(np.float32)[:, None, None, None]
     return MixtureResult(
         posteriors=posteriors,
         means=model.means[..., 0].double().cpu().numpy() * scale + centre,
         covariances=local.covariances.double().cpu().numpy() * scale[:, None] * scale,
-        local_means=local_means,
+        fields=(fields.cpu().numpy() * scale[:, None, None, None] + centre[:, None, None, None]).astype(np.float32),
         contrasts=names,
         separable=not reason,
         separation=separation,
@@ -193,6 +197,16 @@ def fit_mixture(
         n_iterations=n_iterations,
         log_likelihood=log_likelihood,
     )
+
+
+def enlarge(fields: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Local means of `MixtureResult.fields` at the voxels of a mask: (G, C, N) float32."""
+    return _values(torch.tensor(fields), mask).numpy()
+
+
+def _values(fields: torch.Tensor, mask: np.ndarray) -> torch.Tensor:
+    where = torch.tensor(mask, device=fields.device)
+    return torch.stack([_enlarge(f[None], mask.shape)[0][:, where] for f in fields])
 
 
 def _check(images: Mapping[str, np.ndarray], mask: np.ndarray, priors: np.ndarray) -> tuple[str, ...]:
@@ -207,8 +221,8 @@ def _check(images: Mapping[str, np.ndarray], mask: np.ndarray, priors: np.ndarra
         raise ValueError(f"The priors have shape {priors.shape}, not {(len(TISSUES), *mask.shape)}.")
     if mask.dtype != bool or mask.sum() < MINIMUM_VOXELS:
         raise ValueError(
-            f"The brain mask holds {int(np.sum(mask > 0))} voxels ({mask.dtype}): tissues need a mask of type bool with at"
-            f" least {MINIMUM_VOXELS}. Check the brain extraction."
+            f"The brain mask holds {int(np.sum(mask > 0))} voxels ({mask.dtype}): tissues need a mask of type bool"
+            f" with at least {MINIMUM_VOXELS}. Check the brain extraction."
         )
     for name in names:
         values = images[name][mask]
@@ -222,9 +236,9 @@ def _check(images: Mapping[str, np.ndarray], mask: np.ndarray, priors: np.ndarra
 
 
 def _composition(fractions: tuple[float, ...]) -> torch.Tensor:
-    """(K, 3): the share of each tissue in each component."""
-    rows = list(np.eye(len(TISSUES)))
-    for first, second in combinations(range(len(TISSUES)), 2):
+    """(K, G): the share of each Gaussian in each component."""
+    rows = list(np.eye(len(TISSUE_OF)))
+    for first, second in NEIGHBOURS:
         rows += [share * rows[first] + (1 - share) * rows[second] for share in fractions]
     return torch.tensor(np.array(rows), dtype=torch.float32)
 
@@ -245,7 +259,7 @@ class _Sample:
 
     x: torch.Tensor  # (C, n)
     log_prior: torch.Tensor  # (K, n)
-    tissue_prior: torch.Tensor  # (3, n)
+    prior: torch.Tensor  # (G, n)
     grid: np.ndarray  # bool, where on the half-resolution grid they lie
 
 
@@ -273,36 +287,37 @@ def _fit(sample: _Sample, composition: torch.Tensor, settings: MixtureSettings) 
     """One mean and covariance per tissue."""
     model = _initial(sample, len(composition))
     last = -math.inf
-    for iteration in range(1, settings.fit_iterations + 1):
+    for n_iterations in range(1, settings.fit_iterations + 1):  # noqa: B007
         log_likelihood, typical = _log_likelihood(sample.x, model, composition, settings.typicality)
         joint = log_likelihood + sample.log_prior + torch.log(model.weights)[:, None]
         posterior = torch.softmax(joint, 0)
         # Pure voxels alone give unbiased moments: the mixed ones have components of their own.
-        pure = posterior[: len(TISSUES)] * typical[: len(TISSUES)]
+        pure = (posterior * typical)[: len(TISSUE_OF)]
         means, covariances = _moments(sample.x, pure)
         model = _Model(means, covariances, _weights(posterior, sample.log_prior, model.weights))
         mean_log = float(torch.logsumexp(joint, 0).double().mean())
         if abs(mean_log - last) < settings.tolerance:
             break
         last = mean_log
-    return model, iteration, mean_log
+    return model, n_iterations, mean_log
 
 
 def _initial(sample: _Sample, n_components: int) -> _Model:
     # To the 4th power: mostly the voxels whose tissue the atlas is sure of.
-    means, covariances = _moments(sample.x, sample.tissue_prior**4)
+    means, covariances = _moments(sample.x, sample.prior**4)
+    means[SULCAL] = (means[GM] + means[CSF]) / 2
     return _Model(means, covariances, torch.full((n_components,), 1 / n_components, device=sample.x.device))
 
 
 def _moments(x: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weighted means (3, C, 1) and covariances (3, C, C)."""
+    """Weighted means (G, C, 1) and covariances (G, C, C)."""
     weight = weight.double() / weight.double().sum(1, keepdim=True).clamp_min(1e-6)
     means = (weight @ x.double().T).float()[:, :, None]
     return means, _covariances(x, means, weight)
 
 
 def _covariances(x: torch.Tensor, means: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Weighted covariances (3, C, C) about means (3, C, 1 or N); weights (3, N) sum to 1."""
+    """Weighted covariances (G, C, C) about means (G, C, 1 or N); weights (G, N) sum to 1."""
     difference = (x - means).double()
     covariances = torch.einsum("tn,tin,tjn->tij", weight, difference, difference)
     # In units of the squared interquartile range: no class narrower than 3 % of it.
@@ -327,9 +342,9 @@ def _fit_local(
     for _ in range(settings.local_iterations):
         log_likelihood, typical = _log_likelihood(sample.x, local, composition, settings.typicality)
         posterior = torch.softmax(log_likelihood + sample.log_prior + torch.log(local.weights)[:, None], 0)
-        pure = posterior[: len(TISSUES)] * typical[: len(TISSUES)]
+        pure = (posterior * typical)[: len(TISSUE_OF)]
         # Weighted by the prior too: a tissue is averaged where the atlas expects it.
-        fields = _local_fields(sample.x, pure * sample.tissue_prior, brain, where, settings)
+        fields = _local_fields(sample.x, pure * sample.prior, brain, where, settings)
         means = _enlarge(fields, sample.grid.shape)[..., where]
         weight = pure.double() / pure.double().sum(1, keepdim=True).clamp_min(1e-6)
         weights = _weights(posterior, sample.log_prior, local.weights)
@@ -340,9 +355,9 @@ def _fit_local(
 def _local_fields(
     x: torch.Tensor, weight: torch.Tensor, means: torch.Tensor, where: torch.Tensor, settings: MixtureSettings
 ) -> torch.Tensor:
-    """(3, C, X/4, Y/4, Z/4): weighted means over a Gaussian neighbourhood, drawn to the means over the brain."""
+    """(G, C, X/4, Y/4, Z/4): weighted means over a Gaussian neighbourhood, drawn to the means over the brain."""
     sigma = settings.local_sigma / 4
-    values = torch.cat([weight[:, None] * (x - means), weight[:, None]], dim=1)  # (3, C + 1, n)
+    values = torch.cat([weight[:, None] * (x - means), weight[:, None]], dim=1)  # (G, C + 1, n)
     grid = torch.zeros((*values.shape[:2], *where.shape), device=x.device)
     grid[..., where] = values
     # 8 full-resolution voxels stand behind each of the sample.
@@ -350,7 +365,7 @@ def _local_fields(
     blurred = ndimage.gaussian_filter(pooled, (0, 0, sigma, sigma, sigma), mode="constant", truncate=3)
     blurred *= (2 * math.pi) ** 1.5 * sigma**3  # a sum over the neighbourhood, not a mean
     fields = blurred[:, :-1] / (blurred[:, -1:] + settings.local_strength)
-    return torch.tensor(fields, device=x.device) + means[..., None, None]
+    return torch.tensor(fields, device=x.device) + means[..., None, None]  # (G, C, 1, 1, 1)
 
 
 def _enlarge(fields: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
@@ -366,6 +381,7 @@ def _regularise(
     model: _Model,
     log_prior: torch.Tensor,
     composition: torch.Tensor,
+    to_tissue: torch.Tensor,
     mask: np.ndarray,
     settings: MixtureSettings,
 ) -> torch.Tensor:
@@ -376,11 +392,12 @@ def _regularise(
     where = torch.tensor(mask, device=x.device)
     neighbours_inside = _neighbour_sum(where.float()[None])[0, where].clamp_min(1)
     volume = torch.zeros((len(TISSUES), *mask.shape), device=x.device)
-    shares = composition.T @ torch.softmax(evidence, 0)
+    content = composition @ to_tissue  # (K, 3)
+    shares = content.T @ torch.softmax(evidence, 0)
     for _ in range(settings.field_iterations):
         volume[:, where] = shares
         mean = _neighbour_sum(volume)[:, where] / neighbours_inside
-        shares = composition.T @ torch.softmax(evidence + settings.smoothness * (composition @ mean), 0)
+        shares = content.T @ torch.softmax(evidence + settings.smoothness * (content @ mean), 0)
     return shares / shares.sum(0)
 
 
