@@ -36,7 +36,7 @@ class TrainConfig:
     validate_on: int = 12  # synthetic samples
     checkpoint_seconds: float = 120.0
     mixed_precision: bool = True  # bfloat16 autocast
-    threads: int = 2
+    threads: int = 1  # more threads wait for one another on a busy machine
     network: UNetConfig = field(default_factory=UNetConfig)
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
 

@@ -1,0 +1,143 @@
+"""``python -m training.judge [--model FOLDER]``: brain masks on real scans that nothing was trained on.
+
+References: the manual masks of ``ms_longitudinal_truth``, carried by its FLAIR-to-common transforms (scans of one
+session share their scanner coordinates); FreeSurfer's labels, closed by 6 mm; for the stripped case what is not zero.
+Two of the manual masks are visibly wrong (sub-03: cut at the front and top; sub-19: far outside the skull): there the
+reference is deepbet on the T1w of the second session, an agreement and not a truth.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from scipy import ndimage
+
+from bidsapp.image.grid import work_image
+from bidsapp.models.brain import deepbet_brain, find_brain
+from bidsapp.models.registry import Model, read_model
+
+WRONG_MASKS = ("sub-03", "sub-19")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A mask, what made it, and the 4x4 matrix from the scan's scanner coordinates to the mask's (mm, RAS)."""
+
+    kind: str
+    mask: nib.Nifti1Image
+    matrix: np.ndarray
+
+
+def dice(one: np.ndarray, two: np.ndarray) -> float:
+    """Dice coefficient of two boolean arrays."""
+    return float(2 * (one & two).sum() / (one.sum() + two.sum()))
+
+
+def read_itk(path: Path) -> np.ndarray:
+    """4x4 matrix (RAS, mm) of an ITK affine text file, which is written in LPS and about a fixed centre."""
+    text = path.read_text()
+
+    def numbers(key: str) -> np.ndarray:
+        found = re.search(rf"^{key}: (.*)$", text, re.MULTILINE)
+        if found is None:
+            raise ValueError(f"{path} has no line '{key}:': is it an ITK transform in text form?")
+        return np.array(found[1].split(), float)
+
+    parameters, centre = numbers("Parameters"), numbers("FixedParameters")
+    matrix = np.eye(4)
+    matrix[:3, :3] = parameters[:9].reshape(3, 3)
+    matrix[:3, 3] = parameters[9:] + centre - matrix[:3, :3] @ centre
+    flip = np.diag([-1.0, -1.0, 1.0, 1.0])
+    return flip @ matrix @ flip
+
+
+def on_scan(reference: Reference, scan: nib.Nifti1Image) -> np.ndarray:
+    """The reference mask on the grid of `scan` (bool)."""
+    matrix = np.linalg.inv(reference.mask.affine) @ reference.matrix @ scan.affine
+    mask = np.asanyarray(reference.mask.dataobj, dtype=np.float32)
+    return ndimage.affine_transform(mask, matrix[:3, :3], matrix[:3, 3], output_shape=scan.shape, order=1) > 0.5
+
+
+def cases(data: Path) -> dict[str, tuple[Path, Reference]]:
+    """Name -> scan and reference, for every scan that has one."""
+    found: dict[str, tuple[Path, Reference]] = {}
+    for path in sorted((data / "bids_ms_longitudinal").glob("sub-*/ses-*/anat/*.nii.gz")):
+        name = path.name.removesuffix(".nii.gz")
+        found[name] = (path, _longitudinal(data, path.parents[2].name, path.parents[1].name[-1]))
+    for path in sorted((data / "bids_ms_mni").glob("sub-*/anat/*.nii.gz")):
+        image = nib.load(path)
+        shape = np.asanyarray(image.dataobj) != 0
+        mask = nib.Nifti1Image(ndimage.binary_fill_holes(shape).astype(np.uint8), image.affine)
+        found[f"mni_{path.name.removesuffix('.nii.gz')}"] = (path, Reference("not zero", mask, np.eye(4)))
+    scan = data / "bids_t1_freesurfer/sub-01/anat/sub-01_T1w.nii.gz"
+    found["freesurfer_T1w"] = (scan, _freesurfer(data))
+    return found
+
+
+def _longitudinal(data: Path, subject: str, session: str) -> Reference:
+    truth = data / "ms_longitudinal_truth" / subject
+    from_scan = np.linalg.inv(read_itk(truth / f"study{session}_FLAIR_to_common_space.txt"))
+    if subject not in WRONG_MASKS:
+        return Reference("manual", nib.load(truth / f"{subject}_space-common_desc-brain_mask.nii.gz"), from_scan)
+    t1w = work_image(nib.load(data / f"bids_ms_longitudinal/{subject}/ses-2/anat/{subject}_ses-2_T1w.nii.gz"))
+    mask = deepbet_brain(t1w.get_fdata(dtype=np.float32)) > 0.5
+    to_second = read_itk(truth / "study2_FLAIR_to_common_space.txt") @ from_scan
+    return Reference("deepbet", nib.Nifti1Image(mask.astype(np.uint8), t1w.affine), to_second)
+
+
+def _freesurfer(data: Path) -> Reference:
+    path = data / "bids_t1_freesurfer/derivatives/freesurfer/sub-01/anat/sub-01_space-orig_seg-aparcaseg_dseg.nii.gz"
+    image = nib.load(path)
+    tissue = np.pad(np.asanyarray(image.dataobj) > 0, 12)
+    near = ndimage.distance_transform_edt(~tissue) <= 6
+    closed = (ndimage.distance_transform_edt(near) > 6) | tissue
+    mask = ndimage.binary_fill_holes(closed)[12:-12, 12:-12, 12:-12]
+    return Reference("freesurfer", nib.Nifti1Image(mask.astype(np.uint8), image.affine), np.eye(4))
+
+
+def judge(data: Path, *, model: Model | None, with_deepbet: bool, keep: Path | None) -> list[dict[str, object]]:
+    """A row per scan: Dice and volume (ml) of the network, and of deepbet on T1w where asked."""
+    rows = []
+    for name, (path, reference) in cases(data).items():
+        scan = work_image(nib.load(path))
+        image = scan.get_fdata(dtype=np.float32)
+        sizes = tuple(float(n) for n in nib.affines.voxel_sizes(scan.affine))
+        truth = on_scan(reference, scan)
+        mask = find_brain(image, voxel_size_mm=(sizes[0], sizes[1], sizes[2]), model=model) > 0.5
+        ml = float(np.prod(sizes)) / 1000
+        row: dict[str, object] = {"scan": name, "reference": reference.kind, "dice": round(dice(mask, truth), 4)}
+        row |= {"ml": round(mask.sum() * ml), "reference_ml": round(truth.sum() * ml)}
+        if with_deepbet and name.endswith("T1w") and reference.kind != "deepbet":
+            row["dice_deepbet"] = round(dice(deepbet_brain(image) > 0.5, truth), 4)
+        if keep:
+            keep.mkdir(parents=True, exist_ok=True)
+            np.savez_compressed(keep / name, image=image, truth=truth, mask=mask)
+        rows.append(row)
+        print(*row.values(), sep="\t", flush=True)
+    return rows
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m training.judge", description=__doc__)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--model", type=Path, help="model folder (default: the packaged one)")
+    parser.add_argument("--deepbet", action="store_true", help="judge deepbet on the T1w scans as well")
+    parser.add_argument("--keep", type=Path, help="write image, reference and mask of each scan here (.npz)")
+    parser.add_argument("--out", type=Path, help="write the figures here (JSON), e.g. <run>/judged.json")
+    args = parser.parse_args()
+    model = read_model(args.model) if args.model else None
+    rows = judge(args.data, model=model, with_deepbet=args.deepbet, keep=args.keep)
+    print("mean", np.mean([float(str(row["dice"])) for row in rows]).round(4), sep="\t")
+    if args.out:
+        args.out.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
