@@ -42,7 +42,9 @@
   tip.id = "tip";
   tip.hidden = true;
   document.body.append(tip);
+  let current = null;
   const place = (term) => {
+    current = term;
     tip.textContent = term.dataset.tip;
     tip.hidden = false;
     const at = term.getBoundingClientRect();
@@ -52,17 +54,21 @@
     tip.style.top = `${above > 8 ? above : at.bottom + 8}px`;
     term.setAttribute("aria-describedby", "tip");
   };
-  const leave = (term) => { tip.hidden = true; term.removeAttribute("aria-describedby"); };
+  const leave = () => {
+    tip.hidden = true;
+    current?.removeAttribute("aria-describedby");
+    current = null;
+  };
   for (const term of all(".term[title]")) {
     term.dataset.tip = term.title;
     term.removeAttribute("title");
     term.addEventListener("mouseenter", () => place(term));
     term.addEventListener("focus", () => place(term));
-    term.addEventListener("mouseleave", () => leave(term));
-    term.addEventListener("blur", () => leave(term));
+    term.addEventListener("mouseleave", leave);
+    term.addEventListener("blur", leave);
   }
-  addEventListener("keydown", (event) => { if (event.key === "Escape") tip.hidden = true; });
-  addEventListener("scroll", () => { tip.hidden = true; }, { passive: true, capture: true });
+  addEventListener("keydown", (event) => { if (event.key === "Escape") leave(); });
+  addEventListener("scroll", () => { if (current) place(current); }, { passive: true, capture: true });
 
   // Tables: sort by a heading; cells without a number stay last.
   const key = (cell) => (cell.dataset.value !== undefined ? cell.dataset.value : cell.textContent.trim());

@@ -497,14 +497,11 @@ def _lesion_cell(record: Mapping[str, str], sources: Sequence[str], title: str) 
 def _lesion_sentence(records: Sequence[Mapping[str, str]], values: Mapping[str, Value]) -> str:
     if not records:
         return "No lesion was found."
-    sizes: list[float] = []
-    for record in records:
-        size = number(record.get("volume_mm3"))
-        sizes += [] if size is None else [size]
+    sizes = [size for size in (number(record.get("volume_mm3")) for record in records) if size is not None]
     told = count_of(len(records), "lesion")
     if sizes:
         told += f", {millilitres(sum(sizes))}\u00a0ml in all"
-        if len(sizes) > 1 and sum(sizes):
+        if len(sizes) > 1 and max(sizes) > 0:
             told += f"; the largest is {100 * max(sizes) / sum(sizes):.0f}\u00a0% of that"
     loads = [
         f"{value.with_unit} of {where}"
@@ -550,23 +547,25 @@ def _projections(records: Sequence[Mapping[str, str]], layout: Mapping[str, Any]
 
 
 def _input(scan: Mapping[str, Any]) -> dict[str, Any]:
-    sizes = scan.get("voxel_size_mm")
-    shape = scan.get("shape")
     return {
         "contrast": str(scan.get("contrast", "")),
         "file": str(scan.get("file", "")),
         "why": str(scan.get("chosen_because", "")),
-        "not_chosen": [str(path) for path in scan.get("not_chosen") or ()],
-        "shape": " × ".join(str(length) for length in shape) if isinstance(shape, list) else "",
-        "voxel": " × ".join(f"{size:.3g}" for size in sizes) if _numbers(sizes) else "",
+        "not_chosen": _texts(scan.get("not_chosen")),
+        "shape": " × ".join(str(length) for length in _numbers(scan.get("shape"))),
+        "voxel": " × ".join(f"{size:.3g}" for size in _numbers(scan.get("voxel_size_mm"))),
         "orientation": str(scan.get("orientation", "")),
-        "notes": [str(note) for note in scan.get("notes") or ()],
+        "notes": _texts(scan.get("notes")),
         "sha256": str(scan.get("sha256", "")),
     }
 
 
-def _numbers(values: Any) -> bool:
-    return isinstance(values, list) and all(isinstance(value, (int, float)) for value in values)
+def _numbers(values: Any) -> list[float]:
+    return values if isinstance(values, list) and all(isinstance(value, (int, float)) for value in values) else []
+
+
+def _texts(values: Any) -> list[str]:
+    return [str(value) for value in values] if isinstance(values, list) else []
 
 
 def _options(record: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:

@@ -1,0 +1,262 @@
+"""The pages, as text."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from html.parser import HTMLParser
+
+import pandas as pd
+import pytest
+
+from bidsapp.report import assemble
+from bidsapp.report.read import read_subject
+from bidsapp.report.subject import view_subject
+
+FLAIR_ONLY_WHY = "GM and WM look alike on FLAIR"
+
+
+class Page(HTMLParser):
+    """Tags and text of a page; every tag must be closed in order."""
+
+    VOID = ("meta", "img", "br", "input", "line", "rect", "polygon", "polyline", "link")
+
+    def __init__(self, path):
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.ids: list[str] = []
+        self.words: list[str] = []
+        self.open: list[str] = []
+        self.source = path.read_text()
+        self.feed(self.source)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if "id" in dict(attrs):
+            self.ids.append(dict(attrs)["id"])
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] not in ("script", "style"):
+            self.words.append(data)
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.words).split())
+
+    def attributes(self, tag, name):
+        return [attributes[name] for found, attributes in self.tags if found == tag and attributes.get(name)]
+
+
+def page_of(tmp_path, subject="01"):
+    return Page(assemble.assemble_subject(tmp_path, subject))
+
+
+def test_a_session(tmp_path, write_session):
+    write_session("01")
+    page = page_of(tmp_path)
+    for words in ("sub-01", "Segmented from T1w and FLAIR. Nothing out of range.", "600.0", "25 lesions, 10.0 ml",
+                  "the only FLAIR", "a note of the reader", "Tustison et al., 2010", "7 × 8 × 9 voxels"):  # fmt: skip
+        assert words in page.text
+    assert page.attributes("img", "src")[:2] == [
+        "./sub-01/figures/sub-01_desc-brain_image.png",
+        "./sub-01/figures/sub-01_desc-brain_overlay.png",
+    ]
+    assert all(page.attributes("img", "alt")) and len(page.attributes("img", "alt")) == 8
+
+
+def test_nothing_points_away_and_every_anchor_is_there(tmp_path, write_session):
+    write_session("01", "1")
+    write_session("01", "2")
+    for page in (page_of(tmp_path), Page(assemble.assemble_group(tmp_path))):
+        links = page.attributes("a", "href") + page.attributes("img", "src")
+        assert links and all(link.startswith(("#", "./")) for link in links)
+        assert {link[1:] for link in links if link.startswith("#")} <= set(page.ids)
+        assert len(page.ids) == len(set(page.ids))
+        assert "http:" not in page.source and "https:" not in page.source and "url(" not in page.source
+        assert not page.attributes("script", "src") and not page.attributes("link", "href")
+
+
+def test_only_the_pages_own_script_may_run(tmp_path, write_session):
+    write_session("01")
+    page = page_of(tmp_path)
+    (policy,) = (content for content in page.attributes("meta", "content") if "default-src" in content)
+    assert "default-src 'none'" in policy and "script-src 'sha256-" in policy
+    assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
+
+
+def test_hostile_strings_stay_text(tmp_path, write_session):
+    evil = "<script>alert('x')</script>\"><img src=x onerror=alert(1)>"
+    record = {
+        "contrasts": ["T1w", evil], "reference": "T1w", "version": evil, "warnings": [evil],
+        "inputs": [{"contrast": evil, "file": evil, "chosen_because": evil, "not_chosen": [evil], "notes": [evil]}],
+        "not_measured": {"gm_mm3": evil}, "outputs": {evil: 3, "javascript:alert(1)": 4},
+        "options": {evil: evil, "tissue_model": evil}, "methods": {"tissue_model": evil},
+    }  # fmt: skip
+    folder = write_session("01", **record)
+    (folder / "sub-01_volumes.tsv").write_text(
+        f"participant_id\tgm_mm3\t{evil}\ttext\nsub-01\tn/a\t3\t{evil}\n".replace('"', "")
+    )
+    table = pd.DataFrame({"lesion_id": [evil], "volume_mm3": ["12"], evil: ["1"]})
+    table.to_csv(folder / "sub-01_lesions.tsv", sep="\t", index=False)
+    about = {"gm_mm3": {"LongName": evil, "Description": evil}, evil: {"LongName": evil}}
+    (folder / "sub-01_volumes.json").write_text(json.dumps(about))
+    for page in (page_of(tmp_path), Page(assemble.assemble_group(tmp_path))):
+        assert evil in page.text or evil.replace('"', "") in page.text
+        assert sum(tag == "script" for tag, _ in page.tags) == 1
+        assert "x" not in page.attributes("img", "src")
+        assert not any(link.startswith("javascript") for link in page.attributes("a", "href"))
+        assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
+
+
+def test_flair_only_says_why(tmp_path, write_session):
+    write_session(
+        "01", volumes={"tiv_mm3": "1500000", "brain_mask_mm3": "1200000", "brain_mm3": "1000000", "gm_mm3": "n/a",
+                       "wm_mm3": "n/a", "csf_mm3": "200000", "lesion_mm3": "10000"},
+        contrasts=["FLAIR"], reference="FLAIR",
+        not_measured={"gm_mm3": FLAIR_ONLY_WHY, "wm_mm3": FLAIR_ONLY_WHY},
+    )  # fmt: skip
+    page = page_of(tmp_path)
+    assert f"1 Not measured: {FLAIR_ONLY_WHY}." in page.text or f"Not measured: {FLAIR_ONLY_WHY}." in page.text
+    assert "FLAIR, reference" in page.text and "T1w, none" in page.text
+    (view,) = view_subject(read_subject(tmp_path, "01"), assemble.layout(), exists=lambda path: True).sessions
+    assert [(part.name, round(part.percent, 2)) for part in view.parts] == [
+        ("Brain Parenchyma (gray and white matter)", 82.5), ("Lesion", 0.83), ("Cerebrospinal Fluid", 16.67),
+    ]  # fmt: skip
+    headline = {value.column: value.text for value, _ in view.headline}
+    assert headline["gm_mm3"] == "n/a" and headline["brain_mm3"] == "1000.0"
+
+
+def test_flags_come_first_and_in_words(tmp_path, write_session):
+    flag = "gm_to_wm = 0.7, below 0.9: ratio of gray to white matter unusual for an adult"
+    write_session("01", qc={"cnr": "2", "gm_to_wm": "0.7", "flags": flag}, warnings=["Look at left and right.", flag])
+    (view,) = view_subject(read_subject(tmp_path, "01"), assemble.layout(), exists=lambda path: True).sessions
+    assert [(warning.text, warning.from_checks) for warning in view.warnings] == [
+        ("Look at left and right.", False),
+        ("Ratio of gray to white matter unusual for an adult", True),
+    ]
+    assert view.warnings[1].detail == "Long name of gm_to_wm: 0.7, below 0.9"
+    assert {check.value.column: check.flag for check in view.checks} == {"cnr": "", "gm_to_wm": "below"}
+    assert "2 points to look at." in page_of(tmp_path).text
+
+
+def test_volumes_flagged_are_told_in_ml(tmp_path, write_session):
+    flag = "brain_mm3 = 5.2e+05, below 7e+05: brain volume unusual for an adult"
+    write_session("01", volumes={"brain_mm3": "520000"}, qc={"flags": flag})
+    assert "Brain parenchyma: 520.0 ml, below 700.0 ml" in page_of(tmp_path).text
+
+
+def test_missing_pieces_are_told(tmp_path, write_session):
+    folder = write_session("01", pictures=("brain",))
+    for ending in ("_volumes.tsv", "_qc.tsv", "_lesions.tsv"):
+        (folder / f"sub-01{ending}").unlink()
+    text = page_of(tmp_path).text
+    assert "The table of volumes, sub-01_volumes.tsv, is missing or cannot be read." in text
+    assert "The table of quality control, sub-01_qc.tsv, is missing or cannot be read." in text
+    assert "There is no table of lesions." in text
+    assert "sub-01_desc-tissue_image.png and _overlay.png are not both in sub-01/figures" in text
+    assert "sub-01_gone.nii.gz missing" in text
+
+
+def test_failed_session(tmp_path, write_session):
+    write_session("01", "1")
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "sub-01_ses-2_problem.json").write_text(
+        json.dumps({"status": "failed", "message": "sub-01_ses-2_T1w.nii.gz is truncated: copy it again."})
+    )
+    (tmp_path / "logs" / "sub-01.log").write_text("last words")
+    text = page_of(tmp_path).text
+    assert "2 sessions: 1 segmented and 1 failed." in text
+    assert "sub-01_ses-2_T1w.nii.gz is truncated: copy it again." in text and "last words" in text
+
+
+def test_old_results_of_a_failed_run_are_marked(tmp_path, write_session):
+    write_session("01")
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "sub-01_problem.json").write_text('{"status": "failed", "message": "no memory"}')
+    text = page_of(tmp_path).text
+    assert "these are the results of an earlier one" in text and "no memory" in text
+
+
+def test_nothing_at_all_still_makes_a_page(tmp_path):
+    assert "Not finished." in page_of(tmp_path, "ghost").text
+    assert "No session with volumes was found." in Page(assemble.assemble_group(tmp_path)).text
+
+
+def test_several_sessions_are_compared(tmp_path, write_session):
+    write_session("01", "1", volumes={"brain_mm3": "1000000", "lesion_mm3": "5000"})
+    write_session("01", "2", volumes={"brain_mm3": "990000", "lesion_mm3": "n/a"}, contrasts=["T1w"])
+    write_session("01", "3", volumes={"brain_mm3": "980000", "lesion_mm3": "6000"})
+    view = view_subject(read_subject(tmp_path, "01"), assemble.layout(), exists=lambda path: True)
+    trends = {trend.name: trend for trend in view.trends}
+    assert trends["Brain parenchyma"].cells == ("1000.0", "990.0", "980.0")
+    assert trends["Brain parenchyma"].change == "−2.0\u00a0%"
+    assert trends["Brain parenchyma"].points == ((0.0, 2.0), (50.0, 12.0), (100.0, 22.0))
+    assert trends["Lesions"].cells == ("5.00", "n/a", "6.00") and len(trends["Lesions"].points) == 2
+    assert "different contrasts" in view.caution
+
+
+def test_lesion_table_opens_beyond_twenty(tmp_path, write_session):
+    write_session("01", lesions=25)
+    page = page_of(tmp_path)
+    rows = [attributes for tag, attributes in page.tags if tag == "tr" and "data-rest" in attributes]
+    assert len(rows) == 5 and all("hidden" in attributes for attributes in rows)
+    assert "Show all 25" in page.text
+    write_session("02", lesions=0)
+    assert "No lesion was found." in page_of(tmp_path, "02").text
+
+
+def test_the_same_files_give_the_same_bytes(tmp_path, write_session):
+    write_session("01", "1")
+    write_session("02")
+    first = [assemble.assemble_subject(tmp_path, "01").read_bytes(), assemble.assemble_group(tmp_path).read_bytes()]
+    again = [assemble.assemble_subject(tmp_path, "01").read_bytes(), assemble.assemble_group(tmp_path).read_bytes()]
+    assert first == again
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "group.html", "group_volumes.json", "group_volumes.tsv", "sub-01", "sub-01.html", "sub-02",
+    ]  # fmt: skip
+
+
+def test_explanations_are_from_the_data_dictionary(tmp_path, write_session):
+    write_session("01")
+    assert "Long name of gm_mm3. What gm_mm3 is." in page_of(tmp_path).attributes("span", "title")
+
+
+@pytest.mark.parametrize(
+    ("path", "link"),
+    [
+        ("sub-01/a b.png", "./sub-01/a%20b.png"),
+        ("javascript:alert(1)", "./javascript%3Aalert%281%29"),
+        ('x"y', "./x%22y"),
+        ("sub-1.html#ses-2", "./sub-1.html#ses-2"),
+    ],
+)
+def test_links(path, link):
+    assert assemble._href(path) == link
+    assert html.escape(link) == link
+
+
+def test_layout_names_columns_that_exist():
+    from bidsapp.measure.lesions import LESION_COLUMNS
+    from bidsapp.measure.quality import QC_COLUMNS
+    from bidsapp.measure.volumes import VOLUME_COLUMNS
+
+    layout = assemble.layout()
+    volumes = layout["volumes"]
+    named = {*volumes["headline"], *volumes["names"], *volumes["over_time"], volumes["whole"]}
+    named |= set(layout["group"]["distributions"])
+    named |= {name for recipe in volumes["parts"] for formula in recipe.values() for name in re.split(" - ", formula)}
+    assert named <= set(VOLUME_COLUMNS)
+    assert set(VOLUME_COLUMNS) <= set(volumes["names"])
+    assert set(layout["quality"]["names"]) <= set(QC_COLUMNS)
+    lesion = {name for key, entry in layout["lesions"]["columns"].items() for name in entry.get("columns", [key])}
+    assert lesion == set(LESION_COLUMNS)

@@ -1,0 +1,175 @@
+"""The pages in a real browser: no error, no request, and what moves does move."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bidsapp.report import assemble
+
+CHROMIUM = Path("/usr/bin/chromium")
+ARGUMENTS = [
+    "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
+    "--disable-sync", "--no-first-run", "--disable-default-apps",
+]  # fmt: skip
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    if not CHROMIUM.is_file():
+        pytest.skip(f"{CHROMIUM} is not installed: the pages were not opened in a browser")
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with playwright.sync_playwright() as api:
+        running = api.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS)
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def visit(browser) -> Iterator:
+    """Open a page; at the end there must have been no message and no request to anything but files."""
+    told: list[str] = []
+    context = browser.new_context(viewport={"width": 1360, "height": 900})
+
+    def visit(path: Path):
+        page = context.new_page()
+        page.on("console", lambda message: told.append(f"console: {message.text}"))
+        page.on("pageerror", lambda error: told.append(f"error: {error}"))
+        page.on("requestfailed", lambda request: told.append(f"failed: {request.url}"))
+        page.on("request", lambda request: request.url.startswith("file:") or told.append(f"asked: {request.url}"))
+        page.goto(path.as_uri())
+        return page
+
+    yield visit
+    context.close()
+    assert told == []
+
+
+@pytest.fixture
+def subject_page(tmp_path, write_session, visit):
+    evil = "<script>document.title='evil'</script><img src=x onerror=\"document.title='evil'\">"
+    write_session("01", "1", warnings=[evil])
+    write_session("01", "2", pictures=("brain",))
+    return visit(assemble.assemble_subject(tmp_path, "01"))
+
+
+def visible(page, selector: str) -> bool:
+    return page.locator(selector).first.evaluate("e => getComputedStyle(e).visibility === 'visible'")
+
+
+def test_hostile_strings_do_not_run(subject_page):
+    assert subject_page.title() == "sub-01: brain segmentation"
+
+
+def test_pictures_flicker(subject_page):
+    page, over = subject_page, "#ses-1-pictures .over"
+    figure = page.locator("#ses-1-pictures figure").first
+    stage = figure.locator(".stage")
+    page.mouse.move(0, 0)
+    assert visible(page, over)
+    stage.hover()
+    assert not visible(page, over)
+    page.mouse.move(0, 0)
+    stage.focus()
+    page.keyboard.press("Space")
+    assert figure.get_attribute("data-state") == "image" and not visible(page, over)
+    figure.get_by_role("button", name="With the mask").click()
+    assert stage.get_attribute("aria-pressed") == "true"
+    stage.focus()
+    page.keyboard.press("f")
+    for state in ("image", "overlay"):
+        page.wait_for_selector(f"#ses-1-pictures figure[data-state='{state}'][data-flicker]", timeout=3000)
+    page.keyboard.press("f")
+    assert figure.get_attribute("data-flicker") is None
+
+
+def test_lesion_table_sorts_and_opens(subject_page):
+    page = subject_page
+    table = page.locator("#ses-1-lesion-table")
+    column = "[...document.querySelectorAll('#ses-1-lesion-table tbody tr')].map(row => row.cells[1].dataset.value)"
+    before = [float(value) for value in page.evaluate(column)]
+    assert before == sorted(before, reverse=True)
+    table.get_by_role("button", name="Volume").click()
+    assert [float(value) for value in page.evaluate(column)] == sorted(before)
+    assert table.locator("th").nth(1).get_attribute("aria-sort") == "ascending"
+    table.get_by_role("button", name="Volume").click()
+    assert [float(value) for value in page.evaluate(column)] == before
+    assert table.locator("tbody tr:visible").count() == 20
+    page.get_by_role("button", name="Show all 25").first.click()
+    assert table.locator("tbody tr:visible").count() == 25
+
+
+def test_explanations_for_mouse_and_keyboard(subject_page):
+    page = subject_page
+    term = page.locator("#ses-1 dl.headline .term").first
+    term.focus()
+    assert page.locator(".tip").text_content() == "Long name of brain_mm3. What brain_mm3 is."
+    page.keyboard.press("Escape")
+    assert page.locator(".tip").is_hidden()
+    term.hover()
+    assert page.locator(".tip").is_visible()
+
+
+@pytest.mark.parametrize("width", [1360, 820, 360])
+def test_nothing_is_wider_than_the_screen(subject_page, width):
+    subject_page.set_viewport_size({"width": width, "height": 800})
+    assert subject_page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_text_is_readable_in_light_and_dark(subject_page):
+    """Contrast of the main and the quiet text with the page: WCAG 2.2, 1.4.3 asks for 4.5."""
+    ratios = """() => {
+        const light = (color) => color.match(/[\\d.]+/g).slice(0, 3).map(Number).map(part => part / 255)
+            .map(part => part <= .04045 ? part / 12.92 : ((part + .055) / 1.055) ** 2.4)
+            .reduce((sum, part, i) => sum + part * [.2126, .7152, .0722][i], 0);
+        const paper = light(getComputedStyle(document.body).backgroundColor);
+        return ['body', '.lede', '.unit', 'a[href]', '.chips .absent', 'figcaption'].map(selector => {
+            const ink = light(getComputedStyle(document.querySelector(`main ${selector}, ${selector}`)).color);
+            return (Math.max(ink, paper) + .05) / (Math.min(ink, paper) + .05);
+        });
+    }"""
+    for scheme in ("light", "dark"):
+        subject_page.emulate_media(color_scheme=scheme)
+        assert min(subject_page.evaluate(ratios)) >= 4.5, scheme
+
+
+def test_on_paper_the_overlays_are_shown_and_the_table_is_open(subject_page, tmp_path):
+    pdf = tmp_path / "page.pdf"
+    subject_page.pdf(path=str(pdf))
+    assert pdf.stat().st_size > 10_000
+    subject_page.emulate_media(media="print")
+    assert visible(subject_page, "#ses-1-pictures .over")
+    assert subject_page.locator("#ses-1-pictures .stage").first.is_visible()
+    assert subject_page.locator(".controls").first.is_hidden()
+    assert subject_page.locator("#ses-1-lesion-table tbody tr:visible").count() == 25
+
+
+def test_group_page(tmp_path, write_session, visit):
+    for number in range(8):
+        lesion = "n/a" if number == 3 else str(1000 * ((number * 5) % 8))
+        brain = "1000000" if number else "400000"
+        write_session(f"{number}", "1", volumes={"brain_mm3": brain, "lesion_mm3": lesion})
+        assemble.assemble_subject(tmp_path, f"{number}")
+    page = visit(assemble.assemble_group(tmp_path))
+    page.mouse.move(0, 0)
+    rows = "[...document.querySelectorAll('#volumes tbody tr')]"
+    page.locator("#volumes").get_by_role("button", name="Lesions").click()
+    values = page.evaluate(f"{rows}.map(row => row.cells[4].dataset.value)")
+    assert values == ["0", "1000", "2000", "3000", "4000", "5000", "6000", ""] or values[-1] == ""
+    known = [float(value) for value in values[:-1]]
+    assert known == sorted(known)
+    page.get_by_role("searchbox").fill("sub-5")
+    assert page.locator("#volumes tbody tr:visible").count() == 1
+    assert page.locator("#volumes-count").text_content() == "1 of 8 rows"
+    page.get_by_role("searchbox").fill("")
+    page.get_by_role("checkbox").check()
+    assert page.locator("#volumes tbody tr:visible th").all_text_contents() == ["sub-0"]
+    dot = page.locator(".strip a[data-session='sub-5 ses-1']").first
+    dot.hover()
+    assert page.locator("#volumes tr.lit th").all_text_contents() == ["sub-5"]
+    dot.click()
+    assert page.title() == "sub-5: brain segmentation" and page.url.endswith("sub-5.html#ses-1")

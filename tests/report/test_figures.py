@@ -1,0 +1,184 @@
+"""Pictures: size, proportions, sides, colours, determinism."""
+
+from __future__ import annotations
+
+import io
+
+import nibabel as nib
+import numpy as np
+import pytest
+from PIL import Image
+
+from bidsapp.labels import CSF, GM, LESION, WM
+from bidsapp.report import figures
+
+RAS_THICK = np.diag([1.0, 1.0, 4.0, 1.0])
+
+
+def image(data: np.ndarray, affine: np.ndarray = RAS_THICK) -> nib.Nifti1Image:
+    return nib.Nifti1Image(data, affine)
+
+
+@pytest.fixture
+def head() -> dict[str, nib.Nifti1Image]:
+    """A thick-slice scan of 40 x 50 x 9 voxels with an off-centre lesion on the subject's right."""
+    rng = np.random.default_rng(0)
+    x, y, z = np.indices((40, 50, 9))
+    mask = ((x - 20) / 15) ** 2 + ((y - 25) / 19) ** 2 + ((z - 4) / 3.6) ** 2 < 1
+    lesion = mask & (x > 27) & (x < 31) & (abs(y - 25) < 3) & (z == 5)
+    dseg = np.where(mask, np.where(x < 15, GM.index, np.where(x < 25, WM.index, CSF.index)), 0)
+    dseg[lesion] = LESION.index
+    data = (rng.normal(100, 10, mask.shape) * mask).astype(np.float32)
+    return {
+        "reference": image(data),
+        "mask": image(mask.astype(np.uint8)),
+        "dseg": image(dseg.astype(np.uint8)),
+        "lesion": image(lesion.astype(np.uint8)),
+    }
+
+
+def opened(png: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(png))
+
+
+def colored(png: bytes, color: str) -> np.ndarray:
+    """Where a picture has a pure colour, shape (height, width)."""
+    rgb = np.asarray(opened(png).convert("RGB")).astype(int)
+    wanted = [int(color[start : start + 2], 16) for start in (1, 3, 5)]
+    return (rgb == wanted).all(axis=-1)
+
+
+def test_every_pair_has_one_size_and_differs(head):
+    pictures = figures.draw_session(**head, template_mask=head["mask"], template=head["reference"])
+    assert sorted(pictures) == [
+        f"{name}_{kind}" for name in ("brain", "lesion", "registration", "tissue") for kind in ("image", "overlay")
+    ]
+    for name in ("brain", "lesion", "tissue"):
+        pair = [pictures[f"{name}_{kind}"] for kind in ("image", "overlay")]
+        assert opened(pair[0]).size == opened(pair[1]).size
+        assert pair[0] != pair[1]
+    assert opened(pictures["brain_image"]).width == figures.WIDTH
+
+
+def test_only_what_is_given_is_drawn(head):
+    assert sorted(figures.draw_session(reference=head["reference"], mask=head["mask"])) == [
+        "brain_image",
+        "brain_overlay",
+    ]
+
+
+def test_equal_input_gives_equal_bytes_without_text_chunks(head):
+    first, second = figures.draw_session(**head), figures.draw_session(**head)
+    assert first == second
+    assert all(opened(png).info.keys() <= {"transparency"} for png in first.values())
+    other = dict(head, dseg=image(np.asarray(head["dseg"].dataobj)[::-1].copy()))
+    assert figures.draw_session(**other)["tissue_overlay"] != first["tissue_overlay"]
+
+
+def test_thick_slices_keep_their_proportions(head):
+    layout = figures.plan_overview(head["mask"], margin_mm=0)
+    extent = (layout.box[:, 1] - layout.box[:, 0]) * [1, 1, 4]
+    assert {tile.axis for tile in layout.tiles} == {0, 1, 2}
+    for tile in layout.tiles:
+        across, up = (extent[axis] for axis in range(3) if axis != tile.axis)
+        assert tile.width / tile.height == pytest.approx(across / up, rel=0.02)
+
+
+def test_tiles_lie_within_the_picture_and_apart(head):
+    for layout in (figures.plan_overview(head["mask"], margin_mm=5), figures.plan_detail(head["mask"], head["lesion"])):
+        taken = np.zeros(layout.size[::-1], dtype=int)
+        for tile in layout.tiles:
+            assert tile.left >= 0 and tile.left + tile.width <= layout.size[0]
+            taken[tile.top : tile.top + tile.height + figures.BAR, tile.left : tile.left + tile.width] += 1
+        assert taken.max() == 1
+
+
+def test_overview_shows_the_acquired_plane_of_a_2d_scan():
+    sagittal = np.diag([4.0, 1.0, 1.0, 1.0])
+    mask = np.zeros((9, 40, 50), np.uint8)
+    mask[1:8, 5:35, 5:45] = 1
+    layout = figures.plan_overview(image(mask, sagittal), margin_mm=0)
+    assert layout.tiles[0].axis == 0
+    assert figures.plan_overview(image(mask, np.eye(4)), margin_mm=0).tiles[0].axis == 2
+
+
+def test_detail_shows_every_slice_with_lesions(head):
+    layout = figures.plan_detail(head["mask"], head["lesion"])
+    assert 5 in {tile.index for tile in layout.tiles}
+    assert len({tile.index for tile in layout.tiles}) == len(layout.tiles)
+    many = np.zeros((40, 50, 90), np.uint8)
+    many[10:30, 10:40, 5:85] = 1
+    spread = figures.plan_detail(image(many, np.eye(4)), image(many, np.eye(4)))
+    shown = sorted(tile.index for tile in spread.tiles)
+    assert shown[0] < 15 and shown[-1] > 75 and max(np.diff(shown)) < 20
+
+
+@pytest.mark.parametrize("flip", [1, -1])
+def test_the_subjects_right_is_on_the_right_whatever_the_storage(head, flip):
+    lesion, reference = (np.asarray(head[name].dataobj)[::flip] for name in ("lesion", "reference"))
+    affine = np.diag([flip, 1.0, 4.0, 1.0])
+    affine[0, 3] = 0 if flip == 1 else 39
+    mask = image(np.asarray(head["mask"].dataobj)[::flip].copy(), affine)
+    picture = figures.lesion_picture(image(reference.copy(), affine), image(lesion.copy(), affine), mask=mask)
+    layout = figures.plan_detail(mask, image(lesion.copy(), affine))
+    (tile,) = (tile for tile in layout.tiles if tile.index == 5)
+    found = colored(picture.overlay, LESION.color)
+    columns = np.flatnonzero(found.any(axis=0)) - tile.left
+    assert columns.size and columns.min() > tile.width / 2 and columns.max() < tile.width
+    assert not colored(picture.image, LESION.color).any()
+
+
+def test_outline_follows_the_mask(head):
+    picture = figures.brain_picture(head["reference"], head["mask"])
+    layout = figures.plan_overview(head["mask"], margin_mm=12)
+    outline = colored(picture.overlay, figures.BRAIN_COLOR)
+    box = layout.box
+    for tile in layout.tiles:
+        part = outline[tile.top : tile.top + tile.height, tile.left : tile.left + tile.width]
+        across = min(axis for axis in range(3) if axis != tile.axis)
+        inside = np.take(np.asarray(head["mask"].dataobj), tile.index, axis=tile.axis)
+        left, right = np.flatnonzero(inside.any(axis=1))[[0, -1]] - box[across, 0]
+        scale = tile.width / (box[across, 1] - box[across, 0])
+        columns = np.flatnonzero(part.any(axis=0))
+        assert columns[0] == pytest.approx(left * scale, abs=scale)
+        assert columns[-1] == pytest.approx((right + 1) * scale, abs=scale)
+
+
+def test_position_is_in_scanner_millimetres(head):
+    affine = RAS_THICK.copy()
+    affine[2, 3] = -16
+    layout = figures.plan_overview(head["mask"], margin_mm=0)
+    tile = next(tile for tile in layout.tiles if tile.axis == 2)
+    assert figures._position(tile, layout, affine) == f"z {4 * tile.index - 16:+d}"
+
+
+def test_not_finite_values_and_an_empty_mask_do_no_harm(head):
+    data = np.asarray(head["reference"].dataobj).copy()
+    data[20, 25, 4], data[21, 25, 4] = np.nan, np.inf
+    empty = image(np.zeros(data.shape, np.uint8))
+    picture = figures.brain_picture(image(data), empty)
+    assert opened(picture.image).width == figures.WIDTH
+    pair = [np.asarray(opened(png).convert("RGB")) for png in (picture.image, picture.overlay)]
+    np.testing.assert_array_equal(*pair)
+
+
+def test_probability_steps_rise_in_opacity(head):
+    ramp = image(np.linspace(0, 1, 40 * 50 * 9).reshape(40, 50, 9).astype(np.float32))
+    layers = figures.probability_layers(ramp, "#ff0000", steps=3)
+    assert [layer.opacity for layer in layers] == [0.25, 0.5, 0.75]
+    covered = sum(np.asarray(layer.image.dataobj).astype(int) for layer in layers)
+    assert covered.max() == 1 and covered.mean() == pytest.approx(0.75, abs=0.01)
+
+
+def test_other_grid_is_refused(head):
+    other = image(np.zeros((40, 50, 8), np.uint8))
+    with pytest.raises(ValueError, match="different grids"):
+        figures.brain_picture(head["reference"], other)
+    moved = image(np.asarray(head["mask"].dataobj), np.diag([1.0, 1.0, 5.0, 1.0]))
+    with pytest.raises(ValueError, match="different grids"):
+        figures.lesion_picture(head["reference"], moved, mask=head["mask"])
+
+
+def test_four_dimensions_are_refused(head):
+    with pytest.raises(ValueError, match="3D"):
+        figures.plan_overview(image(np.zeros((4, 5, 6, 2), np.uint8)), margin_mm=0)

@@ -1,0 +1,112 @@
+"""The group's table and page."""
+
+from __future__ import annotations
+
+import json
+
+import pandas as pd
+import pytest
+
+from bidsapp.report import assemble
+from bidsapp.report.group import collect_cohort, view_group
+from bidsapp.report.read import read_subject, subjects
+
+
+def group_of(tmp_path):
+    sessions = [session for subject in subjects(tmp_path) for session in read_subject(tmp_path, subject)]
+    return collect_cohort(sessions)
+
+
+@pytest.fixture
+def ten(write_session):
+    """Ten subjects; the last has a tiny brain and a flag."""
+    for number in range(10):
+        brain = 1_000_000 + 3_000 * number if number < 9 else 500_000
+        flag = "none" if number < 9 else "brain_mm3 = 5e+05, below 7e+05: brain volume unusual for an adult"
+        lesion = "n/a" if number == 4 else str(100 * number)
+        write_session(
+            f"{number:02}", "1" if number % 2 else None,
+            volumes={"brain_mm3": str(brain), "lesion_mm3": lesion, "lesion_count": str(number)},
+            qc={"flags": flag}, not_measured={"lesion_mm3": "no FLAIR"} if number == 4 else {},
+        )  # fmt: skip
+
+
+def test_table(tmp_path, ten):
+    assemble.assemble_group(tmp_path)
+    lines = (tmp_path / "group_volumes.tsv").read_text().splitlines()
+    assert lines[0] == "participant_id\tsession_id\tbrain_mm3\tlesion_mm3\tlesion_count"
+    assert lines[1] == "sub-00\tn/a\t1000000\t0\t0"
+    assert lines[2] == "sub-01\tses-1\t1003000\t100\t1"
+    assert lines[5] == "sub-04\tn/a\t1012000\tn/a\t4"
+    assert len(lines) == 11
+    about = json.loads((tmp_path / "group_volumes.json").read_text())
+    assert list(about) == lines[0].split("\t") and about["brain_mm3"]["Description"] == "What brain_mm3 is."
+
+
+def test_outliers_and_findings(tmp_path, ten):
+    view = view_group(group_of(tmp_path), assemble.layout())
+    assert view.lede == "10 sessions of 10 subjects."
+    ((name, href, what, why),) = view.outliers
+    assert (name, href, what) == ("sub-09 ses-1", "sub-09.html#ses-1", "Brain parenchyma: 500.0\u00a0ml")
+    assert "below the median of 1010.5\u00a0ml" in why
+    ((finding, where),) = view.findings
+    assert finding == "Brain volume unusual for an adult"
+    assert where == (("sub-09 ses-1", "sub-09.html#ses-1", "Brain parenchyma: 500.0\u00a0ml, below 700.0\u00a0ml"),)
+    assert [row.session for row in view.rows if row.flagged] == ["sub-09 ses-1"]
+
+
+def test_strips(tmp_path, ten):
+    view = view_group(group_of(tmp_path), assemble.layout())
+    strips = {strip.name: strip for strip in view.strips}
+    brain = strips["Brain parenchyma"]
+    assert (brain.low, brain.high) == ("500.0\u00a0ml", "1024.0\u00a0ml")
+    assert [dot.session for dot in brain.dots if dot.outlier] == ["sub-09 ses-1"]
+    assert brain.dots[0].x == 2.0 and brain.dots[-1].x == 98.0 and len(brain.dots) == 10
+    assert brain.box[0] <= brain.box[1] <= brain.box[2]
+    lesions = strips["Lesions"]
+    assert lesions.measured == "9 sessions, 1 n/a" and len(lesions.dots) == 9
+    assert lesions.median_words == "median 0.500\u00a0ml"
+
+
+def test_reasons_of_what_was_not_measured(tmp_path, ten):
+    view = view_group(group_of(tmp_path), assemble.layout())
+    (row,) = (row for row in view.rows if row.participant == "sub-04")
+    assert ("n/a", "", "no FLAIR", False) in row.cells
+
+
+def test_broken_files_are_named_and_the_others_stay(tmp_path, write_session):
+    for subject in ("01", "02", "03", "04", "05", "06"):
+        write_session(subject)
+    tables = {subject: tmp_path / f"sub-{subject}" / "anat" / f"sub-{subject}_volumes.tsv" for subject in ("02", "03")}
+    tables["02"].write_bytes(b"\xff\xfe\x00")
+    tables["03"].write_text("participant_id\tbrain_mm3\nsub-03\t1\nsub-03\t2\n")
+    (tmp_path / "sub-04" / "anat" / "sub-04_volumes.tsv").write_text("brain_mm3\n1\n")
+    (tmp_path / "sub-05" / "anat" / "sub-05_volumes.tsv").write_text("participant_id\tbrain_mm3\nsub-01\t1\n")
+    (tmp_path / "sub-06" / "anat" / "sub-06_provenance.json").write_text("{")
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "sub-07_problem.json").write_text('{"status": "failed", "message": "empty file"}')
+    group = group_of(tmp_path)
+    assert list(group.frame["participant_id"]) == ["sub-01", "sub-06"]
+    told = {name: " ".join(reasons) for name, reasons in group.left_out}
+    assert "sub-02/anat/sub-02_volumes.tsv: is not text" in told["sub-02"]
+    assert "holds 2 rows" in told["sub-03"] and "no column participant_id" in told["sub-04"]
+    assert "is of sub-01" in told["sub-05"] and "is not JSON" in told["sub-06"]
+    assert told["sub-07"] == "failed: empty file"
+    page = assemble.assemble_group(tmp_path).read_text()
+    assert all(name in page for name in told)
+
+
+def test_few_subjects_give_no_outliers_and_say_so(tmp_path, write_session):
+    write_session("01")
+    view = view_group(group_of(tmp_path), assemble.layout())
+    assert view.outliers == () and "at least 5" in view.outlier_note
+    assert all(strip.dots[0].x == 50.0 for strip in view.strips)
+
+
+def test_columns_of_another_model_are_kept(tmp_path, write_session):
+    write_session("01", volumes={"brain_mm3": "1", "thalamus_mm3": "14000"})
+    assemble.assemble_group(tmp_path)
+    table = pd.read_csv(tmp_path / "group_volumes.tsv", sep="\t")
+    assert table.loc[0, "thalamus_mm3"] == 14000
+    view = view_group(group_of(tmp_path), assemble.layout())
+    assert "Long name of thalamus_mm3" in [strip.name for strip in view.strips]

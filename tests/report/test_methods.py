@@ -1,0 +1,80 @@
+"""The methods text says what was used, and nothing else."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from bidsapp.config import BRAIN_EXTRACTIONS, LESION_MODELS, NORMALIZATIONS, TISSUE_MODELS
+from bidsapp.report import methods
+from bidsapp.report.read import read_subject
+
+
+@pytest.fixture
+def text_of(tmp_path, write_session):
+    def text(**record):
+        write_session("01", **record)
+        return methods.methods_text(read_subject(tmp_path, "01"))
+
+    return text
+
+
+def test_one_session(text_of):
+    plain = text_of().plain
+    for cited in ("Tustison et al., 2010", "Fisch et al., 2024", "Van Leemput et al., 1999", "Akkus et al., 2017"):
+        assert f"({cited})" in plain
+    assert "10.1109/TMI.2010.2046908" in plain
+    for absent in ("Nyúl", "Manjón", "Smith", "For sub-01", "[@", "{", "…"):
+        assert absent not in plain
+    assert "T1w and FLAIR, with the T1w as the reference" in plain
+
+
+def test_options_change_the_text(text_of):
+    plain = text_of(options={"normalization": "nyul", "denoise": True}, methods={"brain_extraction": "bet"}).plain
+    for cited in ("Nyúl et al., 2000", "Manjón et al., 2010", "Smith, 2002"):
+        assert f"({cited})" in plain
+    assert "Fisch" not in plain and "z-scores" not in plain
+
+
+def test_flair_alone(text_of):
+    plain = text_of(
+        reference="FLAIR", contrasts=["FLAIR"], not_measured={"gm_mm3": "FLAIR alone"},
+        methods={"brain_extraction": "template", "tissue_model": "mixture", "lesion_model": "outlier"},
+    ).plain  # fmt: skip
+    assert "could not be told apart" in plain and "registered to it rigidly" not in plain and "Fisch" not in plain
+
+
+def test_no_lesions(text_of):
+    plain = text_of(methods={"lesion_model": "none", "brain_extraction": "deepbet", "tissue_model": "mixture"}).plain
+    assert "Lesions were not segmented." in plain and "outliers" not in plain
+
+
+def test_sessions_that_differ_are_named(tmp_path, write_session):
+    write_session("01", "1")
+    write_session("01", "2", contrasts=["T1w"])
+    plain = methods.methods_text(read_subject(tmp_path, "01")).plain
+    assert "For sub-01_ses-1, the other contrasts (FLAIR) were registered" in plain
+    assert "For sub-01_ses-2, the contrasts were T1w" in plain
+    assert plain.count("corrected within the brain by N4") == 1
+
+
+def test_a_model_that_no_sentence_knows_is_still_named(text_of):
+    assert "method “unet9000”" in text_of(methods={"tissue_model": "unet9000", "brain_extraction": "deepbet"}).plain
+
+
+def test_every_method_of_the_app_has_a_sentence():
+    said = str([sentence.get("when") for sentence in methods._layout()["sentences"]])
+    known = {*BRAIN_EXTRACTIONS, *TISSUE_MODELS, *LESION_MODELS, *NORMALIZATIONS} - {"auto", "none"}
+    assert [name for name in known if f"'{name}'" not in said] == []
+
+
+def test_every_citation_has_its_reference_and_every_reference_is_cited():
+    layout = methods._layout()
+    cited = set(re.findall(r"\[@(\w+)\]", str(layout["sentences"])))
+    assert cited == set(layout["references"])
+    assert all(re.fullmatch(r"10\.\d{4,9}/\S+", about["doi"]) for about in layout["references"].values())
+
+
+def test_without_a_record_there_is_no_text(tmp_path):
+    assert methods.methods_text(read_subject(tmp_path, "ghost")).paragraphs == ()

@@ -1,0 +1,49 @@
+"""Numbers in words."""
+
+from __future__ import annotations
+
+import doctest
+
+import pytest
+
+from bidsapp.report import wording
+
+
+def test_examples_of_the_docstrings():
+    result = doctest.testmod(wording)
+    assert result.attempted >= 5 and result.failed == 0
+
+
+@pytest.mark.parametrize(
+    ("column", "number", "units", "said"),
+    [
+        ("brain_mm3", 1_107_043.0, "mm^3", ("1107.0", "ml")),
+        ("lesion_mm3", 8_227.0, "mm^3", ("8.23", "ml")),
+        ("lesion_mm3", 0.0, "mm^3", ("0", "ml")),
+        ("lesion_load_percent_wm", 1.7099, "percent", ("1.71", "%")),
+        ("lesion_count", 19.0, "", ("19", "")),
+        ("brain_parenchymal_fraction", 0.77986, "", ("0.780", "")),
+        ("diameter_mm", 3.0, "mm", ("3.0", "mm")),
+        ("gm_to_wm", 1.4567, "", ("1.46", "")),
+    ],
+)
+def test_amount(column, number, units, said):
+    assert wording.amount(column, number, units) == said
+
+
+def test_describe_prefers_the_short_name_and_keeps_the_long_one():
+    dictionary = {"gm_mm3": {"LongName": "Gray matter of the brain", "Description": "Sum.", "Units": "mm^3"}}
+    value = wording.describe("gm_mm3", 600_000, names={"gm_mm3": "GM"}, dictionary=dictionary)
+    assert (value.name, value.about, value.with_unit) == ("GM", "Gray matter of the brain. Sum.", "600.0\u00a0ml")
+    assert wording.describe("gm_mm3", 1, names={}, dictionary=dictionary).name == "Gray matter of the brain"
+
+
+def test_not_measured_is_never_zero():
+    value = wording.describe("gm_mm3", None, names={}, dictionary={}, why="FLAIR alone")
+    assert (value.text, value.unit, value.with_unit, value.why) == ("n/a", "", "n/a", "FLAIR alone")
+
+
+def test_grouped_and_counted():
+    assert wording.grouped(9_999) == "9999"
+    assert wording.grouped(12_345.6, 1) == "12\u202f345.6"
+    assert [wording.count_of(number, "lesion") for number in (0, 1, 2)] == ["no lesions", "1 lesion", "2 lesions"]
