@@ -21,7 +21,7 @@ OVERVIEW_MM, DETAIL_MM = 1050.0, 760.0
 #: Slices thicker than this times the finest voxel size mark a 2D scan: it is shown in its own plane.
 ANISOTROPIC = 1.5
 #: Grey levels of a mosaic. They leave room for colours in a palette of 256, which halves the size of the file.
-GREYS = 64
+GREYS = 48
 #: Height (px) that no tile exceeds, however few there are.
 TALLEST = 420
 GAP, BAR = 6, 22  # px between tiles, and below a tile for its position

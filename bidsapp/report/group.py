@@ -11,7 +11,7 @@ import pandas as pd
 from bidsapp.measure import cohort
 from bidsapp.measure.volumes import VOLUME_COLUMNS
 from bidsapp.report.read import Session
-from bidsapp.report.subject import Warning, flag_warnings, volume_values
+from bidsapp.report.subject import Notice, flag_warnings, volume_values
 from bidsapp.report.wording import Value, count_of, describe, enumerate_words
 
 #: The dots of a strip: width of the column they stack in (percent of the strip), and their distance (px).
@@ -85,7 +85,7 @@ class Row:
     session_label: str
     href: str
     contrasts: str
-    flags: tuple[Warning, ...]
+    flags: tuple[Notice, ...]
     cells: tuple[tuple[str, str, str, bool], ...]
     flagged: bool
 

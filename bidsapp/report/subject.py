@@ -71,7 +71,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Warning:
+class Notice:
     """Something that asks for a look: what, the detail, and whether quality control found it."""
 
     text: str
@@ -111,7 +111,7 @@ class SessionView:
     contrasts: tuple[tuple[str, str], ...]
     status: str
     message: tuple[str, ...]
-    warnings: tuple[Warning, ...]
+    warnings: tuple[Notice, ...]
     headline: tuple[tuple[Value, str], ...]
     parts: tuple[Part, ...]
     figures: tuple[Figure, ...]
@@ -203,7 +203,9 @@ def view_session(session: Session, layout: Mapping[str, Any], *, exists: Any) ->
         warnings=_warnings(session, values),
         headline=headline,
         parts=_parts(values, layout),
-        figures=tuple(_figure(entry, session) for entry in layout["figures"] if record or session.pictures),
+        figures=tuple(
+            _figure(entry, session) for entry in layout["figures"] if _expected_figure(entry["name"], session)
+        ),
         volumes=rows,
         footnotes=footnotes,
         lesions=_lesions(session, values, layout),
@@ -235,22 +237,22 @@ def volume_values(session: Session, layout: Mapping[str, Any]) -> dict[str, Valu
     }
 
 
-def humanise_flag(flag: str, values: Mapping[str, Value]) -> Warning:
+def humanise_flag(flag: str, values: Mapping[str, Value]) -> Notice:
     """A flag of the QC table, its meaning first."""
     match = FLAG.match(flag)
     if match is None:
-        return Warning(flag, from_checks=True)
+        return Notice(flag, from_checks=True)
     value = values.get(match["column"])
     limit = next((entry for entry in RANGES if entry.name == match["column"]), None)
     meaning = match["meaning"][:1].upper() + match["meaning"][1:]
     if value is None or value.number is None or limit is None:
-        return Warning(meaning, f"{match['column']} = {match['value']}, {match['side']} {match['limit']}", True)
+        return Notice(meaning, f"{match['column']} = {match['value']}, {match['side']} {match['limit']}", True)
     end = limit.low if match["side"] == "below" else limit.high
     bound = describe(match["column"], end, names={}, dictionary={}).with_unit
-    return Warning(meaning, f"{value.name}: {value.with_unit}, {match['side']} {bound}", True)
+    return Notice(meaning, f"{value.name}: {value.with_unit}, {match['side']} {bound}", True)
 
 
-def flag_warnings(session: Session, values: Mapping[str, Value]) -> list[Warning]:
+def flag_warnings(session: Session, values: Mapping[str, Value]) -> list[Notice]:
     """What quality control found in a session, given its volumes in words."""
     checks = {**values, **_check_values(session)}
     return [humanise_flag(flag, checks) for flag in _flags(session)]
@@ -291,17 +293,17 @@ def _message(session: Session) -> tuple[str, ...]:
     )
 
 
-def _warnings(session: Session, values: Mapping[str, Value]) -> tuple[Warning, ...]:
+def _warnings(session: Session, values: Mapping[str, Value]) -> tuple[Notice, ...]:
     flags = _flags(session)
     told = [text for text in session.record.get("warnings", ()) if text not in flags]
-    out = [Warning(text) for text in told]
+    out = [Notice(text) for text in told]
     out += flag_warnings(session, values)
     if session.record and session.problem:
-        out.insert(0, Warning("The last run of this session did not succeed; these are the results of an earlier one.",
+        out.insert(0, Notice("The last run of this session did not succeed; these are the results of an earlier one.",
                               session.problem.get("message", "")))  # fmt: skip
-    out += [Warning("A file could not be read.", text) for text in session.broken]
+    out += [Notice("A file could not be read.", text) for text in session.broken]
     if session.record and not session.row:
-        out.append(Warning("The table of volumes is missing.", f"{session.name}_volumes.tsv"))
+        out.append(Notice("The table of volumes is missing.", f"{session.name}_volumes.tsv"))
     return tuple(out)
 
 
@@ -400,11 +402,16 @@ def _sum(formula: str, values: Mapping[str, Value]) -> float | None:
     return max(0.0, first - sum(others))
 
 
+def _expected_figure(name: str, session: Session) -> bool:
+    if name == "lesion" and session.record.get("methods", {}).get("lesion_model") == "none":
+        return False  # the section on lesions says why
+    return bool(session.record or session.pictures)
+
+
 def _figure(entry: Mapping[str, Any], session: Session) -> Figure:
     pair = [session.pictures.get(f"{entry['name']}_{kind}") for kind in ("image", "overlay")]
-    missing = ""
-    if None in pair:
-        missing = _no_picture(entry["name"], session)
+    stem = f"{session.name}_desc-{entry['name']}"
+    missing = f"The pictures {stem}_image.png and _overlay.png are not both in sub-{session.subject}/figures."
     if entry["legend"] == ["tissue"]:
         legend = _tissue_legend(session)
     else:
@@ -419,15 +426,8 @@ def _figure(entry: Mapping[str, Any], session: Session) -> Figure:
         image_word=entry["image"],
         overlay_word=entry["overlay"],
         legend=tuple(legend),
-        missing=missing,
+        missing=missing if None in pair else "",
     )
-
-
-def _no_picture(name: str, session: Session) -> str:
-    if name == "lesion" and session.record.get("methods", {}).get("lesion_model") == "none":
-        return "Lesions were not looked for."
-    files = f"{session.name}_desc-{name}_image.png and _overlay.png"
-    return f"The pictures {files} are not both in sub-{session.subject}/figures."
 
 
 def _tissue_legend(session: Session) -> list[tuple[str, str]]:

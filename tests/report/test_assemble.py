@@ -167,6 +167,20 @@ def test_missing_pieces_are_told(tmp_path, write_session):
     assert "sub-01_gone.nii.gz missing" in text
 
 
+def test_no_place_for_a_picture_of_lesions_that_were_not_looked_for(tmp_path, write_session):
+    write_session("01", pictures=("brain", "tissue", "registration"), methods={"lesion_model": "none"})
+    page = page_of(tmp_path)
+    assert "No picture" not in page.text and len(page.attributes("img", "src")) == 6
+
+
+def test_hostile_names_of_folders(tmp_path, write_session):
+    write_session("<b onclick=x>&quot;", "'\"><img src=x>")
+    for page in (page_of(tmp_path, "<b onclick=x>&quot;"), Page(assemble.assemble_group(tmp_path))):
+        assert "sub-<b onclick=x>&quot;" in page.text
+        assert not any(tag == "b" or "onclick" in attributes for tag, attributes in page.tags)
+        assert "x" not in page.attributes("img", "src")
+
+
 def test_failed_session(tmp_path, write_session):
     write_session("01", "1")
     (tmp_path / "logs").mkdir()
