@@ -115,10 +115,9 @@ def collect(
         raise NothingSelectedError(_nothing_selected(bids_dir, layout, participant_label, session_label))
     files = _files(layout, filters or {})
     sessions = [
-        SessionInputs(subject, session, tuple(_choose(files, subject, session))) for subject, session in sorted(
-            units, key=lambda unit: (unit[0], unit[1] or "")
-        )
-    ]  # fmt: skip
+        SessionInputs(*unit, tuple(_choose(files, unit, bids_dir=bids_dir, root=str(layout.root))))
+        for unit in sorted(units, key=lambda unit: (unit[0], unit[1] or ""))
+    ]
     if not any(unit.scans for unit in sessions):
         raise NothingSelectedError(
             f"{bids_dir}: no T1w, FLAIR or T2w scan in any selected session"
@@ -208,19 +207,27 @@ def _query_value(value: Any) -> Any:
 
     if isinstance(value, list):
         return [_query_value(item) for item in value]
-    return {None: Query.NONE, "*": Query.ANY}.get(value, value)
+    if value is None:
+        return Query.NONE
+    return Query.ANY if value == "*" else value
 
 
 def _choose(
-    files: Mapping[tuple[str, str | None, str], list[Any]], subject: str, session: str | None
+    files: Mapping[tuple[str, str | None, str], list[Any]],
+    unit: tuple[str, str | None],
+    *,
+    bids_dir: Path,
+    root: str,
 ) -> list[ScanChoice]:
+    """One scan per contrast of a (subject, session)."""
     choices = []
     for contrast in REFERENCE_ORDER:
-        candidates = files.get((subject, session, contrast), [])
+        candidates = files.get((*unit, contrast), [])
         if not candidates:
             continue
         ranked = sorted(candidates, key=_rank)
-        paths = [Path(file.path) for file in ranked]
+        # pybids may have resolved links above the dataset; names below its root are what the user knows.
+        paths = [bids_dir / os.path.relpath(file.path, root) for file in ranked]
         reason = f"the only {contrast}" if len(paths) == 1 else _reason(ranked)
         choices.append(ScanChoice(contrast, paths[0], reason, tuple(paths[1:])))
     return choices

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,6 +47,9 @@ def parse(argv: Sequence[str]) -> config.Config:
     filters = config.read_filters(Path(filter_file)) if filter_file else {}
     for name in ("participant_label", "session_label"):
         options[name] = tuple(_bare_label(label) for label in options[name])
+    for name in ("bids_dir", "out_dir", "work_dir", "bids_database_dir"):
+        if options[name] is not None:  # the nodes run in folders of their own
+            options[name] = Path(os.path.abspath(options[name]))
     if options["omp_nthreads"] is None:
         options["omp_nthreads"] = config.default_threads(max(1, options["nprocs"]))
     options["output_spaces"] = tuple(options["output_spaces"])

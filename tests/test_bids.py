@@ -149,3 +149,11 @@ def test_writing_leaves_nothing_but_the_file(tmp_path: Path) -> None:
     write_json(tmp_path / "a" / "c.json", {"ä": 1})
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["b.tsv", "c.json"]
     assert json.loads((tmp_path / "a" / "c.json").read_text()) == {"ä": 1}
+
+
+def test_paths_stay_below_the_folder_that_was_given(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Also through a link, as in DataLad datasets and on clusters."""
+    scan(root, "sub-01_T1w")
+    link = tmp_path_factory.mktemp("links") / "data"
+    link.symlink_to(root)
+    assert collect(link)[0].reference.path == link / "sub-01" / "anat" / "sub-01_T1w.nii.gz"
