@@ -277,6 +277,8 @@ class WriteSession(SimpleInterface):
         folder = out_dir / session["folder"]
         record_file = folder / f"{session['name']}_provenance.json"
         record_file.unlink(missing_ok=True)
+        for left_over in folder.glob(".*.tmp"):  # of a run that was killed while it wrote
+            left_over.unlink()
         written: list[Path] = []
         for name, source, sidecar in self._products():
             target = folder / name
@@ -334,10 +336,16 @@ class WriteSession(SimpleInterface):
             label = name.removeprefix("tissue_")
             return f"label-{label}_probseg", {"Description": f"Share of {label} in each voxel, lesions excluded."}
         return {
-            "preproc": (f"desc-preproc_{reference}", {"SkullStripped": False}),
-            "brain_mask": ("desc-brain_mask", {"Type": "Brain"}),
-            "dseg": ("seg-tissue_dseg", {"Manual": False}),
-            "lesion_mask": ("label-lesion_mask", {"Type": "Lesion"}),
+            "preproc": (f"desc-preproc_{reference}", {"SkullStripped": False, "Description": "Preprocessed scan."}),
+            "brain_mask": ("desc-brain_mask", {"Type": "Brain", "Description": "Brain, ventricles included."}),
+            "dseg": (
+                "seg-tissue_dseg",
+                {
+                    "Manual": False,
+                    "Description": "Most probable tissue, and lesions; the look-up table names the labels.",
+                },
+            ),
+            "lesion_mask": ("label-lesion_mask", {"Type": "Lesion", "Description": "Lesions."}),
             "lesion_probability": ("label-lesion_probseg", {"Description": "Probability of lesion."}),
         }[name]
 
