@@ -25,6 +25,7 @@ class TrainConfig:
     lesions: str = ""  # folder of lesion masks in MNI space, or nothing
     held_out_heads: tuple[str, ...] = ("17", "18", "19", "20")
     train_heads: tuple[str, ...] = tuple(f"{n:02d}" for n in range(1, 17))
+    held_out_lesions: tuple[str, ...] = ("26", "27", "28", "29", "30")
     seed: int = 0
     steps: int = 4000
     batch: int = 1  # samples a step, one after the other (they differ in shape)

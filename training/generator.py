@@ -15,9 +15,17 @@ from torch.nn import functional
 
 from training.anatomy import KIND, KINDS, POSITION, STRUCTURES
 from training.heads import DISTANCE_SPACING_MM, Heads
+from training.lesions import BRAIN_MM, ORIGIN_MM, Lesions
 
 CONTRASTS = ("T1w", "T2w", "FLAIR")
 Range = tuple[float, float]
+#: Lesion signal relative to white matter on T1w: project's recipe, down to "just visible".
+LESION_SIGNAL = ((0.45, 0.90), (0.50, 1.0), (0.72, 1.5))
+#: Kinds of matter that lesions may lie in; of the cortex only what the real mask covers.
+LESION_HOSTS = (
+    "white matter", "cerebellar white matter", "brain stem", "thalamus", "caudate", "putamen", "pallidum", "ventral DC",
+    "cortex",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,10 @@ class GeneratorConfig:
     p_defaced: float = 0.4
     p_clean: float = 0.6  # what is stripped or defaced is exactly zero, as tools leave it, not noisy
     p_drop: float = 0.0  # a contrast, as long as one is left
+    patch: int = 0  # voxels along each side of a patch inside the brain's box; 0: the whole head
+    p_lesions: float = 0.0  # a sample; the others are free of lesions
+    p_centred: float = 0.5  # of samples with lesions: the patch is centred on one
+    p_dirty: float = 0.4  # faint white matter around cortex or ventricles that is no lesion
 
 
 @dataclass(frozen=True)
@@ -72,17 +84,21 @@ class Sample:
     labels: torch.Tensor
     distance: torch.Tensor
     view: torch.Tensor
+    lesion: torch.Tensor
 
 
 class Generator:
     """Makes samples from heads; the same seed makes the same sample on the same kind of device."""
 
-    def __init__(self, heads: Heads, config: GeneratorConfig) -> None:
-        self.heads, self.config = heads, config
+    def __init__(self, heads: Heads, config: GeneratorConfig, lesions: Lesions | None = None) -> None:
+        if config.p_lesions and lesions is None:
+            raise ValueError("p_lesions is set, but there are no lesion masks: name their folder under 'lesions'")
+        self.heads, self.config, self.lesions = heads, config, lesions
         self.device = heads.labels.device
         table = torch.tensor([KIND[s.kind] for s in STRUCTURES], device=self.device)
         swap = torch.tensor([POSITION[s.partner] for s in STRUCTURES], device=self.device)
         self._kind, self._swap = table, swap
+        self._hosts = torch.tensor([kind.name in LESION_HOSTS for kind in KINDS], device=self.device)
         self._cerebral = np.array([kind.cerebral for kind in KINDS])
         self._means = np.array([(k.t1w, k.t2w, k.flair) for k in KINDS]).T
 
@@ -92,25 +108,39 @@ class Generator:
         torch_rng = torch.Generator(self.device).manual_seed(seed)
         head = int(rng.integers(len(self.heads))) if head is None else head
         scale = rng.uniform(*self.config.scale) * rng.uniform(0.94, 1.06, 3)
-        shape, view, middle = self._field_of_view(rng, self.heads.extent[head] * scale)
+        masks = self._choose_masks(rng)
+        shape, view, middle = self._field_of_view(rng, head, scale, masks)
         points = self._points(rng, torch_rng, head, shape, middle, scale)
         labels, distance = self._look_up(head, points)
         if rng.random() < 0.5:
             labels, distance, points = self._swap[labels.flip(0)], distance.flip(0), points.flip(1)
+            view = view.flip(0)
         kept = self._kept(rng, torch_rng, points, distance, head) & view
         kinds = self._kinds(rng, torch_rng, labels)
+        lesion = self._lesion(rng, torch_rng, points, kinds, head, masks)
+        dirt = self._dirt(rng, torch_rng, kinds)
         which = rng.permutation(3)[: self.config.contrasts] if self.config.contrasts < 3 else range(3)
-        images = [self._render(rng, torch_rng, kinds, kept, contrast) for contrast in which]
+        images = [self._render(rng, torch_rng, kinds, kept, lesion, dirt, contrast) for contrast in which]
         clean = kept if rng.random() < self.config.p_clean else view
-        return Sample(self._drop(rng, torch.stack(images)) * clean, labels, distance, view)
+        return Sample(self._drop(rng, torch.stack(images)) * clean, labels, distance, view, lesion)
 
     # Geometry ---------------------------------------------------------------------------------------------------
 
     def _field_of_view(
-        self, rng: np.random.Generator, extent: np.ndarray
+        self, rng: np.random.Generator, head: int, scale: np.ndarray, masks: list[int]
     ) -> tuple[tuple[int, ...], torch.Tensor, np.ndarray]:
         """Shape of the sample, its field of view, and the middle of the brain in mm from the sample's corner."""
-        c = self.config
+        c, extent = self.config, self.heads.extent[head] * scale
+        if c.patch:
+            shape = (c.patch,) * 3
+            half = c.patch * c.spacing_mm / 2
+            offset = rng.uniform(-1, 1, 3) * np.maximum(0, extent + 8 - half)
+            if masks and rng.random() < c.p_centred:  # close to a lesion: the elastic field moves it a little
+                spots = self.lesions.spots[masks[0]]  # type: ignore[union-attr]
+                offset = (
+                    self._from_mni(spots[rng.integers(len(spots))], head) * scale + rng.uniform(-0.3, 0.3, 3) * half
+                )
+            return shape, torch.ones(shape, dtype=torch.bool, device=self.device), half - offset
         sides = rng.uniform(*c.view_sides_mm, (2, 2))
         low = -extent - np.array([*sides[0], rng.uniform(*c.view_bottom_mm)])
         high = extent + np.array([*sides[1], rng.uniform(*c.view_top_mm)])
@@ -179,6 +209,60 @@ class Generator:
             kept = ~(face & (distance < -rng.uniform(1, 12)))
         return kept
 
+    # Lesions ----------------------------------------------------------------------------------------------------
+
+    def _choose_masks(self, rng: np.random.Generator) -> list[int]:
+        """No mask, one, or two to unite."""
+        if self.lesions is None or rng.random() >= self.config.p_lesions:
+            return []
+        return [int(i) for i in rng.integers(len(self.lesions), size=rng.integers(1, 3))]
+
+    def _from_mni(self, voxel: np.ndarray, head: int) -> np.ndarray:
+        """Voxel of a lesion mask -> mm from the middle of this head's brain (boxes of both brains made to coincide)."""
+        half = (BRAIN_MM[1] - BRAIN_MM[0]) / 2
+        return (voxel + ORIGIN_MM - BRAIN_MM.mean(0)) / half * self.heads.extent[head]
+
+    def _lesion(
+        self, rng: np.random.Generator, torch_rng: torch.Generator, points: torch.Tensor, kinds: torch.Tensor,
+        head: int, masks: list[int],
+    ) -> torch.Tensor:  # fmt: skip
+        """Share of each voxel that is lesion: real masks, thinned, and blobs; inside the tissues that may have them."""
+        lesion = torch.zeros(kinds.shape, device=self.device)
+        if not masks:
+            return lesion
+        c = self.config
+        half = (BRAIN_MM[1] - BRAIN_MM[0]) / 2 / self.heads.extent[head]
+        shift = BRAIN_MM.mean(0) - ORIGIN_MM - self.heads.centre[head] * half
+        for mask in masks:
+            volume = self.lesions.masks[mask]  # type: ignore[union-attr]
+            place = [(points[i] * float(half[i]) + float(shift[i])).round().long() for i in range(3)]
+            if rng.random() < 0.5 and not c.patch:  # a centred patch relies on the mask's own side
+                place[0] = volume.shape[0] - 1 - place[0]
+            x, y, z = (p.clamp_(0, n - 1) for p, n in zip(place, volume.shape, strict=True))
+            lesion = torch.maximum(lesion, volume[x, y, z].float())
+        lesion *= smooth_field(kinds.shape, rng.uniform(6, 15) / c.spacing_mm, torch_rng) > rng.uniform(-3, 0.5)
+        blobs = smooth_field(kinds.shape, rng.uniform(4, 9) / c.spacing_mm, torch_rng) > rng.uniform(2.8, 4.5)
+        if rng.random() < 0.6:  # above all where the real masks seldom are
+            lesion = torch.maximum(lesion, blobs.float())
+        return self._soften(lesion, rng.uniform(0.3, 0.9)) * self._hosts[kinds]
+
+    def _dirt(self, rng: np.random.Generator, torch_rng: torch.Generator, kinds: torch.Tensor) -> torch.Tensor:
+        """Share of "dirty" white matter near cortex or ventricles: brighter on FLAIR, but no lesion."""
+        c = self.config
+        if not c.p_lesions or rng.random() >= c.p_dirty:
+            return torch.zeros(kinds.shape, device=self.device)
+        border = torch.isin(kinds, torch.tensor([KIND["cortex"], KIND["csf"]], device=self.device)).float()
+        near = self._soften(border, 2.0 / c.spacing_mm)
+        field = smooth_field(kinds.shape, rng.uniform(10, 25) / c.spacing_mm, torch_rng).clamp(0, 1)
+        return near * field * (kinds == KIND["white matter"])
+
+    def _soften(self, image: torch.Tensor, sigma: float) -> torch.Tensor:
+        for axis in range(3):
+            n = image.shape[axis]
+            matrix, _ = slice_profiles(n, spacing=1, thickness=0.5, blur=sigma, phase=0, device=self.device)
+            image = apply_along(image, matrix, axis)
+        return image.clamp(0, 1)
+
     # Contrast ---------------------------------------------------------------------------------------------------
 
     def _kinds(self, rng: np.random.Generator, torch_rng: torch.Generator, labels: torch.Tensor) -> torch.Tensor:
@@ -206,12 +290,18 @@ class Generator:
 
     def _render(
         self, rng: np.random.Generator, torch_rng: torch.Generator, kinds: torch.Tensor, kept: torch.Tensor,
-        contrast: int,
+        lesion: torch.Tensor, dirt: torch.Tensor, contrast: int,
     ) -> torch.Tensor:  # fmt: skip
         c = self.config
         means, deviations = self._signals(rng, contrast)
         tables = torch.tensor(np.stack([means, deviations]), dtype=torch.float32).to(self.device)
         image = tables[0][kinds] + tables[1][kinds] * torch.randn(kinds.shape, generator=torch_rng, device=self.device)
+        if c.p_lesions:
+            low, high = LESION_SIGNAL[contrast]
+            texture = smooth_field(kinds.shape, rng.uniform(3, 8) / c.spacing_mm, torch_rng)
+            signal = rng.uniform(low, high) * (1 + rng.uniform(0, 0.12) * texture)
+            image = torch.lerp(image, signal, lesion * rng.uniform(0.6, 1.0))
+            image = image * (1 + rng.uniform(0, 0.25) * (1 if contrast else -0.5) * dirt)
         image = image.clamp_(min=0) * kept
         image = image * torch.exp(
             rng.uniform(*c.bias) * smooth_field(image.shape, rng.uniform(50, 120) / c.spacing_mm, torch_rng)

@@ -18,6 +18,7 @@ from bidsapp.models.unet import FoldedUNet
 from training.config import TrainConfig
 from training.generator import Generator
 from training.heads import load_heads
+from training.lesions import load_lesions
 from training.tasks import Task, make_task
 
 log = logging.getLogger("training")
@@ -36,8 +37,8 @@ def train(config: TrainConfig, *, folder: Path, device: str, max_seconds: float 
     torch.manual_seed(config.seed)
     _record(config, folder, device)
     began = time.monotonic()
-    make = _generator(config, config.train_heads, folder, device)
-    check = _generator(config, config.held_out_heads, folder, device)
+    make = _generator(config, folder, device, held_out=False)
+    check = _generator(config, folder, device, held_out=True)
     task, state = make_task(config.task), _State(config, device)
     state.load(folder / "checkpoint.pt")
     log.info("%s from step %d, %s", config.name, state.step, device)
@@ -171,9 +172,14 @@ def _write_row(path: Path, step: int, losses: list[float], spent: np.ndarray, di
     log.info("%s", row)
 
 
-def _generator(config: TrainConfig, names: tuple[str, ...], folder: Path, device: str) -> Generator:
+def _generator(config: TrainConfig, folder: Path, device: str, *, held_out: bool) -> Generator:
+    names = config.held_out_heads if held_out else config.train_heads
     heads = load_heads(Path(config.heads), names, cache=folder.parent / "cache", device=device)
-    return Generator(heads, config.generator)
+    lesions = None
+    if config.lesions:
+        kept = {"only": config.held_out_lesions} if held_out else {"leave_out": config.held_out_lesions}
+        lesions = load_lesions(Path(config.lesions), device=device, **kept)
+    return Generator(heads, config.generator, lesions)
 
 
 def _record(config: TrainConfig, folder: Path, device: str) -> None:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from pathlib import Path
+
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -7,6 +10,8 @@ import torch
 from training.anatomy import INSIDE_BRAIN, POSITION, STRUCTURES
 from training.generator import Generator, GeneratorConfig, apply_along, slice_profiles, smooth_field
 from training.heads import Heads, brain_hull, signed_distance, to_positions
+from training.lesions import SHAPE, SPOTS, Lesions, load_lesions
+from training.tasks import BrainTask, SegmentTask
 
 PLAIN = GeneratorConfig(rotation_deg=5, elastic_mm=(0, 0.5), view_sides_mm=(5, 20), view_bottom_mm=(5, 20), multiple=8)
 
@@ -119,3 +124,62 @@ def test_smooth_field_has_unit_variance_and_is_smooth() -> None:
     field = smooth_field((60, 64, 68), 6, torch.Generator().manual_seed(0))
     assert float(field.std()) == pytest.approx(1, abs=0.15)
     assert float(field.diff(dim=0).std()) < 0.35
+
+
+@pytest.fixture(scope="module")
+def everywhere() -> Lesions:
+    """One mask that covers the left half of MNI space (x < 91)."""
+    mask = torch.zeros((1, *SHAPE), dtype=torch.uint8)
+    mask[:, :91] = 1
+    return Lesions(mask, np.full((1, SPOTS, 3), (60, 108, 90)))
+
+
+PATCH = GeneratorConfig(
+    spacing_mm=1, contrasts=3, patch=32, p_lesions=1, p_centred=0, p_stripped=1, elastic_mm=(0, 0.5), rotation_deg=0
+)
+
+
+def test_lesions_lie_in_tissue_that_may_have_them(ball: Heads, everywhere: Lesions) -> None:
+    make = Generator(ball, PATCH, everywhere)
+    samples = [make.sample(seed) for seed in range(6)]
+    hosts = torch.tensor([POSITION[i] for i in (2, 41, 3, 42)])
+    assert any((s.lesion > 0.5).any() for s in samples)
+    for s in samples:
+        assert s.image.shape == (3, 32, 32, 32) and s.lesion.max() <= 1
+        assert (s.lesion[~torch.isin(s.labels, hosts)] == 0).all()
+
+
+def test_without_lesion_masks_lesions_cannot_be_asked_for(ball: Heads) -> None:
+    with pytest.raises(ValueError, match="lesion masks"):
+        Generator(ball, PATCH)
+
+
+def test_mask_files_come_onto_one_grid(tmp_path: Path) -> None:
+    data = np.zeros((181, 217, 181), np.float32)
+    data[10, 20, 30] = 1
+    affine = np.diag([1.0, 1, 1, 1])
+    affine[:3, 3] = (-90, -125, -71)  # as the stroke masks lie: one voxel inside the grid
+    nib.save(nib.Nifti1Image(data, affine), tmp_path / "a.nii.gz")
+    lesions = load_lesions(tmp_path, device="cpu")
+    assert lesions.masks.nonzero().tolist() == [[0, 11, 21, 31]]
+    with pytest.raises(FileNotFoundError, match="no lesion masks"):
+        load_lesions(tmp_path, device="cpu", leave_out=("a",))
+
+
+def test_segment_task_rewards_the_truth(ball: Heads, everywhere: Lesions) -> None:
+    task, sample = SegmentTask(), Generator(ball, PATCH, everywhere).sample(1)
+    target = task._soft_target(sample)
+    torch.testing.assert_close(target.sum(0), torch.ones(32, 32, 32))
+    right, wrong = target.clamp(min=1e-6).log(), torch.zeros_like(target)
+    assert task.loss(right, sample) < 0.2 * task.loss(wrong, sample)
+    assert all(np.isnan(d) or d == 1 for d in task.dice(right, sample))
+    inputs = task.inputs(sample)
+    for image, raw in zip(inputs, sample.image, strict=True):
+        assert float(image[raw > 0].mean()) == pytest.approx(0, abs=0.1)
+
+
+def test_brain_task_rewards_the_truth(ball: Heads) -> None:
+    task, sample = BrainTask(), Generator(ball, PLAIN).sample(1)
+    right = torch.logit((0.5 + sample.distance / 6).clamp(1e-3, 1 - 1e-3))[None]
+    assert task.loss(right, sample) < task.loss(-right, sample)
+    assert task.dice(right, sample) == [1.0] and task.dice(-right, sample)[0] < 0.01
