@@ -5,9 +5,12 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
 from bidsapp.errors import InputError
-from bidsapp.models.brain import _one_piece, deepbet_brain
+from bidsapp.models.brain import _one_piece, deepbet_brain, find_brain, normalise
+from bidsapp.models.registry import Model
+from bidsapp.models.unet import UNetConfig
 
 DATA = Path(__file__).resolve().parents[2] / "../shared/data"
 
@@ -47,3 +50,48 @@ def test_deepbet_agrees_with_freesurfer_on_a_real_t1w() -> None:
 def test_deepbet_refuses_an_empty_image() -> None:
     with pytest.raises(InputError, match="deepbet finds no brain"):
         deepbet_brain(np.zeros((40, 41, 42), np.float32))
+
+
+class _Echo(torch.nn.Module):
+    """Stands in for the network: what it sees is its probability."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.config = UNetConfig(features=(2, 2, 2))
+        self.unused = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        assert all(n % self.config.multiple == 0 for n in x.shape[2:])
+        return torch.logit(x.clamp(1e-4, 1 - 1e-4))
+
+
+@pytest.fixture
+def echo() -> Model:
+    return Model("echo", "0.0.0", 2.5, {}, _Echo())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("sizes", [(1.0, 1.0, 1.0), (0.9, 1.1, 1.3), (3.0, 1.0, 1.0)])
+def test_the_way_down_and_up_keeps_the_border(echo: Model, sizes: tuple[float, float, float]) -> None:
+    """A ball of radius 30 mm off the middle, drawn as the ramp that the network learns."""
+    shape = tuple(int(n / size) for n, size in zip((97, 104, 111), sizes, strict=True))
+    grid = [(np.arange(n) + 0.5) * size for n, size in zip(shape, sizes, strict=True)]
+    x, y, z = np.meshgrid(*grid, indexing="ij")
+    radius = np.sqrt((x - 41) ** 2 + (y - 52) ** 2 + (z - 60) ** 2)
+    found = find_brain(np.clip(0.5 + (30 - radius) / 6, 0, 1).astype(np.float32) * 700, voxel_size_mm=sizes, model=echo)
+    assert found.shape == shape and found.dtype == np.float32
+    mask = found > 0.5
+    # The border lies within half a millimetre: all voxels further from it are right.
+    assert mask[radius < 29.5].all() and not mask[radius > 30.5].any()
+    assert mask.sum() * np.prod(sizes) == pytest.approx(4 / 3 * np.pi * 30**3, rel=0.015)
+
+
+def test_find_brain_refuses_an_empty_image(echo: Model) -> None:
+    with pytest.raises(InputError, match="no brain"):
+        find_brain(np.zeros((30, 31, 32), np.float32), voxel_size_mm=(1, 1, 1), model=echo)
+
+
+def test_normalise_does_not_depend_on_scale_or_air() -> None:
+    head = torch.linspace(0.5, 1.5, 11**3).reshape(11, 11, 11)
+    with_air = torch.nn.functional.pad(head * 300, (5, 5, 5, 5, 5, 5))
+    np.testing.assert_allclose(normalise(with_air)[5:-5, 5:-5, 5:-5], normalise(with_air / 300)[5:-5, 5:-5, 5:-5])
+    assert float(normalise(torch.full((3, 3, 3), 2.0)).max()) == 0  # nothing is brighter than the mean
