@@ -90,7 +90,14 @@
         const known = rows.filter(([value]) => value !== "" && value !== "n/a");
         known.sort((one, other) => (up ? 1 : -1) * compare(one[0], other[0]));
         const rest = rows.filter(([value]) => value === "" || value === "n/a");
-        for (const [, row] of [...known, ...rest]) table.tBodies[0].append(row);
+        const shown = rows.length - all("tr[data-rest]", table).length;
+        const open = all("tr[data-rest]", table).every((row) => !row.hidden);
+        [...known, ...rest].forEach(([, row], place) => {
+          table.tBodies[0].append(row);
+          if (shown === rows.length) return;
+          row.toggleAttribute("data-rest", place >= shown); // the first of the new order are shown
+          row.hidden = place >= shown && !open;
+        });
       });
     });
   }

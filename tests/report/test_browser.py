@@ -96,6 +96,8 @@ def test_lesion_table_sorts_and_opens(subject_page):
     table.get_by_role("button", name="Volume").click()
     assert [float(value) for value in page.evaluate(column)] == sorted(before)
     assert table.locator("th").nth(1).get_attribute("aria-sort") == "ascending"
+    shown = [cell.get_attribute("data-value") for cell in table.locator("tbody tr:visible td:nth-child(2)").all()]
+    assert [float(value) for value in shown] == sorted(before)[:20]
     table.get_by_role("button", name="Volume").click()
     assert [float(value) for value in page.evaluate(column)] == before
     assert table.locator("tbody tr:visible").count() == 20

@@ -1,0 +1,150 @@
+"""What the page of a subject shows of the lesions: a sentence, where they lie, and the table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import pi
+from typing import Any
+
+from bidsapp.report.read import Session, number
+from bidsapp.report.wording import Value, count_of, describe, enumerate_words, grouped, millilitres
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Lesions seen along one axis: outline and discs in mm, y upwards."""
+
+    title: str
+    outline: str
+    view_box: str
+    discs: tuple[tuple[float, float, float, str], ...]
+    ends: tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Lesions:
+    """The lesion table and what sums it up."""
+
+    sentence: str
+    headings: tuple[tuple[str, str, str], ...]
+    rows: tuple[tuple[tuple[str, str], ...], ...]
+    first: int
+    projections: tuple[Projection, ...]
+
+
+def view_lesions(session: Session, values: Mapping[str, Value], layout: Mapping[str, Any]) -> Lesions | None:
+    """The section on lesions; None where there is no table of them.
+
+    Parameters
+    ----------
+    session : Session
+    values : mapping
+        Its volumes in words.
+    layout : mapping
+        `report.yml`.
+    """
+    table = session.tables.get("lesions")
+    if table is None:
+        return None
+    columns = _lesion_columns(list(table.columns), session, layout)
+    rows = tuple(
+        tuple(_lesion_cell(record, sources, heading[0]) for heading, sources in columns)
+        for record in table.to_dict("records")
+    )
+    return Lesions(
+        sentence=_lesion_sentence(table.to_dict("records"), values),
+        headings=tuple(heading for heading, _ in columns),
+        rows=rows,
+        first=layout["lesions"]["first"],
+        projections=_projections(table.to_dict("records"), layout),
+    )
+
+
+def _lesion_columns(
+    present: list[str], session: Session, layout: Mapping[str, Any]
+) -> list[tuple[tuple[str, str, str], list[str]]]:
+    """((title, unit, explanation), columns of the table) of each column shown; unknown ones come last."""
+    dictionary = session.dictionaries.get("lesions", {})
+    out, taken = [], set()
+    for name, entry in layout["lesions"]["columns"].items():
+        sources = [column for column in entry.get("columns", [name]) if column in present]
+        if sources:
+            about = str(dictionary.get(sources[0], {}).get("Description", ""))
+            out.append(((str(entry["title"]), str(entry.get("unit", "")), about), sources))
+            taken.update(sources)
+    for column in present:
+        if column not in taken:
+            value = describe(column, None, names={}, dictionary=dictionary)
+            out.append(((value.name, "", value.about), [column]))
+    return out
+
+
+def _lesion_cell(record: Mapping[str, str], sources: Sequence[str], title: str) -> tuple[str, str]:
+    """Text and sorting key of a cell."""
+    numbers = [value for value in (number(record[column]) for column in sources) if value is not None]
+    if len(numbers) < len(sources):
+        return ("n/a" if len(sources) > 1 else record[sources[0]]), ""
+    key = f"{numbers[0]:.10g}"
+    if len(sources) > 1 and "×" in title:
+        return " × ".join(f"{value:.1f}" for value in numbers), key
+    if len(sources) > 1:
+        return ", ".join(f"{round(value):d}".replace("-", "−") for value in numbers), key
+    (value,) = numbers
+    if sources[0].endswith("_mm3"):
+        return grouped(value, 0 if value >= 100 else 1), key
+    if sources[0].endswith("_mm"):
+        return f"{value:.1f}", key
+    return f"{value:.0f}" if sources[0].endswith("_id") else f"{value:.2f}", key
+
+
+def _lesion_sentence(records: Sequence[Mapping[str, str]], values: Mapping[str, Value]) -> str:
+    if not records:
+        return "No lesion was found."
+    sizes = [size for size in (number(record.get("volume_mm3")) for record in records) if size is not None]
+    told = count_of(len(records), "lesion")
+    if sizes:
+        told += f", {millilitres(sum(sizes))}\u00a0ml in all"
+        if len(sizes) > 1 and max(sizes) > 0:
+            told += f"; the largest is {100 * max(sizes) / sum(sizes):.0f}\u00a0% of that"
+    loads = [
+        f"{value.with_unit} of {where}"
+        for column, where in (
+            ("lesion_load_percent_tiv", "the intracranial volume"),
+            ("lesion_load_percent_wm", "the white matter"),
+        )
+        if (value := values.get(column)) is not None and value.number is not None
+    ]
+    return f"{told}. Lesion load: {enumerate_words(loads)}." if loads else f"{told}."
+
+
+def _projections(records: Sequence[Mapping[str, str]], layout: Mapping[str, Any]) -> tuple[Projection, ...]:
+    """The lesions as discs (of the volume's sphere) within the outline of the template's brain."""
+    spots = []
+    for record in records:
+        where = {axis: value for axis in "xyz" if (value := number(record.get(f"mni_{axis}_mm"))) is not None}
+        size = number(record.get("volume_mm3"))
+        if size is not None and size > 0 and len(where) == 3:
+            radius = max(1.2, (3 * size / (4 * pi)) ** (1 / 3))
+            place = ", ".join(f"{value:.0f}" for value in where.values())
+            spots.append((where, radius, f"Lesion {record.get('lesion_id', '')}: {grouped(size)} mm³ at {place}"))
+    if not spots:
+        return ()
+    out = []
+    for entry in layout["lesions"]["silhouettes"]:
+        across, up = entry["axes"]
+        corners = [tuple(float(part) for part in point.split(",")) for point in entry["outline"].split()]
+        left, low = min(x for x, _ in corners) - 6, min(y for _, y in corners) - 6
+        width, height = max(x for x, _ in corners) + 6 - left, max(y for _, y in corners) + 6 - low
+        out.append(
+            Projection(
+                title=entry["title"],
+                outline=" ".join(f"{x:.0f},{-y:.0f}" for x, y in corners),
+                view_box=f"{left:.0f} {-low - height:.0f} {width:.0f} {height:.0f}",
+                # Large discs first, so that small ones lie on top.
+                discs=tuple((round(at[across], 1), round(-at[up], 1), round(radius, 1), title)
+                            for at, radius, title in sorted(spots, key=lambda spot: -spot[1])),
+                ends=("L", "R") if across == "x" else ("P", "A"),
+            )
+        )  # fmt: skip
+    return tuple(out)
