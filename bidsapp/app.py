@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -273,6 +274,8 @@ def _execute(outcomes: list[Outcome], config: Config, say: progress.Progress) ->
     plugin_args: dict[str, Any] = {"n_procs": config.nprocs, "raise_insufficient": False, "status_callback": watch}
     if config.mem_gb is not None:
         plugin_args["memory_gb"] = config.mem_gb
+    gc.collect()
+    gc.freeze()  # nipype collects garbage at every poll: what lives through the run need not be looked at again
     try:
         workflow.run(plugin="MultiProc", plugin_args=plugin_args)
     except Exception as error:  # nipype raises at the end when any node failed; which ones is in the crash files

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import nibabel as nib
@@ -55,12 +54,18 @@ class Results:
 
 def on_native(found: Segmentation, reference: nib.Nifti1Image) -> Results:
     """Results on the grid of the reference scan, each voxel the mean of what it covers."""
-    return _carry(found, reference, lambda img: average_onto(img, reference))
+    return _assemble(
+        {name: _array(average_onto(img, reference)) for name, img in _maps(found).items()}, found, reference
+    )
 
 
 def in_template(found: Segmentation, template: nib.Nifti1Image, field: nib.Nifti1Image) -> Results:
     """Results on the template's grid, through the displacement field `to_template`."""
-    return _carry(found, template, lambda img: resample(img, template, transform=field))
+    maps = _maps(found)
+    # In one stack: to follow the field takes longer than to read the values.
+    stack = nib.Nifti1Image(np.stack([_array(img) for img in maps.values()], axis=-1), found.mask.affine)
+    moved = _array(resample(stack, template, transform=field))
+    return _assemble({name: moved[..., index] for index, name in enumerate(maps)}, found, template)
 
 
 def lesions_on_scan(
@@ -109,22 +114,29 @@ def carry_points(points: np.ndarray, field: nib.Nifti1Image) -> np.ndarray:
     return points + np.stack(moved, axis=-1)
 
 
-def _carry(found: Segmentation, grid: nib.Nifti1Image, move: Callable[[nib.Nifti1Image], nib.Nifti1Image]) -> Results:
-    mask = _moved(found.mask, move) >= 0.5
-    # Class by class: a 4D array of a large scan would take the memory of four.
-    classes = [_moved(found.posteriors.slicer[..., index], move) for index in range(len(TISSUES))]
-    total = np.maximum(sum(classes), 1e-6)
-    lesion = None if found.lesion_mask is None else (_moved(found.lesion_mask, move) >= 0.5) & mask
+def _maps(found: Segmentation) -> dict[str, nib.Nifti1Image]:
+    """What is carried to another grid, by name, as float images."""
+    maps = {"mask": found.mask}
+    maps |= {label.abbreviation: found.posteriors.slicer[..., index] for index, label in enumerate(TISSUES)}
+    if found.lesion_mask is not None:
+        maps |= {"lesion_mask": found.lesion_mask, "lesion_probability": found.lesion_probability}
+    return {name: _as_float(img) for name, img in maps.items()}
+
+
+def _assemble(maps: dict[str, np.ndarray], found: Segmentation, grid: nib.Nifti1Image) -> Results:
+    mask = maps["mask"] >= 0.5
+    lesion = (maps["lesion_mask"] >= 0.5) & mask if "lesion_mask" in maps else None
     keep = mask if lesion is None else mask & ~lesion
+    classes = [maps[label.abbreviation] for label in TISSUES]
+    total = np.maximum(sum(classes), 1e-6)
     posteriors = np.stack([np.round(np.where(keep, tissue / total, 0), 3) for tissue in classes], axis=-1)
-    dseg = _dseg(posteriors, keep, lesion, separable=found.separable)
     probability = None
-    if found.lesion_probability is not None:
-        probability = as_probability(on_grid(_moved(found.lesion_probability, move) * mask, grid))
+    if "lesion_probability" in maps:
+        probability = as_probability(on_grid(maps["lesion_probability"] * mask, grid))
     return Results(
         mask=on_grid(mask, grid),
         posteriors=on_grid(posteriors.astype(np.float32), grid),
-        dseg=on_grid(dseg, grid),
+        dseg=on_grid(_dseg(posteriors, keep, lesion, separable=found.separable), grid),
         lesion_mask=None if lesion is None else on_grid(lesion, grid),
         lesion_probability=probability,
     )
@@ -142,9 +154,9 @@ def _dseg(posteriors: np.ndarray, keep: np.ndarray, lesion: np.ndarray | None, *
     return dseg
 
 
-def _moved(img: nib.Nifti1Image, move: Callable[[nib.Nifti1Image], nib.Nifti1Image]) -> np.ndarray:
-    return np.asanyarray(move(_as_float(img)).dataobj, dtype=np.float32)
+def _array(img: nib.Nifti1Image) -> np.ndarray:
+    return np.asanyarray(img.dataobj, dtype=np.float32)
 
 
 def _as_float(img: nib.Nifti1Image) -> nib.Nifti1Image:
-    return nib.Nifti1Image(np.asanyarray(img.dataobj, dtype=np.float32), img.affine)
+    return nib.Nifti1Image(_array(img), img.affine)
