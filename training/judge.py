@@ -9,6 +9,7 @@ reference is deepbet on the T1w of the second session, an agreement and not a tr
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import re
 from dataclasses import dataclass
@@ -85,10 +86,15 @@ def _longitudinal(data: Path, subject: str, session: str) -> Reference:
     from_scan = np.linalg.inv(read_itk(truth / f"study{session}_FLAIR_to_common_space.txt"))
     if subject not in WRONG_MASKS:
         return Reference("manual", nib.load(truth / f"{subject}_space-common_desc-brain_mask.nii.gz"), from_scan)
-    t1w = work_image(nib.load(data / f"bids_ms_longitudinal/{subject}/ses-2/anat/{subject}_ses-2_T1w.nii.gz"))
+    mask = _deepbet_mask(data / f"bids_ms_longitudinal/{subject}/ses-2/anat/{subject}_ses-2_T1w.nii.gz")
+    return Reference("deepbet", mask, read_itk(truth / "study2_FLAIR_to_common_space.txt") @ from_scan)
+
+
+@functools.cache
+def _deepbet_mask(path: Path) -> nib.Nifti1Image:
+    t1w = work_image(nib.load(path))
     mask = deepbet_brain(t1w.get_fdata(dtype=np.float32)) > 0.5
-    to_second = read_itk(truth / "study2_FLAIR_to_common_space.txt") @ from_scan
-    return Reference("deepbet", nib.Nifti1Image(mask.astype(np.uint8), t1w.affine), to_second)
+    return nib.Nifti1Image(mask.astype(np.uint8), t1w.affine)
 
 
 def _freesurfer(data: Path) -> Reference:
