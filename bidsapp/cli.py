@@ -65,8 +65,8 @@ def _parser() -> _Parser:
     parser = _Parser(
         prog="bidsapp",
         description="Brain mask, tissues, lesions and volumes from T1w, T2w and FLAIR scans of a BIDS dataset.",
-        epilog="Exit codes: 0 fine, 1 a participant failed, 16 not a BIDS dataset, 17 unknown analysis level, 18 nothing"
-        " selected, 64 bad command line, 66 input not readable, 75 try again.",
+        epilog="Exit codes: 0 fine, 1 a participant failed, 16 not a BIDS dataset, 17 unknown analysis level, 18"
+        " nothing selected, 64 bad command line, 66 input not readable, 75 try again.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
     )
@@ -94,7 +94,7 @@ def _parser() -> _Parser:
     group = parser.add_argument_group("how to segment")
     add = group.add_argument
     add("--brain-extraction", "--brain_extraction", default="auto", metavar="NAME",
-        help="auto (deepbet with a T1w, else template), deepbet, template, or bet (FSL's, where you have it)")  # fmt: skip
+        help="auto (deepbet with a T1w, else template), deepbet, template, or bet (FSL's, if you have it)")  # fmt: skip
     add("--tissue-model", "--tissue_model", default="mixture", metavar="NAME", help=", ".join(config.TISSUE_MODELS))
     add("--lesion-model", "--lesion_model", default="outlier", metavar="NAME", help=", ".join(config.LESION_MODELS))
     add("--normalization", default="zscore", metavar="NAME", help=", ".join(config.NORMALIZATIONS))
@@ -105,7 +105,7 @@ def _parser() -> _Parser:
     group = parser.add_argument_group("what to write")
     add = group.add_argument
     add("--output-spaces", "--output_spaces", nargs="+", default=config.OUTPUT_SPACES, metavar="SPACE",
-        help="the reference scan's own grid (orig) is always written; " + ", ".join(config.OUTPUT_SPACES[1:]))  # fmt: skip
+        help="the reference's own grid (orig) is always written; " + ", ".join(config.OUTPUT_SPACES[1:]))  # fmt: skip
     add("--reports-only", "--reports_only", action="store_true", help="make the reports again from what is in OUT_DIR")
     add("-w", "--work-dir", "--work_dir", type=Path, metavar="DIR", help="intermediate files (default: OUT_DIR/.work)")
     add(

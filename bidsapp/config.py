@@ -76,7 +76,8 @@ class Config:
         unknown = set(self.bids_filters) - set(CONTRASTS)
         if unknown:
             raise UsageError(
-                f"--bids-filter-file: {', '.join(sorted(unknown))} is no contrast of this app; use {', '.join(CONTRASTS)}."
+                f"--bids-filter-file: {', '.join(sorted(unknown))} is no contrast of this app;"
+                f" use {', '.join(CONTRASTS)}."
             )
 
     def _check_choices(self) -> None:

@@ -47,7 +47,8 @@ class Watch:
     """Called by nipype as nodes start and end: draws the progress and writes a log per participant."""
 
     def __init__(self, logs: Path, outcomes: Mapping[str, Any], say: Progress, *, total: int) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bar, TextColumn, TimeElapsedColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import Progress as Bar
 
         self.logs = logs
         self.outcomes = outcomes

@@ -9,7 +9,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from nipype.interfaces.base import BaseInterfaceInputSpec, File, SimpleInterface, TraitedSpec, traits, isdefined
+from nipype.interfaces.base import BaseInterfaceInputSpec, File, SimpleInterface, TraitedSpec, isdefined, traits
 
 from bidsapp import __version__, bids
 from bidsapp.interfaces.files import array, load
@@ -79,7 +79,7 @@ class Carry(SimpleInterface):
         return runtime
 
 
-def _named(found, grid: str, *, separable: bool) -> dict[str, nib.Nifti1Image]:  # noqa: ANN001 - results.Results
+def _named(found, grid: str, *, separable: bool) -> dict[str, nib.Nifti1Image]:
     """The images of one grid under the names that `Measure` and `WriteSession` know."""
     from bidsapp.image.save import as_probability
     from bidsapp.labels import PARENCHYMA, TISSUES

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 from nipype.interfaces import utility as niu
 from nipype.interfaces.base import BaseInterface
@@ -252,7 +254,7 @@ def _output_nodes(
         WriteSession(
             session=describe(inputs, config.bids_dir),
             options=config.science(),
-            plan={key: value for key, value in vars(chosen).items()},
+            plan=asdict(chosen),
             out_dir=str(config.out_dir),
         ),
         "write",
@@ -300,7 +302,7 @@ def _output_nodes(
         workflow.connect(told, "out", write, kind)
 
 
-def describe(inputs: SessionInputs, bids_dir) -> dict:  # noqa: ANN001
+def describe(inputs: SessionInputs, bids_dir: Path) -> dict[str, Any]:
     """The session as plain values, for the node that writes (nipype hashes its inputs)."""
     return {
         "subject": inputs.subject,
