@@ -5,7 +5,7 @@ from __future__ import annotations
 import nibabel as nib
 import numpy as np
 
-from bidsapp.image.grid import on_grid
+from bidsapp.image.grid import average_onto, on_grid
 from bidsapp.image.intensity import denoise as denoise_image
 from bidsapp.image.intensity import intensity_map
 from bidsapp.image.register import resample
@@ -48,12 +48,18 @@ def normalize_pair(
         Preprocessed scan on the work grid, and on the reference's native grid.
     """
     carried = native if transform is None else resample(native, reference, transform=transform, interpolation="bspline")
-    native_field = np.asanyarray(resample(field, reference).dataobj)
-    # Outside the work grid's field of view there is no estimate: the image is left as it is.
-    corrected = np.asanyarray(carried.dataobj) / np.where(native_field > 0, native_field, 1)
+    corrected = np.asanyarray(carried.dataobj) / _native_field(field, reference)
     native_out = on_grid(corrected.astype(np.float32), reference)
     if denoise:
-        native_mask = resample(mask, reference, interpolation="nearest")
+        native_mask = on_grid(np.asanyarray(average_onto(mask, reference).dataobj) >= 0.5, reference)
         work, native_out = denoise_image(work, mask), denoise_image(native_out, native_mask)
     mapping = intensity_map(work, mask, method=method, contrast=contrast)
     return mapping.apply(work), mapping.apply(native_out)
+
+
+def _native_field(field: nib.Nifti1Image, reference: nib.Nifti1Image) -> np.ndarray:
+    """The bias field on the reference's own grid; 1 outside the work grid, where there is no estimate."""
+    covered = average_onto(nib.Nifti1Image(np.ones(field.shape, np.float32), field.affine), reference)
+    share = np.asanyarray(covered.dataobj)
+    total = np.asanyarray(average_onto(field, reference).dataobj)
+    return np.where(share > 0, total / np.maximum(share, 1e-6), 1)
