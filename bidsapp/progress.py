@@ -76,6 +76,9 @@ class Watch:
         self.bar.advance(self.task)
         if step in SILENT and status == "end":
             return
+        if status == "end" and node.fullname not in self.began:  # nipype found its result from an earlier run
+            self.log(session, f"reused {step}")
+            return
         seconds = now - self.began.get(node.fullname, now)
         word = "node" if status == "end" else "FAILED"
         self.log(session, f"{word} {step} {seconds:.1f}s")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -219,6 +221,29 @@ def test_fresh_run_of_one_session_gives_the_same_bytes(finished: Finished, tmp_p
     assert {name: theirs.get(name) for name in ours if name.startswith("sub-02")} == {
         name: digest for name, digest in ours.items() if name.startswith("sub-02")
     }
+
+
+def test_killed_run_is_taken_up_again(finished: Finished, tmp_path: Path) -> None:
+    """Killed without warning in the middle of the work: nothing broken is left, and the end is the same."""
+    out, choice = tmp_path / "out", ("--participant-label", "01", "--session-label", "2")
+    command = [sys.executable, str(ROOT / "run.py"), str(finished.data), str(out), "participant", *choice]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    log = out / "logs" / "sub-01.log"
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline and "node bias_T1w" not in (log.read_text() if log.is_file() else ""):
+        time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert "node bias_T1w" in log.read_text()
+    assert not list(out.rglob("*_provenance.json"))
+    again = run_app(finished.data, out, *choice)
+    assert again.code == 0, again.stderr
+    for step in ("conform_T1w", "brain", "bias_T1w"):  # what was finished is not run again
+        assert log.read_text().count(f"node {step} ") == 1
+        assert f"reused {step}" in log.read_text()
+    names = [name for name in checksums(out) if "ses-2" in name]
+    assert len(names) > 20
+    assert {name: checksums(out)[name] for name in names} == {name: checksums(finished.out)[name] for name in names}
 
 
 def test_group_level_needs_the_derivatives_only(finished: Finished, tmp_path: Path) -> None:
