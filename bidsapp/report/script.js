@@ -176,9 +176,4 @@
     const target = document.getElementById(id);
     if (target) watch.observe(target);
   }
-
-  // On paper everything is open but the lists of files.
-  addEventListener("beforeprint", () => {
-    for (const button of all("button[data-more][aria-expanded='false']")) button.click();
-  });
 })();

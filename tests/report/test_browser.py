@@ -139,7 +139,7 @@ def test_text_is_readable_in_light_and_dark(subject_page):
         assert min(subject_page.evaluate(ratios)) >= 4.5, scheme
 
 
-def test_on_paper_the_overlays_are_shown_and_the_table_is_open(subject_page, tmp_path):
+def test_on_paper_the_overlays_are_shown_and_the_table_is_cut(subject_page, tmp_path):
     pdf = tmp_path / "page.pdf"
     subject_page.pdf(path=str(pdf))
     assert pdf.stat().st_size > 10_000
@@ -147,7 +147,8 @@ def test_on_paper_the_overlays_are_shown_and_the_table_is_open(subject_page, tmp
     assert visible(subject_page, "#ses-1-pictures .over")
     assert subject_page.locator("#ses-1-pictures .stage").first.is_visible()
     assert subject_page.locator(".controls").first.is_hidden()
-    assert subject_page.locator("#ses-1-lesion-table tbody tr:visible").count() == 25
+    assert subject_page.locator("#ses-1-lesion-table tbody tr:visible").count() == 20
+    assert subject_page.get_by_text("all are in sub-01_ses-1_lesions.tsv").is_visible()
 
 
 def test_group_page(tmp_path, write_session, visit):
