@@ -21,7 +21,7 @@ APP_NAME = "bidsapp"
 BIDS_VERSION = "1.10.0"
 #: Written files that the BIDS schema does not know (yet).
 IGNORED = (
-    "*.html", "logs/", ".work/", "figures/", "*_xfm.*", "*_volumes.*", "*_lesions.*", "*_qc.*", "*_provenance.json",
+    "*.html", "logs/", ".work/", "figures", "*_xfm.*", "*_volumes.*", "*_lesions.*", "*_qc.*", "*_provenance.json",
     "group_*", "*.tmp",
 )  # fmt: skip
 
