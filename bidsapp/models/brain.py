@@ -79,15 +79,33 @@ def _downsample(
 
 
 def _predict(model: Model, image: np.ndarray) -> np.ndarray:
-    """Probabilities on the grid of `image`, which is padded with zeros to what the network takes."""
+    """Probabilities on the grid of `image`; the network sees the head's box, padded with zeros to what it takes.
+
+    Its norms run over all it sees: much air around the head misleads them (a healthy T1w of 256 mm cubed: Dice with
+    the air 0.72, without 0.88, early in training).
+    """
+    box = _head_box(image)
     multiple = model.network.config.multiple
-    padding = [(0, -n % multiple) for n in image.shape]
+    part = image[box]
+    padding = [(0, -n % multiple) for n in part.shape]
     device = next(model.network.parameters()).device
-    x = normalise(torch.from_numpy(np.pad(image, padding)).to(device))[None, None]
+    x = normalise(torch.from_numpy(np.pad(part, padding)).to(device))[None, None]
     with torch.inference_mode():
         both = model.network(x).sigmoid() + model.network(x.flip(2)).sigmoid().flip(2)
-    nx, ny, nz = image.shape
-    return (both[0, 0, :nx, :ny, :nz] / 2).float().cpu().numpy()
+    nx, ny, nz = part.shape
+    out = np.zeros_like(image)
+    out[box] = (both[0, 0, :nx, :ny, :nz] / 2).float().cpu().numpy()
+    return out
+
+
+def _head_box(image: np.ndarray) -> tuple[slice, ...]:
+    """Box of what is brighter than air (15 % of the bright voxels' level), specks left out, and a voxel around it."""
+    bright = normalise(torch.from_numpy(image)).numpy() > 0.15
+    where = np.argwhere(ndimage.binary_opening(bright))
+    if len(where) == 0:
+        return tuple(slice(0, n) for n in image.shape)
+    low, high = where.min(0), where.max(0) + 1
+    return tuple(slice(max(0, a - 1), min(n, b + 1)) for a, b, n in zip(low, high, image.shape, strict=True))
 
 
 def deepbet_brain(image: np.ndarray, *, device: str = "cpu") -> np.ndarray:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bidsapp.errors import InputError
-from bidsapp.models.brain import _one_piece, deepbet_brain, find_brain, normalise
+from bidsapp.models.brain import _head_box, _one_piece, deepbet_brain, find_brain, normalise
 from bidsapp.models.registry import Model
 from bidsapp.models.unet import UNetConfig
 
@@ -96,3 +96,15 @@ def test_normalise_does_not_depend_on_scale_or_air() -> None:
     np.testing.assert_allclose(normalise(with_air), normalise(with_air / 300), rtol=1e-5)
     assert 0.5 < float(normalise(with_air).max()) < 1.5
     assert float(normalise(torch.full((3, 3, 3), 2.0)).max()) == 0  # nothing is brighter than the mean
+
+
+def test_head_box_leaves_out_air_and_specks(rng: np.random.Generator) -> None:
+    image = rng.uniform(0, 0.05, (30, 31, 32)).astype(np.float32)
+    image[8:20, 9:22, 10:25] = 1
+    image[28, 2, 2] = 1  # a speck
+    assert _head_box(image) == (slice(7, 21), slice(8, 23), slice(9, 26))
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
