@@ -70,7 +70,7 @@ def load_heads(folder: Path, names: tuple[str, ...], *, cache: Path, device: str
 def _load_head(path: Path, kept: Path) -> dict[str, torch.Tensor]:
     if kept.exists():
         return load_file(kept)
-    image = nib.as_closest_canonical(nib.load(path))
+    image = nib.as_closest_canonical(nib.Nifti1Image.from_filename(path))
     labels = to_positions(_centred(np.asanyarray(image.dataobj)))
     inside = np.isin(labels, [POSITION[index] for index in INSIDE_BRAIN])
     where = np.argwhere(inside)

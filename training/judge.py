@@ -72,7 +72,7 @@ def cases(data: Path) -> dict[str, tuple[Path, Reference]]:
         name = path.name.removesuffix(".nii.gz")
         found[name] = (path, _longitudinal(data, path.parents[2].name, path.parents[1].name[-1]))
     for path in sorted((data / "bids_ms_mni").glob("sub-*/anat/*.nii.gz")):
-        image = nib.load(path)
+        image = nib.Nifti1Image.from_filename(path)
         shape = np.asanyarray(image.dataobj) != 0
         mask = nib.Nifti1Image(ndimage.binary_fill_holes(shape).astype(np.uint8), image.affine)
         found[f"mni_{path.name.removesuffix('.nii.gz')}"] = (path, Reference("not zero", mask, np.eye(4)))
@@ -85,21 +85,23 @@ def _longitudinal(data: Path, subject: str, session: str) -> Reference:
     truth = data / "ms_longitudinal_truth" / subject
     from_scan = np.linalg.inv(read_itk(truth / f"study{session}_FLAIR_to_common_space.txt"))
     if subject not in WRONG_MASKS:
-        return Reference("manual", nib.load(truth / f"{subject}_space-common_desc-brain_mask.nii.gz"), from_scan)
+        return Reference(
+            "manual", nib.Nifti1Image.from_filename(truth / f"{subject}_space-common_desc-brain_mask.nii.gz"), from_scan
+        )
     mask = _deepbet_mask(data / f"bids_ms_longitudinal/{subject}/ses-2/anat/{subject}_ses-2_T1w.nii.gz")
     return Reference("deepbet", mask, read_itk(truth / "study2_FLAIR_to_common_space.txt") @ from_scan)
 
 
 @functools.cache
 def _deepbet_mask(path: Path) -> nib.Nifti1Image:
-    t1w = work_image(nib.load(path))
+    t1w = work_image(nib.Nifti1Image.from_filename(path))
     mask = deepbet_brain(t1w.get_fdata(dtype=np.float32)) > 0.5
     return nib.Nifti1Image(mask.astype(np.uint8), t1w.affine)
 
 
 def _freesurfer(data: Path) -> Reference:
     path = data / "bids_t1_freesurfer/derivatives/freesurfer/sub-01/anat/sub-01_space-orig_seg-aparcaseg_dseg.nii.gz"
-    image = nib.load(path)
+    image = nib.Nifti1Image.from_filename(path)
     tissue = np.pad(np.asanyarray(image.dataobj) > 0, 12)
     near = ndimage.distance_transform_edt(~tissue) <= 6
     closed = (ndimage.distance_transform_edt(near) > 6) | tissue
@@ -111,7 +113,7 @@ def judge(data: Path, *, model: Model | None, with_deepbet: bool, keep: Path | N
     """A row per scan: Dice and volume (ml) of the network, and of deepbet on T1w where asked."""
     rows = []
     for name, (path, reference) in cases(data).items():
-        scan = work_image(nib.load(path))
+        scan = work_image(nib.Nifti1Image.from_filename(path))
         image = scan.get_fdata(dtype=np.float32)
         sizes = tuple(float(n) for n in nib.affines.voxel_sizes(scan.affine))
         truth = on_scan(reference, scan)

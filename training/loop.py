@@ -10,6 +10,7 @@ import math
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -73,7 +74,7 @@ class _State:
         self.step = 0
 
     def save(self, path: Path) -> None:
-        parts = {"network": self.network, "average": self.average, "optimiser": self.optimiser}
+        parts: dict[str, Any] = {"network": self.network, "average": self.average, "optimiser": self.optimiser}
         torch.save(
             {"step": self.step} | {key: part.state_dict() for key, part in parts.items()}, path.with_suffix(".new")
         )

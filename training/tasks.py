@@ -30,7 +30,7 @@ class Task(Protocol):
 class BrainTask:
     """Is it brain? A soft probability with a ramp across the border."""
 
-    classes = ("brain",)
+    classes: tuple[str, ...] = ("brain",)
 
     def inputs(self, sample: Sample) -> torch.Tensor:
         return normalise(sample.image)
@@ -54,7 +54,7 @@ class BrainTask:
 class SegmentTask:
     """Which structure is it, or is it lesion? Stripped scans, z-scored within the brain."""
 
-    classes = (*(str(index) for index in TARGETS), "lesion")
+    classes: tuple[str, ...] = (*(str(index) for index in TARGETS), "lesion")
 
     def __init__(self) -> None:
         self._target = torch.tensor([TARGETS.index(s.target) for s in STRUCTURES])
