@@ -168,16 +168,20 @@ def fit_mixture(
     prior = to_tissue @ tissue_prior  # (G, N)
     log_prior = composition @ torch.log(prior)  # (K, N)
 
+    empty = np.stack([without_signal(images[name], mask) for name in names])  # (C, N)
+
     # Every 2nd voxel along each axis holds all there is to know about a few dozen parameters.
+    usable = mask.copy()
+    usable[mask] = ~empty.any(axis=0)
     half = np.zeros_like(mask)
-    half[::2, ::2, ::2] = mask[::2, ::2, ::2]
+    half[::2, ::2, ::2] = usable[::2, ::2, ::2]
     pick = torch.tensor(half[mask], device=device)
-    sample = _Sample(x[:, pick], log_prior[:, pick], prior[:, pick], mask[::2, ::2, ::2])
+    sample = _Sample(x[:, pick], log_prior[:, pick], prior[:, pick], usable[::2, ::2, ::2])
     model, n_iterations, log_likelihood = _fit(sample, composition, settings)
     fields, local = _fit_local(sample, model, composition, settings)
 
     full = _Model(_values(fields, mask), local.covariances, local.weights)
-    shares = _regularise(x, full, log_prior, composition, to_tissue, mask, settings)
+    shares = _regularise(x, full, log_prior, composition, to_tissue, mask, empty, settings)
 
     separation = _separation(local.covariances, model.means[..., 0])
     reason = _why_inseparable(names, separation, settings)
@@ -202,6 +206,20 @@ def fit_mixture(
 def enlarge(fields: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Local means of `MixtureResult.fields` at the voxels of a mask: (G, C, N) float32."""
     return _values(torch.tensor(fields), mask).numpy()
+
+
+def without_signal(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """(N,) bool: voxels of the mask with exactly the value that fills the background (stripped or out of view).
+
+    The background is the commonest value outside the mask, if it makes up at least a tenth of it.
+    """
+    outside = image[~mask]
+    if not outside.size:
+        return np.zeros(int(mask.sum()), bool)
+    values, counts = np.unique(outside[:: max(1, outside.size // 100_000)], return_counts=True)
+    if counts.max() < 0.1 * counts.sum():
+        return np.zeros(int(mask.sum()), bool)
+    return image[mask] == values[counts.argmax()]
 
 
 def _values(fields: torch.Tensor, mask: np.ndarray) -> torch.Tensor:
@@ -321,7 +339,13 @@ def _covariances(x: torch.Tensor, means: torch.Tensor, weight: torch.Tensor) -> 
     difference = (x - means).double()
     covariances = torch.einsum("tn,tin,tjn->tij", weight, difference, difference)
     # In units of the squared interquartile range: no class narrower than 3 % of it.
-    return (covariances + 1e-3 * torch.eye(len(x), dtype=torch.float64, device=x.device)).float()
+    covariances += 1e-3 * torch.eye(len(x), dtype=torch.float64, device=x.device)
+    # Noise is much the same everywhere: no tissue has less than half the deviation of white matter, the most uniform.
+    factor = torch.linalg.cholesky(covariances[WM])
+    inverse = torch.linalg.inv(factor)
+    values, vectors = torch.linalg.eigh(inverse @ covariances @ inverse.T)
+    basis = factor @ vectors
+    return (basis @ torch.diag_embed(values.clamp_min(0.25)) @ basis.mT).float()
 
 
 def _weights(posterior: torch.Tensor, log_prior: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
@@ -383,11 +407,15 @@ def _regularise(
     composition: torch.Tensor,
     to_tissue: torch.Tensor,
     mask: np.ndarray,
+    empty: np.ndarray,
     settings: MixtureSettings,
 ) -> torch.Tensor:
     """(3, N) expected shares after mean-field iterations over 26 neighbours."""
     log_likelihood, _ = _log_likelihood(x, model, composition, settings.typicality)
+    # Outside one scan: priors and neighbours decide. Outside all of them: there is no tissue.
+    log_likelihood[:, torch.tensor(empty.any(axis=0), device=x.device)] = 0
     evidence = log_likelihood + log_prior + torch.log(model.weights)[:, None]
+    evidence += torch.where(torch.tensor(empty.all(axis=0), device=x.device), 50 * composition[:, CSF, None], 0)
     del log_likelihood
     where = torch.tensor(mask, device=x.device)
     neighbours_inside = _neighbour_sum(where.float()[None])[0, where].clamp_min(1)

@@ -17,8 +17,12 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from bidsapp.models.mixture import CSF, GM, WM, MixtureResult, enlarge
+from bidsapp.models.mixture import CSF, GM, WM, MixtureResult, enlarge, without_signal
 
+PAIRS = ((GM, WM), (WM, CSF), (GM, CSF))
+BR = 2
+NPURE = 4
+SULC = 4
 EIGHTEEN = ndimage.generate_binary_structure(3, 2)
 
 
@@ -122,9 +126,15 @@ def segment_lesions(
     tissue = np.stack([_blur(p, mask, settings.prior_blur)[mask] for p in priors]) + settings.prior_floor
     tissue /= tissue.sum(axis=0)
     region = _blur(priors[WM], mask, settings.region_blur)[mask]
-    healthy = _healthy_log_density(x, tissue, mixture, enlarge(mixture.fields, mask))
+    tissue = np.stack([*tissue, tissue[CSF] * (1 - region) ** SULC + 1e-6])
+    local = enlarge(mixture.fields, mask)
+    sd = np.sqrt(mixture.covariances[WM][flair, flair])
+    bright = (x[flair] > local[WM, flair] + BR * sd) & ~without_signal(images["FLAIR"], mask)
+    healthy = _healthy_log_density(x, tissue, mixture, local)
     prior = np.log(settings.prevalence * region**2 + 1e-6)
-    probability, mean, covariance = _fit_lesions(x, healthy, prior, mask, mixture, flair, settings)
+    probability, mean, covariance = _fit_lesions(
+        x, healthy, np.where(bright, prior, -50).astype(np.float32), mask, mixture, flair, settings
+    )
     volume = np.zeros(mask.shape, np.float32)
     volume[mask] = probability
     least = minimum_volume_mm3 / float(np.prod(voxel_size_mm))
@@ -159,11 +169,11 @@ def _gaussian(x: np.ndarray, mean: np.ndarray, covariance: np.ndarray) -> np.nda
 
 def _healthy_log_density(x: np.ndarray, tissue: np.ndarray, mixture: MixtureResult, local: np.ndarray) -> np.ndarray:
     """Log density (N,) of each voxel's intensities if it were healthy, pure or mixed."""
-    log_tissue = np.log(tissue[[GM, WM, CSF, CSF]])
+    log_tissue = np.log(tissue)
     total = np.full(x.shape[1], -np.inf, np.float32)
     eye = np.eye(4, dtype=np.float32)
-    pairs = ((GM, WM), (GM, 3), (WM, CSF), (WM, 3), (GM, CSF))
-    shares = [*eye, *(f * eye[a] + (1 - f) * eye[b] for a, b in pairs for f in (1 / 3, 2 / 3))]
+    pairs = PAIRS
+    shares = [*eye[:NPURE], *(f * eye[a] + (1 - f) * eye[b] for a, b in pairs for f in (1 / 3, 2 / 3))]
     for share in shares:
         mean = np.tensordot(share, local, 1)
         covariance = np.tensordot(share, mixture.covariances, 1)
