@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +19,7 @@ import numpy as np
 from scipy import ndimage
 
 from bidsapp.image.grid import work_image
+from bidsapp.image.itk import read_itk_affine
 from bidsapp.models.brain import deepbet_brain, find_brain
 from bidsapp.models.registry import Model, read_model
 
@@ -38,24 +38,6 @@ class Reference:
 def dice(one: np.ndarray, two: np.ndarray) -> float:
     """Dice coefficient of two boolean arrays."""
     return float(2 * (one & two).sum() / (one.sum() + two.sum()))
-
-
-def read_itk(path: Path) -> np.ndarray:
-    """4x4 matrix (RAS, mm) of an ITK affine text file, which is written in LPS and about a fixed centre."""
-    text = path.read_text()
-
-    def numbers(key: str) -> np.ndarray:
-        found = re.search(rf"^{key}: (.*)$", text, re.MULTILINE)
-        if found is None:
-            raise ValueError(f"{path} has no line '{key}:': is it an ITK transform in text form?")
-        return np.array(found[1].split(), float)
-
-    parameters, centre = numbers("Parameters"), numbers("FixedParameters")
-    matrix = np.eye(4)
-    matrix[:3, :3] = parameters[:9].reshape(3, 3)
-    matrix[:3, 3] = parameters[9:] + centre - matrix[:3, :3] @ centre
-    flip = np.diag([-1.0, -1.0, 1.0, 1.0])
-    return flip @ matrix @ flip
 
 
 def on_scan(reference: Reference, scan: nib.Nifti1Image) -> np.ndarray:
@@ -83,13 +65,13 @@ def cases(data: Path) -> dict[str, tuple[Path, Reference]]:
 
 def _longitudinal(data: Path, subject: str, session: str) -> Reference:
     truth = data / "ms_longitudinal_truth" / subject
-    from_scan = np.linalg.inv(read_itk(truth / f"study{session}_FLAIR_to_common_space.txt"))
+    from_scan = np.linalg.inv(read_itk_affine(truth / f"study{session}_FLAIR_to_common_space.txt"))
     if subject not in WRONG_MASKS:
         return Reference(
             "manual", nib.Nifti1Image.from_filename(truth / f"{subject}_space-common_desc-brain_mask.nii.gz"), from_scan
         )
     mask = _deepbet_mask(data / f"bids_ms_longitudinal/{subject}/ses-2/anat/{subject}_ses-2_T1w.nii.gz")
-    return Reference("deepbet", mask, read_itk(truth / "study2_FLAIR_to_common_space.txt") @ from_scan)
+    return Reference("deepbet", mask, read_itk_affine(truth / "study2_FLAIR_to_common_space.txt") @ from_scan)
 
 
 @functools.cache
