@@ -57,7 +57,7 @@ def add_odd_subjects(data: Path) -> None:
         (data / f"sub-0{number}" / "anat").mkdir(parents=True)
     holes = voxels.copy()
     holes[10, 10, 10] = np.nan
-    nib.save(nib.Nifti1Image(holes, source.affine, source.header), data / "sub-03/anat/sub-03_T1w.nii.gz")
+    nib.save(nib.Nifti1Image(holes, source.affine), data / "sub-03/anat/sub-03_T1w.nii.gz")
     (data / "sub-04/anat/sub-04_FLAIR.nii.gz").touch()
     four = nib.Nifti1Image(np.stack([voxels, voxels], axis=-1), source.affine)
     nib.save(four, data / "sub-05/anat/sub-05_T1w.nii.gz")
