@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,15 @@ class Case:
 
 
 @dataclass(frozen=True)
+class Job:
+    """Comparisons of one session, made when asked for: a session without results must not cost the others theirs."""
+
+    dataset: str
+    case: str
+    cases: Callable[[], Iterator[Case]]
+
+
+@dataclass(frozen=True)
 class Places:
     """Where the data is, where the app writes, and how it is run."""
 
@@ -127,14 +137,14 @@ def main(argv: list[str] | None = None) -> int:
 def compare(places: Places, only: list[str]) -> pd.DataFrame:
     """All rows of the chosen comparisons. A result that is not there is a row with the verdict MISSING."""
     rows: list[dict[str, object]] = []
-    for name in only:
+    for job in (job for name in only for job in COMPARISONS[name](places)):
         try:
-            for case in COMPARISONS[name](places):
+            for case in job.cases():
                 rows.append(case.row())
-                print(f"{case.dataset} {case.case} {case.structure} {case.method}: {rows[-1]['dsc']:.3f}", flush=True)
+                print(f"{job.dataset} {job.case} {case.structure} {case.method}: {rows[-1]['dsc']:.3f}", flush=True)
         except FileNotFoundError as error:
             print(error, file=sys.stderr)
-            rows.append({"dataset": name, "case": str(error), "verdict": "MISSING"})
+            rows.append({"dataset": job.dataset, "case": job.case, "verdict": "MISSING"})
     return pd.DataFrame(rows).reindex(columns=COLUMNS)
 
 
@@ -162,102 +172,92 @@ def _cell(value: Any, form: str) -> str:
 # --- the comparisons --------------------------------------------------------------------------------------------------
 
 
-def brain_masks(places: Places) -> Iterator[Case]:
-    """Brain masks of six patients, in the common space of their two sessions.
+def brain_masks(places: Places) -> Iterator[Job]:
+    """Brain masks of six patients, in the common space of their two sessions."""
+    dataset = places.data / "bids_ms_longitudinal"
+    out = places.derivatives(dataset, dataset.name)
+    for flair in sorted(dataset.glob("sub-*/ses-*/anat/*_FLAIR.nii.gz")):
+        subject, session = flair.parts[-4], flair.parts[-3]
+        anat = out / subject / session / "anat"
+        yield Job(dataset.name, f"{subject} {session}", partial(_brain_case, places.data, flair, anat))
+
+
+def _brain_case(data: Path, flair: Path, anat: Path) -> Iterator[Case]:
+    """Our mask carried to the common space.
 
     ``study{1,2}_FLAIR_to_common_space.txt`` resample the FLAIR of session 1 or 2 onto the common grid, so they map
     points of the common space to the FLAIR, as all ITK transforms do; the images show it
     (tests/benchmarks/test_accuracy.py).
     """
-    dataset = places.data / "bids_ms_longitudinal"
-    out = places.derivatives(dataset, "bids_ms_longitudinal")
-    for flair in sorted(dataset.glob("sub-*/ses-*/anat/*_FLAIR.nii.gz")):
-        subject, session = flair.parts[-4], flair.parts[-3]
-        truth_dir = places.data / "ms_longitudinal_truth" / subject
-        truth = _load(truth_dir / f"{subject}_space-common_desc-brain_mask.nii.gz")
-        mask_file = _find(out / subject / session / "anat", "*_space-orig_desc-brain_mask.nii.gz")
-        common_to_flair = read_itk_affine(truth_dir / f"study{session[-1]}_FLAIR_to_common_space.txt")
-        contrasts = _contrasts(flair.parent)
-        to_reference = np.eye(4)
-        if "T1w" in contrasts:
-            to_reference = read_itk_affine(_find(mask_file.parent, "*_from-orig_to-FLAIR_mode-image_xfm.txt"))
-        yield Case(
-            dataset="bids_ms_longitudinal", case=f"{subject} {session}", structure="brain mask", contrasts=contrasts,
-            reference=_mask(truth),
-            prediction=resample_mask(_load(mask_file), truth, to_reference @ common_to_flair),
-            voxel_size_mm=_voxel_size(truth),
-            threshold=THRESHOLDS["brain with T1w" if "T1w" in contrasts else "brain without T1w"],
-        )  # fmt: skip
+    subject, session = flair.parts[-4], flair.parts[-3]
+    truth_dir = data / "ms_longitudinal_truth" / subject
+    truth = _load(truth_dir / f"{subject}_space-common_desc-brain_mask.nii.gz")
+    mask = _load(_find(anat, "*_space-orig_desc-brain_mask.nii.gz"))
+    to_mask = read_itk_affine(truth_dir / f"study{session[-1]}_FLAIR_to_common_space.txt")
+    contrasts = "+".join(name for name in ("T1w", "T2w", "FLAIR") if list(flair.parent.glob(f"*_{name}.nii.gz")))
+    if "T1w" in contrasts:
+        to_mask = read_itk_affine(_find(anat, "*_from-orig_to-FLAIR_mode-image_xfm.txt")) @ to_mask
+    yield Case(
+        dataset="bids_ms_longitudinal", case=f"{subject} {session}", structure="brain mask", contrasts=contrasts,
+        reference=_mask(truth), prediction=resample_mask(mask, truth, to_mask), voxel_size_mm=_voxel_size(truth),
+        threshold=THRESHOLDS["brain with T1w" if "T1w" in contrasts else "brain without T1w"],
+    )  # fmt: skip
 
 
-def freesurfer(places: Places) -> Iterator[Case]:
+def freesurfer(places: Places) -> Iterator[Job]:
     """Grey and white matter against FreeSurfer's automatic labels: an agreement, not a truth."""
     dataset = places.data / "bids_t1_freesurfer"
-    out = places.derivatives(dataset, "bids_t1_freesurfer")
+    anat = places.derivatives(dataset, dataset.name) / "sub-01/anat"
+    yield Job(dataset.name, "sub-01", partial(_tissue_cases, dataset, anat))
+
+
+def _tissue_cases(dataset: Path, anat: Path) -> Iterator[Case]:
     theirs = _load(_find(dataset / "derivatives/freesurfer/sub-01/anat", "*_dseg.nii.gz"))
-    ours = _load(_find(out / "sub-01/anat", "*_space-orig_seg-tissue_dseg.nii.gz"))
+    ours = _load(_find(anat, "*_space-orig_seg-tissue_dseg.nii.gz"))
     _same_grid(theirs, ours)
     for tissue, members in ((labels.GM, FREESURFER_GM), (labels.WM, FREESURFER_WM)):
         yield Case(
-            dataset="bids_t1_freesurfer", case="sub-01", structure=tissue.abbreviation, contrasts="T1w",
+            dataset=dataset.name, case="sub-01", structure=tissue.abbreviation, contrasts="T1w",
             reference=np.isin(np.asarray(theirs.dataobj), members),
             prediction=np.asarray(ours.dataobj) == tissue.index,
             voxel_size_mm=_voxel_size(ours), threshold=THRESHOLDS[tissue.abbreviation],
         )  # fmt: skip
 
 
-def lesions_mni(places: Places) -> Iterator[Case]:
+def lesions_mni(places: Places) -> Iterator[Job]:
     """Lesions of one patient, consensus of several raters: all contrasts, T1w + FLAIR, FLAIR alone."""
     dataset = places.data / "bids_ms_mni"
-    truth = _load(_find(dataset / "derivatives/manual/sub-26/anat", "*_label-lesion_mask.nii.gz"))
     for contrasts in (("T1w", "T2w", "FLAIR"), ("T1w", "FLAIR"), ("FLAIR",)):
-        name = "bids_ms_mni" + ("" if len(contrasts) == 3 else "_" + "".join(contrasts))
-        source = dataset if len(contrasts) == 3 else fewer_contrasts(dataset, places.out / f"{name}_raw", contrasts)
+        whole = len(contrasts) == 3
+        name = dataset.name if whole else f"{dataset.name}_{''.join(contrasts)}"
+        source = dataset if whole else fewer_contrasts(dataset, places.out / f"{name}_raw", contrasts)
         anat = places.derivatives(source, name) / "sub-26/anat"
-        yield from _lesion_cases(
-            dataset="bids_ms_mni", case="sub-26", contrasts="+".join(contrasts), truth=truth, anat=anat,
-            flair=_load(dataset / "sub-26/anat/sub-26_FLAIR.nii.gz"),
-            threshold=THRESHOLDS["lesions, MNI"] if len(contrasts) == 3 else None,
-        )  # fmt: skip
+        threshold = THRESHOLDS["lesions, MNI"] if whole else None
+        yield Job(
+            dataset.name, "sub-26", partial(_lesion_cases, dataset, "sub-26", anat, "+".join(contrasts), threshold)
+        )
 
 
-def lesions_thick(places: Places) -> Iterator[Case]:
+def lesions_thick(places: Places) -> Iterator[Job]:
     """Manual lesions of two patients, FLAIR alone, slices of 6.5 and 7.7 mm."""
     dataset = places.data / "bids_flair_thick"
-    out = places.derivatives(dataset, "bids_flair_thick")
-    for flair in sorted(dataset.glob("sub-*/anat/*_FLAIR.nii.gz")):
-        subject = flair.parts[-3]
-        truth = _load(_find(dataset / "derivatives/manual" / subject / "anat", "*_label-lesion_mask.nii.gz"))
-        yield from _lesion_cases(
-            dataset="bids_flair_thick", case=subject, contrasts="FLAIR", truth=truth, anat=out / subject / "anat",
-            flair=_load(flair), threshold=THRESHOLDS["lesions, thick"],
-        )  # fmt: skip
+    out = places.derivatives(dataset, dataset.name)
+    for folder in sorted(dataset.glob("sub-*")):
+        subject = folder.name
+        cases = partial(_lesion_cases, dataset, subject, out / subject / "anat", "FLAIR", THRESHOLDS["lesions, thick"])
+        yield Job(dataset.name, subject, cases)
 
 
-COMPARISONS: dict[str, Callable[[Places], Iterator[Case]]] = {
-    "brain": brain_masks,
-    "freesurfer": freesurfer,
-    "mni": lesions_mni,
-    "thick": lesions_thick,
-}
-
-
-def _lesion_cases(
-    *,
-    dataset: str,
-    case: str,
-    contrasts: str,
-    truth: nib.Nifti1Image,
-    anat: Path,
-    flair: nib.Nifti1Image,
-    threshold: float | None,
-) -> Iterator[Case]:
+def _lesion_cases(dataset: Path, subject: str, anat: Path, contrasts: str, threshold: float | None) -> Iterator[Case]:
+    """Our lesions, then the baseline's."""
+    truth = _load(_find(dataset / "derivatives/manual" / subject / "anat", "*_label-lesion_mask.nii.gz"))
+    flair = _load(_find(dataset / subject / "anat", "*_FLAIR.nii.gz"))
     ours = _load(_find(anat, "*_space-orig_label-lesion_mask.nii.gz"))
     brain = _load(_find(anat, "*_space-orig_desc-brain_mask.nii.gz"))
     for image in (ours, brain, flair):
         _same_grid(truth, image)
     ours_here = Case(
-        dataset=dataset, case=case, structure="lesions", contrasts=contrasts, reference=_mask(truth),
+        dataset=dataset.name, case=subject, structure="lesions", contrasts=contrasts, reference=_mask(truth),
         prediction=_mask(ours), voxel_size_mm=_voxel_size(truth), threshold=threshold, lesion_wise=True,
     )  # fmt: skip
     yield ours_here
@@ -267,6 +267,14 @@ def _lesion_cases(
     yield dataclasses.replace(
         ours_here, prediction=best, method=f"baseline: z > {z:.2f}", contrasts="FLAIR", threshold=None
     )
+
+
+COMPARISONS: dict[str, Callable[[Places], Iterator[Job]]] = {
+    "brain": brain_masks,
+    "freesurfer": freesurfer,
+    "mni": lesions_mni,
+    "thick": lesions_thick,
+}
 
 
 def best_plain_threshold(
@@ -327,10 +335,6 @@ def resample_mask(mask: nib.Nifti1Image, grid: nib.Nifti1Image, to_mask: np.ndar
     matrix = np.linalg.inv(mask.affine) @ to_mask @ grid.affine
     data = np.asarray(mask.dataobj, dtype=np.float32)
     return ndimage.affine_transform(data, matrix[:3, :3], matrix[:3, 3], output_shape=grid.shape[:3], order=1) >= 0.5
-
-
-def _contrasts(folder: Path) -> str:
-    return "+".join(name for name in ("T1w", "T2w", "FLAIR") if list(folder.glob(f"*_{name}.nii.gz")))
 
 
 def _find(folder: Path, pattern: str) -> Path:
