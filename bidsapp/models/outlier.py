@@ -20,10 +20,7 @@ from scipy import ndimage
 from bidsapp.models.mixture import CSF, GM, WM, MixtureResult, enlarge, without_signal
 
 PAIRS = ((GM, WM), (WM, CSF), (GM, CSF))
-BR = 2
-NPURE = 4
-SULC = 4
-EIGHTEEN = ndimage.generate_binary_structure(3, 2)
+CONNECTED = ndimage.generate_binary_structure(3, 2)
 
 
 @dataclass(frozen=True)
@@ -45,16 +42,19 @@ class OutlierSettings:
         A lesion is where the probability exceeds `threshold`, provided that it somewhere exceeds `seed`.
     """
 
-    prevalence: float = 0.04
+    prevalence: float = 0.06
     region_blur: float = 2.0
     prior_blur: float = 1.5
     prior_floor: float = 0.02
     brightness: float = 5.0
-    pseudo_voxels: float = 500.0
+    pseudo_voxels: float = 2000.0
     smoothness: float = 2.0
     iterations: int = 8
     threshold: float = 0.5
     seed: float = 0.9
+    rim: float = 2.0
+    least_fluid: int = 100
+    surround: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -126,10 +126,10 @@ def segment_lesions(
     tissue = np.stack([_blur(p, mask, settings.prior_blur)[mask] for p in priors]) + settings.prior_floor
     tissue /= tissue.sum(axis=0)
     region = _blur(priors[WM], mask, settings.region_blur)[mask]
-    tissue = np.stack([*tissue, tissue[CSF] * (1 - region) ** SULC + 1e-6])
+    tissue = np.stack([*tissue, tissue[CSF] * (1 - region) ** 4 + 1e-6])
     local = enlarge(mixture.fields, mask)
     sd = np.sqrt(mixture.covariances[WM][flair, flair])
-    bright = (x[flair] > local[WM, flair] + BR * sd) & ~without_signal(images["FLAIR"], mask)
+    bright = (x[flair] > local[WM, flair] + 2 * sd) & ~without_signal(images["FLAIR"], mask)
     healthy = _healthy_log_density(x, tissue, mixture, local)
     prior = np.log(settings.prevalence * region**2 + 1e-6)
     probability, mean, covariance = _fit_lesions(
@@ -138,7 +138,10 @@ def segment_lesions(
     volume = np.zeros(mask.shape, np.float32)
     volume[mask] = probability
     least = minimum_volume_mm3 / float(np.prod(voxel_size_mm))
-    lesions = _grow(volume, least, settings)
+    candidates = volume > settings.threshold
+    csf = np.where(mask, mixture.posteriors[CSF], 1)
+    lesions = _anatomical(candidates, volume, csf, least, settings)
+    volume[candidates & ~lesions] = 0
     return LesionResult(volume, lesions, settings.threshold, mean, covariance)
 
 
@@ -172,8 +175,7 @@ def _healthy_log_density(x: np.ndarray, tissue: np.ndarray, mixture: MixtureResu
     log_tissue = np.log(tissue)
     total = np.full(x.shape[1], -np.inf, np.float32)
     eye = np.eye(4, dtype=np.float32)
-    pairs = PAIRS
-    shares = [*eye[:NPURE], *(f * eye[a] + (1 - f) * eye[b] for a, b in pairs for f in (1 / 3, 2 / 3))]
+    shares = [*eye, *(f * eye[a] + (1 - f) * eye[b] for a, b in PAIRS for f in (1 / 3, 2 / 3))]
     for share in shares:
         mean = np.tensordot(share, local, 1)
         covariance = np.tensordot(share, mixture.covariances, 1)
@@ -227,12 +229,32 @@ def _neighbour_sum(volume: np.ndarray) -> np.ndarray:
     return 27 * ndimage.uniform_filter(volume, 3, mode="constant") - volume
 
 
-def _grow(probability: np.ndarray, least_voxels: float, settings: OutlierSettings) -> np.ndarray:
-    """Connected regions above the threshold with a seed in them and of the least size."""
-    labels, count = ndimage.label(probability > settings.threshold, EIGHTEEN)
-    if not count:
-        return np.zeros(probability.shape, bool)
-    highest = ndimage.maximum(probability, labels, np.arange(1, count + 1))
+def _anatomical(
+    candidates: np.ndarray, probability: np.ndarray, csf: np.ndarray, least_voxels: float, settings: OutlierSettings
+) -> np.ndarray:
+    """Candidates that may be lesions: with a seed and a core away from CSF, large enough, not lying in CSF.
+
+    The rim of the ventricles, septum, choroid plexus and meninges are bright too, but thin or surrounded by CSF;
+    a periventricular cap has a core.
+    """
+    fluid = _large_parts((csf > 0.5) & ~candidates, settings.least_fluid)
+    depth = ndimage.distance_transform_edt(~fluid)
+    core = candidates & (depth > settings.rim)
+    if not core.any():
+        return core
+    near_core = candidates & (ndimage.distance_transform_edt(~core) <= settings.rim + 0.5)
+    labels, count = ndimage.label(near_core, CONNECTED)
+    index = np.arange(1, count + 1)
+    highest = ndimage.maximum(np.where(core, probability, 0), labels, index)
     size = np.bincount(labels.ravel(), minlength=count + 1)[1:]
-    keep = (np.asarray(highest) > settings.seed) & (size >= least_voxels)
+    shell = ndimage.grey_dilation(labels, footprint=ndimage.iterate_structure(CONNECTED, 2)) * ~candidates
+    fluid_around = np.nan_to_num(ndimage.mean(csf, shell, index))
+    keep = (np.asarray(highest) > settings.seed) & (size >= least_voxels) & (fluid_around < settings.surround)
     return np.concatenate([[False], keep])[labels]
+
+
+def _large_parts(region: np.ndarray, least_voxels: int) -> np.ndarray:
+    labels, _ = ndimage.label(region)
+    size = np.bincount(labels.ravel())
+    size[0] = 0
+    return (size >= least_voxels)[labels]
