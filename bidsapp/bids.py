@@ -247,13 +247,18 @@ def _rank(file: Any) -> tuple[Any, ...]:
 
 def _voxel_rank(path: Path) -> tuple[float, float]:
     """(largest edge, volume) of the voxel in mm and mm3; unreadable files last."""
-    import nibabel as nib
-
     try:
-        zooms = [round(float(size), 2) for size in nib.load(path).header.get_zooms()[:3]]
+        zooms = [round(float(size), 2) for size in _zooms(path)]
     except Exception:  # whatever is wrong with it, another run is the better choice
         return (float("inf"), float("inf"))
     return (max(zooms), round(zooms[0] * zooms[1] * zooms[2], 2))
+
+
+def _zooms(path: Path) -> Sequence[float]:
+    import nibabel as nib
+    from nibabel.affines import voxel_sizes
+
+    return tuple(voxel_sizes(nib.load(path).affine))  # type: ignore[attr-defined]
 
 
 def _reason(ranked: Sequence[Any]) -> str:

@@ -148,5 +148,5 @@ def read_filters(path: Path) -> dict[str, dict[str, Any]]:
         raise UsageError(f"--bids-filter-file {path}: cannot be read ({error}).") from error
     if not isinstance(loaded, dict) or not all(isinstance(value, dict) for value in loaded.values()):
         raise UsageError(f'--bids-filter-file {path}: must look like {{"T1w": {{"acquisition": "mprage"}}}}.')
-    names = {contrast.lower(): contrast for contrast in CONTRASTS}
-    return {names.get(key.lower(), key): value for key, value in loaded.items()}
+    names: dict[str, str] = {contrast.lower(): contrast for contrast in CONTRASTS}
+    return {names.get(str(key).lower(), str(key)): value for key, value in loaded.items()}

@@ -115,7 +115,7 @@ def test_labels_select_and_what_is_missing_is_known(root: Path) -> None:
 
 def test_nothing_selected_names_what_there_is(root: Path) -> None:
     scan(root, "sub-01_ses-a_T1w")
-    with pytest.raises(NothingSelectedError, match="sub-09.*Subjects found: sub-01"):
+    with pytest.raises(NothingSelectedError, match=r"sub-09.*Subjects found: sub-01"):
         collect(root, participant_label=("09",))
     with pytest.raises(NothingSelectedError, match="ses-z"):
         collect(root, session_label=("z",))

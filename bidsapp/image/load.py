@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -99,7 +101,8 @@ def _open(path: Path) -> nib.Nifti1Image:
         raise InputError(f"{path}: not a NIfTI image but {type(img).__name__}. Convert it to .nii.gz.")
     if img.get_data_dtype().fields is not None or np.issubdtype(img.get_data_dtype(), np.complexfloating):
         raise InputError(
-            f"{path}: voxels are {img.get_data_dtype()}, not single numbers. Use the magnitude image, not RGB or complex."
+            f"{path}: voxels are {img.get_data_dtype()}, not single numbers."
+            " Use the magnitude image, not RGB or complex."
         )
     return img
 
@@ -134,7 +137,7 @@ def _harmonise_affine(img: nib.Nifti1Image, path: Path) -> tuple[np.ndarray, tup
     return orthogonal, tuple(notes), tuple(warnings)
 
 
-def _coded(getter, path: Path) -> tuple[np.ndarray | None, int]:  # noqa: ANN001 - a bound nibabel method
+def _coded(getter: Callable[..., Any], path: Path) -> tuple[np.ndarray | None, int]:
     """The affine where its code is set and it can be inverted, else None; and the code."""
     try:
         affine, code = getter(coded=True)

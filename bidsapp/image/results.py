@@ -116,11 +116,11 @@ def carry_points(points: np.ndarray, field: nib.Nifti1Image) -> np.ndarray:
 
 def _maps(found: Segmentation) -> dict[str, nib.Nifti1Image]:
     """What is carried to another grid, by name, as float images."""
-    maps = {"mask": found.mask}
+    maps: dict[str, nib.Nifti1Image | None] = {"mask": found.mask}
     maps |= {label.abbreviation: found.posteriors.slicer[..., index] for index, label in enumerate(TISSUES)}
     if found.lesion_mask is not None:
         maps |= {"lesion_mask": found.lesion_mask, "lesion_probability": found.lesion_probability}
-    return {name: _as_float(img) for name, img in maps.items()}
+    return {name: _as_float(img) for name, img in maps.items() if img is not None}
 
 
 def _assemble(maps: dict[str, np.ndarray], found: Segmentation, grid: nib.Nifti1Image) -> Results:

@@ -86,7 +86,7 @@ def test_lesions_on_another_scan(found: Segmentation, scan: nib.Nifti1Image) -> 
     expected = nib.affines.apply_affine(
         scan.affine, np.argwhere(np.asarray(on_native(found, scan).lesion_mask.dataobj))
     )
-    np.testing.assert_allclose(where.mean(axis=0), expected.mean(axis=0) + [4, 0, 0], atol=0.51)
+    np.testing.assert_allclose(where.mean(axis=0), expected.mean(axis=0) + np.array([4, 0, 0]), atol=0.51)
     assert np.asarray(mask.dataobj).sum() * 6 == pytest.approx(24)
     assert np.asarray(probability.dataobj).max() == pytest.approx(0.8, abs=0.01)
 

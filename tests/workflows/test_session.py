@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from nipype.interfaces.base import isdefined
+from nipype.pipeline import engine as pe
 
 from bidsapp.bids import ScanChoice, SessionInputs
 from bidsapp.config import BRAIN_EXTRACTIONS, LESION_MODELS, NORMALIZATIONS, Config
@@ -32,12 +33,12 @@ def config(root: Path, **options: object) -> Config:
     return Config(bids_dir=root, out_dir=root / "out", level="participant", **options)  # type: ignore[arg-type]
 
 
-def unset_inputs(workflow) -> list[str]:  # noqa: ANN001
+def unset_inputs(workflow: pe.Workflow) -> list[str]:
     """Mandatory inputs that are neither set nor connected: nipype finds them only when the node runs."""
     missing = []
     for node in workflow._graph.nodes():
         connected = {field for _, _, data in workflow._graph.in_edges(node, data=True) for _, field in data["connect"]}
-        for name, trait in node.inputs.traits(mandatory=True).items():
+        for name in node.inputs.traits(mandatory=True):
             if name not in connected and not isdefined(getattr(node.inputs, name)):
                 missing.append(f"{node.name}.{name}")
     return missing
