@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("ANTS_RANDOM_SEED", "1")
+os.environ.setdefault("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", "1")
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from bidsapp.image.bias import correct_bias
+from bidsapp.image.grid import on_grid
+from bidsapp.image.template import load_template, render_template
+
+
+@pytest.fixture
+def biased() -> tuple[nib.Nifti1Image, nib.Nifti1Image, np.ndarray]:
+    clean = render_template("T1w", resolution_mm=3)
+    mask = load_template(3).mask
+    x, _, z = np.meshgrid(*[np.linspace(-1, 1, n) for n in clean.shape], indexing="ij")
+    field = np.exp(0.6 * x + 0.3 * z * z)
+    head = np.where(np.asarray(mask.dataobj) > 0, clean.get_fdata(), 0.3)  # something outside the brain as well
+    return on_grid((1000 * head * field).astype(np.float32), clean), mask, field
+
+
+def test_a_smooth_field_is_found_and_removed(biased):
+    img, mask, field = biased
+    corrected, estimate = correct_bias(img, mask)
+    inside = np.asarray(mask.dataobj) > 0
+    left = np.log(estimate.get_fdata() / field)[inside]
+    assert np.log(field)[inside].std() > 0.15
+    assert left.std() < 0.06
+    np.testing.assert_allclose(corrected.get_fdata() * estimate.get_fdata(), img.get_fdata(), rtol=1e-4)
+    np.testing.assert_allclose(corrected.get_fdata()[inside].mean(), img.get_fdata()[inside].mean(), rtol=1e-4)
+    np.testing.assert_array_equal(corrected.affine, img.affine)
+
+
+def test_the_whole_head_is_corrected_within_the_range_of_the_brain(biased):
+    img, mask, _ = biased
+    corrected, estimate = correct_bias(img, mask)
+    inside, field = np.asarray(mask.dataobj) > 0, estimate.get_fdata()
+    assert np.isfinite(corrected.get_fdata()).all()
+    assert field.min() >= field[inside].min() and field.max() <= field[inside].max()
+    left, right = corrected.get_fdata()[3, 30, 30], img.get_fdata()[3, 30, 30]
+    assert left != right  # outside the mask too
+
+
+def test_zeros_in_the_mask_and_repeated_runs_do_no_harm(biased):
+    img, mask, _ = biased
+    data = img.get_fdata(dtype=np.float32).copy()
+    data[30:34, 35:40, 30:34] = 0
+    first, second = (correct_bias(on_grid(data, img), mask)[0].get_fdata() for _ in range(2))
+    assert np.isfinite(first).all()
+    np.testing.assert_array_equal(first, second)
+
+
+def test_unusable_masks_are_refused(biased):
+    img, mask, _ = biased
+    with pytest.raises(ValueError, match="empty"):
+        correct_bias(img, on_grid(np.zeros(img.shape, dtype=np.uint8), img))
+    with pytest.raises(ValueError, match="no positive"):
+        correct_bias(on_grid(np.zeros(img.shape, dtype=np.float32), img), mask)
+    with pytest.raises(ValueError, match="differ in shape"):
+        correct_bias(img, load_template(4).mask)

@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("ANTS_RANDOM_SEED", "1")
+os.environ.setdefault("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", "1")
+
+import nibabel as nib
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from bidsapp.image.grid import work_image
+from bidsapp.image.itk import displacement_field, shift
+from bidsapp.image.load import load_scan
+from bidsapp.image.register import (
+    register_rigid,
+    register_template,
+    resample,
+    similarity_matrix,
+)
+from bidsapp.image.template import load_template, render_template
+
+AFFINE = np.array([[2.0, 0, 0, -10], [0, 1, 0, 5], [0, 0, 3, 7], [0, 0, 0, 1]])
+
+
+@pytest.fixture
+def image(rng) -> nib.Nifti1Image:
+    return nib.Nifti1Image(rng.random((7, 8, 9), dtype=np.float32), AFFINE)
+
+
+def test_resample_onto_itself_changes_nothing(image):
+    for interpolation in ("nearest", "linear", "bspline"):
+        out = resample(image, image, interpolation=interpolation)
+        np.testing.assert_array_equal(out.affine, image.affine)
+        np.testing.assert_allclose(out.get_fdata(), image.get_fdata(), atol=1e-5)
+
+
+def test_matrix_maps_grid_points_to_image_points(image):
+    # 4 mm along x are two voxels: the value at voxel i of the grid is that of voxel i + 2 of the image.
+    out = resample(image, image, transform=shift(np.array([4.0, 0, 0]))).get_fdata()
+    np.testing.assert_allclose(out[:5], image.get_fdata()[2:], atol=1e-6)
+    assert not out[5:].any()  # outside the field of view
+
+
+def test_linear_interpolation_by_hand(image):
+    data = image.get_fdata()
+    out = resample(image, image, transform=shift(np.array([0.5, 0, 0]))).get_fdata()  # a quarter of a voxel
+    np.testing.assert_allclose(out[2, 3, 4], 0.75 * data[2, 3, 4] + 0.25 * data[3, 3, 4], atol=1e-6)
+
+
+def test_field_of_view_ends_at_voxel_edges():
+    slices = nib.Nifti1Image(np.ones((7, 8, 2), dtype=np.float32), np.diag([1, 1, 4.0, 1]))  # covers z from -2 to 6
+    fine = np.eye(4)
+    fine[2, 3] = -4.5
+    out = resample(slices, nib.Nifti1Image(np.zeros((7, 8, 12), dtype=np.uint8), fine)).get_fdata()
+    np.testing.assert_array_equal(out[3, 3], [0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 0])
+
+
+def test_field_and_matrix_agree(image):
+    vector = np.array([3.0, -2.0, 4.5])
+    field = displacement_field(np.broadcast_to(vector, (4, 5, 6, 3)), np.diag([6.0, 6, 6, 1]))
+    by_field = resample(image, image, transform=field)
+    by_matrix = resample(image, image, transform=shift(vector))
+    np.testing.assert_allclose(by_field.get_fdata(), by_matrix.get_fdata(), atol=1e-4)
+
+
+def test_first_transform_of_a_sequence_meets_the_grid_points_first(image):
+    double, move = np.diag([2.0, 2, 2, 1]), shift(np.array([1.0, 2, 3]))
+    expected = resample(image, image, transform=move @ double).get_fdata()
+    np.testing.assert_allclose(resample(image, image, transform=[double, move]).get_fdata(), expected, atol=1e-5)
+    other = resample(image, image, transform=[move, double]).get_fdata()
+    assert np.abs(other - expected).max() > 0.1
+    field = displacement_field(
+        np.broadcast_to([1.0, 2, 3], (9, 9, 9, 3)), shift(np.full(3, -90.0)) @ np.diag([20, 20, 20, 1])
+    )
+    np.testing.assert_allclose(resample(image, image, transform=[double, field]).get_fdata(), expected, atol=1e-4)
+
+
+def test_ants_reads_the_field_alike(image, tmp_path):
+    import ants
+
+    from bidsapp.image.itk import image_to_ants
+
+    points = np.stack(np.meshgrid(*[np.arange(9.0)] * 3, indexing="ij"), axis=-1)
+    field = displacement_field(0.3 * points[..., ::-1] - 1, shift(np.array([-12.0, 0, 0])) @ np.diag([3, 3, 5, 1.0]))
+    nib.save(field, tmp_path / "warp.nii.gz")
+    there = ants.apply_transforms(image_to_ants(image), image_to_ants(image), [str(tmp_path / "warp.nii.gz")]).numpy()
+    here = resample(image, image, transform=field).get_fdata()
+    inner = (slice(1, -2), slice(1, -2), slice(1, -2))  # the rim is treated differently on purpose
+    np.testing.assert_allclose(here[inner], there[inner], atol=2e-3)
+
+
+def test_labels_keep_their_type_and_volumes_their_order(rng):
+    labels = nib.Nifti1Image(rng.integers(0, 9, (7, 8, 9)).astype(np.uint8), AFFINE)
+    out = resample(labels, labels, transform=shift(np.array([0.6, 0, 0])), interpolation="nearest")
+    assert out.get_data_dtype() == np.uint8
+    np.testing.assert_array_equal(out.dataobj, labels.dataobj)
+    series = nib.Nifti1Image(rng.random((7, 8, 9, 2), dtype=np.float32), AFFINE)
+    move = shift(np.array([1.0, 0, 0]))
+    out = resample(series, labels, transform=move)
+    for i in range(2):
+        one = nib.Nifti1Image(np.asarray(series.dataobj)[..., i], AFFINE)
+        np.testing.assert_array_equal(np.asarray(out.dataobj)[..., i], resample(one, labels, transform=move).dataobj)
+
+
+def test_cubic_interpolation_stays_in_range():
+    step = np.zeros((7, 8, 9), dtype=np.float32)
+    step[3:] = 1
+    img = nib.Nifti1Image(step, np.eye(4))
+    out = resample(img, img, transform=shift(np.array([0.5, 0, 0])), interpolation="bspline").get_fdata()
+    assert out.min() >= 0 and out.max() <= 1
+
+
+def test_resample_refuses_what_it_does_not_know(image):
+    with pytest.raises(ValueError, match="nearest, linear, bspline"):
+        resample(image, image, interpolation="cubic")
+    with pytest.raises(ValueError, match="4x4"):
+        resample(image, image, transform=np.eye(3))
+    with pytest.raises(ValueError, match="displacement field"):
+        resample(image, image, transform=image)
+
+
+def error_mm(found: np.ndarray, expected: np.ndarray) -> float:
+    corners = np.array(np.meshgrid(*[[-60, 60]] * 3)).reshape(3, -1)
+    difference = (found - expected)[:3, :3] @ corners + (found - expected)[:3, 3:]
+    return float(np.linalg.norm(difference, axis=0).max())
+
+
+@pytest.mark.parametrize(
+    ("angles", "vector"),
+    [((3, -4, 2), (4, -6, 5)), ((20, 10, -15), (150, 20, -60))],
+    ids=["headers nearly right", "headers wrong"],
+)
+def test_rigid_finds_a_known_movement_between_contrasts(angles, vector):
+    fixed = render_template("T1w", resolution_mm=4)
+    contrast = render_template("FLAIR", resolution_mm=4)
+    truth = shift(np.array(vector, dtype=float)) @ similarity_matrix(1, *angles)
+    moving = nib.Nifti1Image(np.asarray(contrast.dataobj), truth @ contrast.affine)
+    found = register_rigid(moving, fixed, fixed_mask=load_template(4).mask)
+    assert error_mm(found, truth) < 1.0
+    np.testing.assert_allclose(np.linalg.det(found), 1, atol=1e-4)
+
+
+def test_rigid_registration_repeats_bit_for_bit():
+    fixed, moving = (render_template(contrast, resolution_mm=8) for contrast in ("T1w", "T2w"))
+    first, second = (register_rigid(moving, fixed) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+
+
+def test_template_refuses_an_empty_mask_and_other_grids(image):
+    empty = nib.Nifti1Image(np.zeros((7, 8, 9), dtype=np.uint8), AFFINE)
+    with pytest.raises(ValueError, match="empty"):
+        register_template(image, empty, contrast="T1w")
+    with pytest.raises(ValueError, match="differ in shape"):
+        register_template(image, nib.Nifti1Image(np.ones((9, 8, 7), dtype=np.uint8), AFFINE), contrast="T1w")
+    full = nib.Nifti1Image(np.ones((7, 8, 9), dtype=np.uint8), AFFINE)
+    with pytest.raises(ValueError, match="PDw"):
+        register_template(image, full, contrast="PDw")
+
+
+@pytest.mark.slow
+def test_template_registration_of_a_cut_brain_with_thick_slices(real_data):
+    scan = work_image(load_scan(real_data / "bids_ms_longitudinal/sub-20/ses-2/anat/sub-20_ses-2_FLAIR.nii.gz").image)
+    from bidsapp.image.mask import extract_brain_by_template
+
+    mask = extract_brain_by_template(scan, contrast="FLAIR")
+    result = register_template(scan, mask, contrast="FLAIR")
+    assert result.similarity > 0.9
+    assert 0.5 < np.linalg.det(result.affine) < 1.0  # the template's head is a large one
+    back = resample(load_template(1).mask, scan, transform=result.to_subject, interpolation="nearest").get_fdata() > 0
+    inside = mask.get_fdata() > 0
+    assert 2 * (back & inside).sum() / (back.sum() + inside.sum()) > 0.95
+    # There and back again: the two fields are inverse to each other.
+    grid = nib.Nifti1Image(
+        np.zeros((12, 12, 12), dtype=np.uint8),
+        np.array([[8.0, 0, 0, -44], [0, 8, 0, -64], [0, 0, 8, -14], [0, 0, 0, 1]]),
+    )
+    ramp = load_template(1).t1
+    axes = np.stack(np.meshgrid(*[np.arange(n, dtype=np.float32) for n in ramp.shape], indexing="ij"), axis=-1)
+    coordinates = nib.Nifti1Image(
+        axes @ ramp.affine[:3, :3].T.astype(np.float32) + ramp.affine[:3, 3].astype(np.float32), ramp.affine
+    )
+    there_and_back = resample(coordinates, grid, transform=[result.to_template, result.to_subject]).get_fdata()
+    expected = np.stack(np.meshgrid(*[np.arange(12.0)] * 3, indexing="ij"), axis=-1) * 8 + grid.affine[:3, 3]
+    seen = ndimage.binary_erosion(np.asarray(there_and_back).any(axis=-1))
+    assert np.median(np.linalg.norm(there_and_back - expected, axis=-1)[seen]) < 0.5
