@@ -264,12 +264,20 @@ def _execute(outcomes: list[Outcome], config: Config, say: progress.Progress) ->
     _configure_nipype(config, crashes)
     from nipype.pipeline import engine as pe
 
+    from bidsapp.workflows.plugin import SessionBySession
     from bidsapp.workflows.session import init_session_wf, workflow_name
 
     workflow = pe.Workflow(name="bidsapp", base_dir=str(base))
     workflow.add_nodes([init_session_wf(outcome.inputs, config, device=device) for outcome in outcomes])
     by_name = {workflow_name(outcome.inputs): outcome for outcome in outcomes}
-    watch = progress.Watch(config.out_dir / "logs", by_name, say, total=len(workflow.list_node_names()))
+
+    def clean_up(session: str) -> None:
+        if not config.keep_work:
+            shutil.rmtree(base / "bidsapp" / session, ignore_errors=True)
+
+    watch = progress.Watch(
+        config.out_dir / "logs", by_name, say, total=len(workflow.list_node_names()), on_written=clean_up
+    )
     say.note(f"bidsapp {__version__}: {len(outcomes)} session(s) on {device}, {config.nprocs} process(es).")
     plugin_args: dict[str, Any] = {"n_procs": config.nprocs, "raise_insufficient": False, "status_callback": watch}
     if config.mem_gb is not None:
@@ -277,7 +285,7 @@ def _execute(outcomes: list[Outcome], config: Config, say: progress.Progress) ->
     gc.collect()
     gc.freeze()  # nipype collects garbage at every poll: what lives through the run need not be looked at again
     try:
-        workflow.run(plugin="MultiProc", plugin_args=plugin_args)
+        workflow.run(plugin=SessionBySession(list(by_name), plugin_args))
     except Exception as error:  # nipype raises at the end when any node failed; which ones is in the crash files
         logging.getLogger("bidsapp").debug("workflow: %s", error)
         if not crashes.is_dir():
@@ -294,8 +302,6 @@ def _execute(outcomes: list[Outcome], config: Config, say: progress.Progress) ->
             outcome.status = "done"
         else:
             outcome.status, outcome.message = "failed", "stopped before it was finished; run the same command again"
-        if outcome.status == "done" and not config.keep_work:
-            shutil.rmtree(base / "bidsapp" / name, ignore_errors=True)
     shutil.rmtree(crashes, ignore_errors=True)
 
 

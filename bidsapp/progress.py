@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,13 +46,22 @@ class Progress:
 class Watch:
     """Called by nipype as nodes start and end: draws the progress and writes a log per participant."""
 
-    def __init__(self, logs: Path, outcomes: Mapping[str, Any], say: Progress, *, total: int) -> None:
+    def __init__(
+        self,
+        logs: Path,
+        outcomes: Mapping[str, Any],
+        say: Progress,
+        *,
+        total: int,
+        on_written: Callable[[str], None] = lambda session: None,
+    ) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
         from rich.progress import Progress as Bar
 
         self.logs = logs
         self.outcomes = outcomes
         self.say = say
+        self.on_written = on_written
         self.began: dict[str, float] = {}
         self.first: dict[str, float] = {}
         self.last: dict[str, float] = {}
@@ -84,6 +93,8 @@ class Watch:
         self.log(session, f"{word} {step} {seconds:.1f}s")
         if not self.say.console.is_terminal or status != "end":
             self.say.note(f"{name}: {step} {'failed after ' if status != 'end' else ''}{seconds:.1f} s")
+        if step == "write" and status == "end":
+            self.on_written(session)
 
     def seconds(self, session: str) -> float | None:
         """Wall time of a session so far, or None where nothing ran."""

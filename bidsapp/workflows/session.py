@@ -38,19 +38,6 @@ class Plan:
     no_lesions_because: str = ""
 
 
-@dataclass(frozen=True)
-class Resources:
-    """What the models may use."""
-
-    device: str
-    threads: int
-
-    @property
-    def use_gpu(self) -> bool:
-        """nipype reads this trait and limits the jobs on the GPUs."""
-        return self.device != "cpu"
-
-
 def plan(inputs: SessionInputs, config: Config) -> Plan:
     """Choose the methods for the contrasts at hand."""
     brain = config.brain_extraction
@@ -84,14 +71,13 @@ def init_session_wf(inputs: SessionInputs, config: Config, *, device: str = "cpu
     chosen = plan(inputs, config)
     workflow = pe.Workflow(name=workflow_name(inputs))
     scans = {scan.contrast: _scan_nodes(workflow, scan) for scan in inputs.scans}
-    models = Resources(device, config.omp_nthreads)
-    brain = _brain_node(workflow, scans[inputs.reference.contrast], inputs, chosen, models)
+    brain = _brain_node(workflow, scans[inputs.reference.contrast], inputs, chosen, device)
     for scan in inputs.scans[1:]:
         _connect_coregistration(workflow, scans, scan, inputs, brain)
     for scan in inputs.scans:
         _connect_bias_and_intensity(workflow, scans, scan, inputs, brain, config)
     template = _template_node(workflow, scans, inputs, brain)
-    tissue, lesions = _segmentation_nodes(workflow, scans, inputs, brain, template, chosen, models)
+    tissue, lesions = _segmentation_nodes(workflow, scans, inputs, brain, template, chosen, device)
     _output_nodes(workflow, scans, inputs, brain, template, tissue, lesions, chosen, config)
     return workflow
 
@@ -118,21 +104,18 @@ def _scan_nodes(workflow: pe.Workflow, scan: ScanChoice) -> _Scan:
     return _Scan(conform, (conform, "work_file"))
 
 
-def _brain_node(
-    workflow: pe.Workflow, reference: _Scan, inputs: SessionInputs, chosen: Plan, models: Resources
-) -> pe.Node:
+def _brain_node(workflow: pe.Workflow, reference: _Scan, inputs: SessionInputs, chosen: Plan, device: str) -> pe.Node:
     if chosen.brain_extraction == "bet":
         return _bet_nodes(workflow, reference)
     brain = _node(
         ExtractBrain(
             contrast=inputs.reference.contrast,
             method=chosen.brain_extraction,
-            device=models.device,
-            use_gpu=models.use_gpu and chosen.brain_extraction == "deepbet",
+            device=device,
+            use_gpu=device != "cpu" and chosen.brain_extraction == "deepbet",
         ),
         "brain",
         memory="brain",
-        threads=models.threads,
     )
     workflow.connect(reference.conform, "work_file", brain, "in_file")
     return brain
@@ -207,13 +190,11 @@ def _segmentation_nodes(
     brain: pe.Node,
     template: pe.Node,
     chosen: Plan,
-    models: Resources,
+    device: str,
 ) -> tuple[pe.Node, pe.Node | None]:
     images = _merge(workflow, [(scans[name].normalize, "work_out") for name in inputs.contrasts], "work_images")
-    common = {"contrasts": list(inputs.contrasts), "device": models.device, "use_gpu": models.use_gpu}
-    tissue = _node(
-        SegmentTissue(model=chosen.tissue_model, **common), "tissue", memory="tissue", threads=models.threads
-    )
+    common = {"contrasts": list(inputs.contrasts), "device": device, "use_gpu": device != "cpu"}
+    tissue = _node(SegmentTissue(model=chosen.tissue_model, **common), "tissue", memory="tissue")
     workflow.connect([
         (images, tissue, [("out", "in_files")]),
         (brain, tissue, [("mask_file", "mask_file")]),
@@ -221,9 +202,7 @@ def _segmentation_nodes(
     ])  # fmt: skip
     if chosen.lesion_model == "none":
         return tissue, None
-    lesions = _node(
-        SegmentLesions(model=chosen.lesion_model, **common), "lesions", memory="lesions", threads=models.threads
-    )
+    lesions = _node(SegmentLesions(model=chosen.lesion_model, **common), "lesions", memory="lesions")
     workflow.connect([
         (images, lesions, [("out", "in_files")]),
         (brain, lesions, [("mask_file", "mask_file")]),
@@ -331,5 +310,5 @@ def _merge(workflow: pe.Workflow, sources: list, name: str, *, numbered: bool = 
     return merge
 
 
-def _node(interface: BaseInterface, name: str, *, memory: str = "other", threads: int = 1) -> pe.Node:
-    return pe.Node(interface, name=name, mem_gb=MEMORY_GB[memory], n_procs=threads)
+def _node(interface: BaseInterface, name: str, *, memory: str = "other") -> pe.Node:
+    return pe.Node(interface, name=name, mem_gb=MEMORY_GB[memory], n_procs=1)
