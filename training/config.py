@@ -36,6 +36,7 @@ class TrainConfig:
     validate_every: int = 200
     validate_on: int = 12  # synthetic samples
     checkpoint_seconds: float = 120.0
+    border_offset_mm: float = 0.0  # brain: the border of the target moved outwards by this, at inference
     mixed_precision: bool = True  # bfloat16 autocast
     threads: int = 1  # more threads wait for one another on a busy machine
     network: UNetConfig = field(default_factory=UNetConfig)

@@ -40,6 +40,7 @@ def export(config: TrainConfig, *, run: Path, out: Path) -> Path:
         "spacing_mm": config.generator.spacing_mm,
         "orientation": "RAS",
         "normalisation": "90th percentile of voxels above the mean to 1, kept below 3 (bidsapp.models.brain.normalise)",
+        "border_offset_mm": config.border_offset_mm,
         "classes": list(make_task(config.task).classes),
         "weights": {
             "file": "weights.safetensors",

@@ -56,8 +56,9 @@ def find_brain(
         coarse, np.diag(1 / scale), offset=(1 / scale - 1) / 2, output_shape=image.shape, order=1, mode="nearest",
         output=np.float32,
     )  # fmt: skip
+    outwards = model.card.get("border_offset_mm", 0.0) / RAMP_MM
     steeper = RAMP_MM / (2 * min(voxel_size_mm))
-    return _one_piece(np.clip(0.5 + (fine - 0.5) * steeper, 0, 1).astype(np.float32))
+    return _one_piece(np.clip(0.5 + (fine - 0.5 + outwards) * steeper, 0, 1).astype(np.float32))
 
 
 @functools.lru_cache(maxsize=1)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import nibabel as nib
@@ -83,6 +84,15 @@ def test_the_way_down_and_up_keeps_the_border(echo: Model, sizes: tuple[float, f
     # The border lies within half a millimetre: all voxels further from it are right.
     assert mask[radius < 29.5].all() and not mask[radius > 30.5].any()
     assert mask.sum() * np.prod(sizes) == pytest.approx(4 / 3 * np.pi * 30**3, rel=0.015)
+
+
+def test_the_border_is_moved_outwards_as_the_card_says(echo: Model) -> None:
+    grid = np.indices((80, 81, 82)) + 0.5
+    radius = np.sqrt(((grid - 40) ** 2).sum(0))
+    image = np.clip(0.5 + (25 - radius) / 6, 0, 1).astype(np.float32)
+    moved = dataclasses.replace(echo, card={"border_offset_mm": 1.5})
+    mask = find_brain(image, voxel_size_mm=(1, 1, 1), model=moved) > 0.5
+    assert mask.sum() == pytest.approx(4 / 3 * np.pi * 26.5**3, rel=0.03)
 
 
 def test_find_brain_refuses_an_empty_image(echo: Model) -> None:
