@@ -94,7 +94,7 @@ def _parser() -> _Parser:
     group = parser.add_argument_group("how to segment")
     add = group.add_argument
     add("--brain-extraction", "--brain_extraction", default="auto", metavar="NAME",
-        help="auto (deepbet with a T1w, else template), deepbet, template, or bet (FSL's, if you have it)")  # fmt: skip
+        help="auto (deepbet with a T1w, else template), deepbet, template, network, or bet (FSL's)")  # fmt: skip
     add("--tissue-model", "--tissue_model", default="mixture", metavar="NAME", help=", ".join(config.TISSUE_MODELS))
     add("--lesion-model", "--lesion_model", default="outlier", metavar="NAME", help=", ".join(config.LESION_MODELS))
     add("--normalization", default="zscore", metavar="NAME", help=", ".join(config.NORMALIZATIONS))

@@ -12,7 +12,7 @@ from typing import Any
 from bidsapp.errors import AnalysisLevelError, NotBidsError, UsageError
 
 LEVELS = ("participant", "group")
-BRAIN_EXTRACTIONS = ("auto", "deepbet", "template", "bet")
+BRAIN_EXTRACTIONS = ("auto", "deepbet", "template", "network", "bet")
 TISSUE_MODELS = ("mixture",)
 LESION_MODELS = ("outlier", "none")
 NORMALIZATIONS = ("zscore", "nyul")

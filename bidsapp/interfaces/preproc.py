@@ -48,7 +48,7 @@ class Conform(SimpleInterface):
 class _ExtractBrainInput(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc="reference on the work grid, whole head")
     contrast = traits.Str(mandatory=True)
-    method = traits.Enum("deepbet", "template", mandatory=True)
+    method = traits.Enum("deepbet", "template", "network", mandatory=True)
     device = traits.Str("cpu", usedefault=True)
     use_gpu = traits.Bool(False, usedefault=True, nohash=True)
 
@@ -73,6 +73,12 @@ class ExtractBrain(SimpleInterface):
 
             probability = deepbet_brain(img.get_fdata(dtype=np.float32), device=self.inputs.device)
             mask = clean_mask(on_grid(probability > 0.5, img))
+        elif self.inputs.method == "network":
+            from bidsapp.models.brain import find_brain
+
+            sizes = tuple(float(size) for size in img.header.get_zooms()[:3])
+            probability = find_brain(img.get_fdata(dtype=np.float32), voxel_size_mm=sizes, device=self.inputs.device)
+            mask = on_grid(probability > 0.5, img)
         else:
             from bidsapp.image.mask import extract_brain_by_template
 
