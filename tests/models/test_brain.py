@@ -10,7 +10,7 @@ import torch
 
 from bidsapp.errors import InputError
 from bidsapp.models.brain import _head_box, _one_piece, deepbet_brain, find_brain, normalise
-from bidsapp.models.registry import Model
+from bidsapp.models.registry import WEIGHTS, Model, load_model
 from bidsapp.models.unet import UNetConfig
 
 DATA = Path(__file__).resolve().parents[2] / "../shared/data"
@@ -118,3 +118,22 @@ def test_head_box_leaves_out_air_and_specks(rng: np.random.Generator) -> None:
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
+
+
+def test_packaged_model_says_what_it_was_trained_on() -> None:
+    model = load_model("brain")
+    assert model.card["training"]["data"] and "Apache-2.0" in model.card["training"]["data"][0]
+    assert model.card["classes"] == ["brain"] and model.spacing_mm == 2.5
+    assert (WEIGHTS / f"brain-{model.version}/weights.safetensors").stat().st_size < 3e6
+
+
+@pytest.mark.slow
+def test_network_finds_the_brain_in_a_real_stripped_flair() -> None:
+    path = DATA / "bids_ms_mni/sub-26/anat/sub-26_FLAIR.nii.gz"
+    if not path.exists():
+        pytest.skip(f"real scans are not here: {path}")
+    image = np.asanyarray(nib.as_closest_canonical(nib.load(path)).dataobj, dtype=np.float32)
+    found = find_brain(image, voxel_size_mm=(1, 1, 1)) > 0.5
+    truth = image > 0
+    assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) > 0.93
+    np.testing.assert_array_equal(found, find_brain(image, voxel_size_mm=(1, 1, 1)) > 0.5)
