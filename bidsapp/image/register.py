@@ -382,9 +382,9 @@ def similarity_matrix(scale: float, *degrees: float) -> np.ndarray:
 
 
 def coarsen(img: nib.Nifti1Image, size_mm: float) -> nib.Nifti1Image:
-    """The image at `size_mm` along each of its own axes, low-pass filtered first."""
+    """The image at `size_mm` along each of its own axes, low-pass filtered first; axes coarser than that stay."""
     data = np.asarray(img.dataobj, dtype=np.float32)
-    scale = size_mm / voxel_sizes(img.affine)  # voxels per new voxel
+    scale = np.maximum(1, size_mm / voxel_sizes(img.affine))  # voxels per new voxel
     shape = np.maximum(1, np.round(np.array(data.shape) / scale)).astype(int)
     step = np.diag([*scale, 1.0])
     step[:3, 3] = (scale - 1) / 2
