@@ -1,0 +1,100 @@
+"""The lesion model on phantoms whose lesions are known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from bidsapp.models.mixture import fit_mixture
+from bidsapp.models.outlier import segment_lesions
+
+#: GM, WM, CSF, lesion: means in arbitrary units.
+MEANS = {"T1w": (60, 100, 20, 70), "T2w": (80, 50, 180, 110), "FLAIR": (80, 65, 20, 120)}
+SHAPE = (64, 70, 66)
+SIZE = (1.0, 1.0, 1.0)
+
+
+def brain(*, lesions: bool):
+    """White core in a grey shell in CSF, a ventricle in the middle, three lesions in the white matter."""
+    grid = np.stack(np.meshgrid(*(np.arange(n) for n in SHAPE), indexing="ij")).astype(float)
+
+    def sphere(centre, radius):
+        distance = np.sqrt(((grid - np.reshape(centre, (3, 1, 1, 1))) ** 2).sum(axis=0))
+        return np.clip(radius - distance + 0.5, 0, 1).astype(np.float32)
+
+    centre = (np.array(SHAPE) - 1) / 2
+    ventricle, white, whole = (sphere(centre, radius) for radius in (5, 21, 27))
+    shares = np.stack([whole - white, white - ventricle, 1 - whole + ventricle])
+    mask = sphere(centre, 30) > 0.5
+    lesion = np.zeros(SHAPE, np.float32)
+    if lesions:
+        for offset, radius in (((12, 0, 0), 4), ((-11, 4, 3), 3), ((0, 12, -5), 2.5)):
+            lesion = np.maximum(lesion, sphere(centre + offset, radius))
+    return shares, lesion, mask
+
+
+def run(names, *, lesions=True, seed=0, scale=1.0, offset=0.0, **options):
+    rng = np.random.default_rng(seed)
+    shares, lesion, mask = brain(lesions=lesions)
+    priors = np.stack([ndimage.gaussian_filter(np.roll(share, 1, axis=0), 1.5) for share in shares])
+    priors = (priors / priors.sum(axis=0)).astype(np.float32)
+    mixed = np.stack([*(shares * (1 - lesion)), lesion])
+    images = {
+        name: (
+            scale * (np.tensordot(np.array(MEANS[name], float), mixed, 1) + rng.normal(0, 4, SHAPE)) + offset
+        ).astype(np.float32)
+        for name in MEANS
+    }
+    images = {name: images[name] for name in names}
+    mixture = fit_mixture(images, mask, priors)
+    return segment_lesions(images, mask, mixture, priors, voxel_size_mm=SIZE, **options), lesion > 0.5, mask
+
+
+def dice(a, b):
+    return 2 * (a & b).sum() / (a.sum() + b.sum())
+
+
+@pytest.mark.parametrize("names", [("FLAIR",), ("T1w", "FLAIR"), ("T1w", "T2w", "FLAIR")], ids="+".join)
+def test_lesions_are_found_with_any_contrasts_beside_the_flair(names):
+    result, truth, mask = run(names)
+    assert dice(result.mask, truth) > 0.8
+    assert result.mask.dtype == bool
+    assert result.probability.dtype == np.float32
+    assert result.probability.min() >= 0 and result.probability.max() <= 1
+    assert not result.probability[~mask].any()
+    assert (result.probability[result.mask] >= result.threshold).mean() > 0.9
+
+
+def test_a_brain_without_lesions_has_none():
+    result, _, _ = run(("T1w", "FLAIR"), lesions=False)
+    assert result.mask.sum() * np.prod(SIZE) < 30  # mm3; the brain has 110 000
+
+
+def test_scale_and_offset_of_the_scan_make_no_difference():
+    """Intensities are z-scores, Nyul's or the scanner's: the model must not care."""
+    plain, _, _ = run(("T1w", "FLAIR"))
+    other, _, _ = run(("T1w", "FLAIR"), scale=0.01, offset=-3)
+    assert dice(plain.mask, other.mask) > 0.98
+
+
+def test_same_input_same_bytes():
+    first, second = (run(("T1w", "FLAIR"))[0] for _ in range(2))
+    np.testing.assert_array_equal(first.probability, second.probability)
+
+
+def test_lesions_below_the_minimum_are_left_out():
+    """Of balls of 268, 113 and 65 mm3 one is larger than 180 mm3."""
+    for least, expected in ((3.0, 3), (180.0, 1)):
+        result, _, _ = run(("T1w", "FLAIR"), minimum_volume_mm3=least)
+        assert ndimage.label(result.mask, np.ones((3, 3, 3)))[1] == expected
+
+
+def test_without_flair_it_says_so():
+    shares, _, mask = brain(lesions=True)
+    priors = shares / shares.sum(axis=0)
+    images = {"T1w": np.tensordot(np.array(MEANS["T1w"][:3], float), shares, 1).astype(np.float32)}
+    images["T1w"] += np.random.default_rng(0).normal(0, 4, SHAPE).astype(np.float32)
+    mixture = fit_mixture(images, mask, priors)
+    with pytest.raises(ValueError, match="FLAIR"):
+        segment_lesions(images, mask, mixture, priors, voxel_size_mm=SIZE)
