@@ -158,6 +158,23 @@ def fit_mixture(
     """
     settings = settings or MixtureSettings()
     names = _check(images, mask, priors)
+    threads = torch.get_num_threads()
+    # One thread: sums in the same order, hence the same bytes, on every machine.
+    torch.set_num_threads(1)
+    try:
+        return _segment(images, names, mask, priors, device, settings)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _segment(
+    images: Mapping[str, np.ndarray],
+    names: tuple[str, ...],
+    mask: np.ndarray,
+    priors: np.ndarray,
+    device: str,
+    settings: MixtureSettings,
+) -> MixtureResult:
     raw = np.stack([images[name][mask] for name in names]).astype(np.float64)  # (C, N)
     low, centre, high = np.percentile(raw, (25, 50, 75), axis=1)
     scale = high - low
