@@ -55,10 +55,11 @@ def test_verdicts_and_markdown():
         accuracy.Case(case="a", prediction=mask, threshold=0.9, **common).row(),
         accuracy.Case(case="b", prediction=shifted, threshold=0.9, **common).row(),
         accuracy.Case(case="c", prediction=shifted, **common).row(),
+        accuracy.Case(case="d", prediction=shifted, threshold=0.9, sound=False, **common).row(),
     ]
-    assert [row["verdict"] for row in rows] == ["PASS", "FAIL", ""]
+    assert [row["verdict"] for row in rows] == ["PASS", "FAIL", "", "reference unsound"]
     lines = accuracy.as_markdown(pd.DataFrame(rows).reindex(columns=accuracy.COLUMNS)).splitlines()
-    assert len(lines) == 5
+    assert len(lines) == 6
     assert "| a | s | bidsapp | T1w | 1.000 |" in lines[2]
     assert "| 0.500 |" in lines[3] and lines[3].endswith("| 0.90 | FAIL |")
 
