@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bidsapp import __version__, cli
+from bidsapp import __version__, cli, config
 from bidsapp.measure.lesions import LESION_COLUMNS
 from bidsapp.measure.quality import QC_COLUMNS
 from bidsapp.measure.volumes import VOLUME_COLUMNS
@@ -25,6 +25,18 @@ def test_every_option_is_in_the_usage():
     options = [names[0] for names in longs if names]
     assert len(options) > 20
     assert _undocumented(options, (ROOT / "docs" / "usage.md").read_text()) == []
+
+
+def test_every_choice_is_in_the_usage():
+    text = (ROOT / "docs" / "usage.md").read_text()
+    choices = (
+        *config.BRAIN_EXTRACTIONS,
+        *config.TISSUE_MODELS,
+        *config.LESION_MODELS,
+        *config.NORMALIZATIONS,
+        *config.OUTPUT_SPACES,
+    )
+    assert [choice for choice in choices if f"`{choice}`" not in text] == []
 
 
 def test_an_undocumented_option_would_be_found():
