@@ -54,6 +54,9 @@ def main(argv: list[str] | None = None) -> int:
         out = Path(folder) / "out"
         command = [sys.executable, str(REPOSITORY / "run.py"), str(args.dataset.resolve()), str(out), "participant"]
         run = measure([*command, *which, "--nprocs", str(len(cores)), *args.app_options])
+        if run.exit_code:
+            print(f"The app ended with {run.exit_code} after {run.wall_s:.0f} s: nothing to report.", file=sys.stderr)
+            return 1
         again = measure([*command, *which, "--nprocs", str(len(cores)), *args.app_options])
         log = out / "logs" / f"sub-{args.participant}.log"
         text = as_markdown(run, again, stages(log.read_text() if log.is_file() else ""), cores=len(cores))
@@ -63,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
             if log.is_file():
                 shutil.copy(log, args.out)
     print(text)
-    return int(run.exit_code != 0 or run.wall_s > LIMIT_SECONDS or run.peak_gb > LIMIT_GB)
+    return int(again.exit_code != 0 or run.wall_s > LIMIT_SECONDS or run.peak_gb > LIMIT_GB)
 
 
 def measure(command: list[str]) -> Run:

@@ -30,3 +30,9 @@ def test_memory_of_children_counts():
 
 def test_exit_code_is_passed_on():
     assert speed.measure([sys.executable, "-c", "raise SystemExit(3)"]).exit_code == 3
+
+
+def test_a_failed_run_is_no_measurement(tmp_path, capsys):
+    code = speed.main(["--dataset", str(tmp_path), "--participant", "1", "--session", ""])
+    assert code == 1
+    assert "nothing to report" in capsys.readouterr().err
