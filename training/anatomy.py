@@ -119,5 +119,13 @@ STRUCTURES = (
 POSITION = {structure.index: number for number, structure in enumerate(STRUCTURES)}
 #: Labels of brain tissue and of what lies inside it: all that have a target, but CSF outside the ventricles.
 INSIDE_BRAIN = tuple(s.index for s in STRUCTURES if s.target and s.index not in (24, 85))
-#: Output classes of the segmentation network, in order; 7 is the lesion (bidsapp.labels.LESION), appended by the task.
-TARGETS = tuple(sorted({s.target for s in STRUCTURES}))
+
+
+def one_sided(structure: Structure) -> str:
+    """Name of a structure's target without its side: the network sees no left and right."""
+    target = STRUCTURES[POSITION[structure.target]]
+    return target.name.removeprefix("left ").removeprefix("right ")
+
+
+#: Output classes of the segmentation network, in order; the lesion is appended by the task.
+TARGETS = tuple(dict.fromkeys(one_sided(s) for s in STRUCTURES if s.target == 0 or s.index == s.target))

@@ -38,6 +38,7 @@ class TrainConfig:
     checkpoint_seconds: float = 120.0
     border_offset_mm: float = 0.0  # brain: the border of the target moved outwards by this, at inference
     mixed_precision: bool = True  # bfloat16 autocast
+    workers: int = 0  # processes that make samples ahead, on a CPU
     threads: int = 1  # more threads wait for one another on a busy machine
     network: UNetConfig = field(default_factory=UNetConfig)
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)

@@ -62,6 +62,10 @@ class GeneratorConfig:
     p_lesions: float = 0.0  # a sample; the others are free of lesions
     p_centred: float = 0.5  # of samples with lesions: the patch is centred on one
     p_dirty: float = 0.4  # faint white matter around cortex or ventricles that is no lesion
+    p_bright_cortex: float = 0.0  # cortex brighter in places on T2w and FLAIR, as insula and cingulum are
+    p_flow: float = 0.0  # cerebrospinal fluid bright in places on FLAIR
+    box_error_mm: float = 0.0  # standard deviation of the borders of the brain's box, for `Sample.place`
+    level_error: float = 0.0  # standard deviation of `Sample.level`, relative to the image's deviation
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,12 @@ class Sample:
         float32 (X, Y, Z), mm to the brain's border, positive inside.
     view : Tensor
         bool (X, Y, Z), the field of view; what is outside is padding.
+    lesion : Tensor
+        float32 (X, Y, Z), the share of each voxel that is lesion.
+    place : tuple of Tensor
+        Along each axis, voxel centres relative to the brain's box: -1 at its left, back, bottom and 1 at the other end.
+    level : ndarray
+        (contrasts, 2): mean and standard deviation within the whole brain, of which a patch sees a part.
     """
 
     image: torch.Tensor
@@ -85,6 +95,8 @@ class Sample:
     distance: torch.Tensor
     view: torch.Tensor
     lesion: torch.Tensor
+    place: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+    level: np.ndarray
 
 
 class Generator:
@@ -101,6 +113,8 @@ class Generator:
         self._hosts = torch.tensor([kind.name in LESION_HOSTS for kind in KINDS], device=self.device)
         self._cerebral = np.array([kind.cerebral for kind in KINDS])
         self._means = np.array([(k.t1w, k.t2w, k.flair) for k in KINDS]).T
+        self._fractions = np.stack([self._count_kinds(head) for head in range(len(heads))])
+        self._bright_fluid = torch.tensor([KIND["csf"], KIND["choroid plexus"]], device=self.device)
 
     def sample(self, seed: int, head: int | None = None) -> Sample:
         """Sample number `seed`, of head number `head` or any."""
@@ -112,17 +126,27 @@ class Generator:
         shape, view, middle = self._field_of_view(rng, head, scale, masks)
         points = self._points(rng, torch_rng, head, shape, middle, scale)
         labels, distance = self._look_up(head, points)
+        place = self._place(rng, shape, middle, self.heads.extent[head] * scale)
         if rng.random() < 0.5:
             labels, distance, points = self._swap[labels.flip(0)], distance.flip(0), points.flip(1)
-            view = view.flip(0)
+            view, place = view.flip(0), (-place[0].flip(0), *place[1:])
         kept = self._kept(rng, torch_rng, points, distance, head) & view
         kinds = self._kinds(rng, torch_rng, labels)
         lesion = self._lesion(rng, torch_rng, points, kinds, head, masks)
         dirt = self._dirt(rng, torch_rng, kinds)
         which = rng.permutation(3)[: self.config.contrasts] if self.config.contrasts < 3 else range(3)
-        images = [self._render(rng, torch_rng, kinds, kept, lesion, dirt, contrast) for contrast in which]
+        rendered = [self._render(rng, torch_rng, kinds, kept, lesion, dirt, contrast, head) for contrast in which]
         clean = kept if rng.random() < self.config.p_clean else view
-        return Sample(self._drop(rng, torch.stack(images)) * clean, labels, distance, view, lesion)
+        images = self._drop(rng, torch.stack([image for image, _ in rendered])) * clean
+        level = np.stack([level for _, level in rendered])
+        return Sample(images, labels, distance, view, lesion, place, level)
+
+    def _count_kinds(self, head: int) -> np.ndarray:
+        """Share of each kind of matter in a brain."""
+        step = DISTANCE_SPACING_MM
+        kinds = self._kind[self.heads.labels[head, ::step, ::step, ::step].long()]
+        counts = torch.bincount(kinds[self.heads.distance[head] > 0], minlength=len(KINDS)).double()
+        return (counts / counts.sum()).cpu().numpy()
 
     # Geometry ---------------------------------------------------------------------------------------------------
 
@@ -174,6 +198,16 @@ class Generator:
             points[i] = x[:, None, None] + y[:, None] + z + float(centre[i])
             points[i] += strength * smooth_field(shape, rng.uniform(30, 45) / c.spacing_mm, torch_rng)
         return points
+
+    def _place(
+        self, rng: np.random.Generator, shape: tuple[int, ...], middle: np.ndarray, extent: np.ndarray
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        c, out = self.config, []
+        for n, centre, half in zip(shape, middle, extent, strict=True):
+            low, high = rng.normal(0, c.box_error_mm, 2) if c.box_error_mm else (0.0, 0.0)
+            millimetres = (torch.arange(n, device=self.device, dtype=torch.float32) + 0.5) * c.spacing_mm
+            out.append((millimetres - float(centre + (low + high) / 2)) / float(half + (high - low) / 2))
+        return tuple(out)  # type: ignore[return-value]
 
     def _look_up(self, head: int, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         labels = self.heads.labels[head]
@@ -290,8 +324,9 @@ class Generator:
 
     def _render(
         self, rng: np.random.Generator, torch_rng: torch.Generator, kinds: torch.Tensor, kept: torch.Tensor,
-        lesion: torch.Tensor, dirt: torch.Tensor, contrast: int,
-    ) -> torch.Tensor:  # fmt: skip
+        lesion: torch.Tensor, dirt: torch.Tensor, contrast: int, head: int,
+    ) -> tuple[torch.Tensor, np.ndarray]:  # fmt: skip
+        """One contrast, and its mean and standard deviation within the whole brain."""
         c = self.config
         means, deviations = self._signals(rng, contrast)
         tables = torch.tensor(np.stack([means, deviations]), dtype=torch.float32).to(self.device)
@@ -302,12 +337,32 @@ class Generator:
             signal = rng.uniform(low, high) * (1 + rng.uniform(0, 0.12) * texture)
             image = torch.lerp(image, signal, lesion * rng.uniform(0.6, 1.0))
             image = image * (1 + rng.uniform(0, 0.25) * (1 if contrast else -0.5) * dirt)
+        image = self._brighten(rng, torch_rng, image, kinds, contrast)
         image = image.clamp_(min=0) * kept
         image = image * torch.exp(
             rng.uniform(*c.bias) * smooth_field(image.shape, rng.uniform(50, 120) / c.spacing_mm, torch_rng)
         )
         image = self._acquire(rng, torch_rng, image)
-        return image.clamp(min=0) ** rng.uniform(*c.gamma)
+        gamma = rng.uniform(*c.gamma)
+        shares, powered = self._fractions[head], means**gamma
+        mean = float(shares @ powered)
+        deviation = math.sqrt(float(shares @ (powered - mean) ** 2)) + 1e-3
+        shift, stretch = rng.normal(0, c.level_error, 2) if c.level_error else (0.0, 0.0)
+        return image.clamp(min=0) ** gamma, np.array([mean + shift * deviation, deviation * math.exp(stretch)])
+
+    def _brighten(
+        self, rng: np.random.Generator, torch_rng: torch.Generator, image: torch.Tensor, kinds: torch.Tensor,
+        contrast: int,
+    ) -> torch.Tensor:  # fmt: skip
+        """Bright cortex, flow in cerebrospinal fluid, bright choroid plexus: what is taken for lesions on FLAIR."""
+        c, name = self.config, CONTRASTS[contrast]
+        if name != "T1w" and rng.random() < c.p_bright_cortex:
+            field = smooth_field(kinds.shape, rng.uniform(12, 30) / c.spacing_mm, torch_rng).clamp(0, 2)
+            image = image * (1 + rng.uniform(0, 0.2) * field * (kinds == KIND["cortex"]))
+        if name == "FLAIR" and rng.random() < c.p_flow:
+            field = smooth_field(kinds.shape, rng.uniform(6, 20) / c.spacing_mm, torch_rng).clamp(0, 2)
+            image = image + rng.uniform(0, 0.5) * field * torch.isin(kinds, self._bright_fluid)
+        return image
 
     def _acquire(self, rng: np.random.Generator, torch_rng: torch.Generator, image: torch.Tensor) -> torch.Tensor:
         """Slices of a random thickness along one axis, noise on the acquired grid, and back by interpolation."""

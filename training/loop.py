@@ -9,15 +9,17 @@ import logging
 import math
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import DataLoader, Dataset
 
 from bidsapp.models.unet import FoldedUNet
 from training.config import TrainConfig
-from training.generator import Generator
+from training.generator import Generator, Sample
 from training.heads import load_heads
 from training.lesions import load_lesions
 from training.tasks import Task, make_task
@@ -42,10 +44,11 @@ def train(config: TrainConfig, *, folder: Path, device: str, max_seconds: float 
     check = _generator(config, folder, device, held_out=True)
     task, state = make_task(config.task), _State(config, device)
     state.load(folder / "checkpoint.pt")
+    samples = iter(_samples(make, config, state.step * config.batch, device))
     log.info("%s from step %d, %s", config.name, state.step, device)
     saved, losses, spent = time.monotonic(), [], np.zeros(2)
     while state.step < config.steps and time.monotonic() - began < max_seconds:
-        loss, seconds = _step(state, make, task)
+        loss, seconds = _step(state, samples, task)
         losses.append(loss)
         spent += seconds
         if state.step % config.validate_every == 0 or state.step == config.steps:
@@ -104,16 +107,38 @@ class _State:
                 slow.lerp_(fast, 1 - keep)
 
 
-def _step(state: _State, make: Generator, task: Task) -> tuple[float, np.ndarray]:
-    """One step of the optimiser: loss, and seconds spent on making samples and on the network."""
+class _Numbered(Dataset):
+    """Sample n of the run's seed."""
+
+    def __init__(self, make: Generator, seed: int) -> None:
+        self.make, self.first = make, seed * 10**9
+
+    def __getitem__(self, number: int) -> Sample:
+        return self.make.sample(self.first + number)
+
+
+def _samples(make: Generator, config: TrainConfig, start: int, device: str) -> DataLoader:
+    """Samples from number `start` on; on a CPU made ahead by another process, on a GPU in place."""
+    workers = config.workers if device == "cpu" else 0
+    return DataLoader(
+        _Numbered(make, config.seed),
+        sampler=range(start, config.steps * config.batch),
+        batch_size=None,
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+    )
+
+
+def _step(state: _State, samples: Iterator[Sample], task: Task) -> tuple[float, np.ndarray]:
+    """One step of the optimiser: loss, and seconds spent on waiting for samples and on the network."""
     config, seconds, total = state.config, np.zeros(2), 0.0
     for group in state.optimiser.param_groups:
         group["lr"] = state.learning_rate()
-    for i in range(config.batch):
+    for _ in range(config.batch):
         before = time.monotonic()
-        sample = make.sample(config.seed * 10**9 + state.step * config.batch + i)
+        sample = next(samples)
         between = time.monotonic()
-        loss = task.loss(_forward(state.network, task.inputs(sample), config), sample) / config.batch
+        loss = task.loss(_forward(state.network, task, sample, config), sample) / config.batch
         loss.backward()
         total += float(loss.detach())
         seconds += between - before, time.monotonic() - between
@@ -125,9 +150,10 @@ def _step(state: _State, make: Generator, task: Task) -> tuple[float, np.ndarray
     return total, seconds
 
 
-def _forward(network: FoldedUNet, inputs: torch.Tensor, config: TrainConfig) -> torch.Tensor:
-    with torch.autocast(inputs.device.type, torch.bfloat16, enabled=config.mixed_precision):
-        return network(inputs[None])[0].float()
+def _forward(network: FoldedUNet, task: Task, sample: Sample, config: TrainConfig) -> torch.Tensor:
+    place = task.place(sample)
+    with torch.autocast(sample.image.device.type, torch.bfloat16, enabled=config.mixed_precision):
+        return network(task.inputs(sample)[None], None if place is None else place[None])[0].float()
 
 
 def validate(network: FoldedUNet, make: Generator, task: Task, config: TrainConfig) -> list[float]:
@@ -136,7 +162,7 @@ def validate(network: FoldedUNet, make: Generator, task: Task, config: TrainConf
     with torch.no_grad():
         for i in range(config.validate_on):
             sample = make.sample(VALIDATION_SEED + i, head=i % len(make.heads))
-            rows.append(task.dice(_forward(network, task.inputs(sample), config), sample))
+            rows.append(task.dice(_forward(network, task, sample, config), sample))
     return np.nanmean(np.array(rows), axis=0).tolist()
 
 

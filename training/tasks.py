@@ -8,7 +8,8 @@ import torch
 from torch.nn import functional
 
 from bidsapp.models.brain import RAMP_MM, normalise
-from training.anatomy import STRUCTURES, TARGETS
+from bidsapp.models.unet import symmetric_place
+from training.anatomy import STRUCTURES, TARGETS, one_sided
 from training.generator import Sample
 
 
@@ -19,6 +20,9 @@ class Task(Protocol):
 
     def inputs(self, sample: Sample) -> torch.Tensor:
         """(channels, X, Y, Z)."""
+
+    def place(self, sample: Sample) -> torch.Tensor | None:
+        """(3, X/2, Y/2, Z/2), for networks that are told where they look."""
 
     def loss(self, logits: torch.Tensor, sample: Sample) -> torch.Tensor:
         """Scalar, of logits (classes, X, Y, Z)."""
@@ -34,6 +38,9 @@ class BrainTask:
 
     def inputs(self, sample: Sample) -> torch.Tensor:
         return normalise(sample.image)
+
+    def place(self, sample: Sample) -> None:
+        return None
 
     def loss(self, logits: torch.Tensor, sample: Sample) -> torch.Tensor:
         """Cross-entropy and soft Dice (squared denominator: Milletari et al. 2016), within the field of view."""
@@ -52,53 +59,57 @@ class BrainTask:
 
 
 class SegmentTask:
-    """Which structure is it, or is it lesion? Stripped scans, z-scored within the brain."""
+    """Which structure is it, or is it lesion? Stripped scans, z-scored within the brain; left and right are one."""
 
-    classes: tuple[str, ...] = (*(str(index) for index in TARGETS), "lesion")
+    classes: tuple[str, ...] = (*TARGETS, "lesion")
 
     def __init__(self) -> None:
-        self._target = torch.tensor([TARGETS.index(s.target) for s in STRUCTURES])
+        self._target = torch.tensor([TARGETS.index(one_sided(s)) for s in STRUCTURES])
 
     def inputs(self, sample: Sample) -> torch.Tensor:
-        """Mean 0 and standard deviation 1 over the voxels above zero of each contrast; a missing one is all zero."""
-        return torch.stack([_zscore(image) for image in sample.image])
+        """Mean 0 and standard deviation 1 within the whole brain, kept within +-5; zero is outside, or missing."""
+        means, deviations = torch.as_tensor(sample.level, dtype=torch.float32, device=sample.image.device).T[
+            :, :, None, None, None
+        ]
+        return ((sample.image - means) / deviations * (sample.image > 0)).clamp(-5, 5)
+
+    def place(self, sample: Sample) -> torch.Tensor:
+        """Where in the brain (bidsapp.models.unet.symmetric_place)."""
+        return symmetric_place(*sample.place)
 
     def loss(self, logits: torch.Tensor, sample: Sample) -> torch.Tensor:
-        """Cross-entropy (lesion voxels count twice) and mean soft Dice over the classes present."""
-        target = self._soft_target(sample)
-        weight = 1 + sample.lesion
-        entropy = (
-            functional.cross_entropy(logits[None], target[None], reduction="none")[0] * weight
-        ).sum() / weight.sum()
-        probability = logits.softmax(0)
-        overlap = (probability * target).flatten(1).sum(1)
-        size = (probability.square() + target.square()).flatten(1).sum(1)
-        present = target.flatten(1).sum(1) > 10
-        return entropy + 1 - (2 * overlap / (size + 1))[present].mean()
+        """Cross-entropy (lesion voxels count twice) and mean soft Dice over the classes present.
+
+        The target is soft in the lesion alone (label and lesion share a voxel), so that no target of all classes is
+        made: most of the time of a step went into that.
+        """
+        labels, lesion = self._labels(sample)[None], sample.lesion[None]
+        log_probability = logits.log_softmax(0)
+        at_label, at_lesion = log_probability.gather(0, labels), log_probability[-1:]
+        weight = 1 + lesion
+        entropy = -((at_label * (1 - lesion) + at_lesion * lesion) * weight).sum() / weight.sum()
+        overlap = self._sum_by_label(at_label.exp() * (1 - lesion), labels)
+        overlap = torch.cat([overlap[:-1], (at_lesion.exp() * lesion).sum()[None]])
+        target = self._sum_by_label((1 - lesion).square(), labels)
+        target = torch.cat([target[:-1], lesion.square().sum()[None]])
+        size = log_probability.mul(2).exp().flatten(1).sum(1) + target
+        return entropy + 1 - (2 * overlap / (size + 1))[target > 10].mean()
 
     def dice(self, logits: torch.Tensor, sample: Sample) -> list[float]:
         count = len(self.classes)
-        found = functional.one_hot(logits.argmax(0), count).bool()
-        truth = functional.one_hot(self._soft_target(sample).argmax(0), count).bool()
-        both, sizes = (found & truth).flatten(0, 2).sum(0), found.flatten(0, 2).sum(0) + truth.flatten(0, 2).sum(0)
-        there = truth.flatten(0, 2).any(0)
-        return torch.where(there, 2 * both / sizes.clamp(min=1), torch.nan).tolist()
+        labels = torch.where(sample.lesion > 0.5, count - 1, self._labels(sample)).flatten()
+        found = logits.argmax(0).flatten()
+        both = torch.bincount(labels[found == labels], minlength=count)
+        truth, sizes = torch.bincount(labels, minlength=count), torch.bincount(found, minlength=count)
+        return torch.where(truth > 0, 2 * both / (truth + sizes).clamp(min=1), torch.nan).tolist()
 
-    def _soft_target(self, sample: Sample) -> torch.Tensor:
-        """(classes, X, Y, Z): one-hot structures, background outside the brain, and the lesion's share."""
-        positions = self._target.to(sample.labels.device)[sample.labels] * (sample.distance > 0)
-        onehot = functional.one_hot(positions, len(self.classes)).movedim(-1, 0).float()
-        onehot = onehot * (1 - sample.lesion)
-        onehot[-1] = sample.lesion
-        return onehot
+    def _labels(self, sample: Sample) -> torch.Tensor:
+        """(X, Y, Z): the class of each voxel, lesions aside; background outside the brain."""
+        return self._target.to(sample.labels.device)[sample.labels] * (sample.distance > 0)
 
-
-def _zscore(image: torch.Tensor) -> torch.Tensor:
-    inside = image > 0
-    count = inside.sum().clamp(min=1)
-    mean = image.sum() / count
-    deviation = (((image - mean) * inside).square().sum() / count).sqrt().clamp(min=1e-6)
-    return ((image - mean) / deviation * inside).clamp(-5, 5)
+    def _sum_by_label(self, values: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        sums = torch.zeros(len(self.classes), device=values.device)
+        return sums.index_add(0, labels.flatten(), values.flatten())
 
 
 def make_task(name: str) -> Task:

@@ -16,11 +16,26 @@ class UNetConfig:
     channels: int = 1
     classes: int = 1
     features: tuple[int, ...] = (16, 32, 64, 96)
+    place: bool = False  # the network is told where in the brain each voxel lies
 
     @property
     def multiple(self) -> int:
         """Every axis of the input must be a multiple of this."""
         return 2 ** len(self.features)
+
+
+def symmetric_place(x: torch.Tensor, y: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+    """(3, X/2, Y/2, Z/2): distance from the midline, place from back to front, from bottom to top.
+
+    Parameters
+    ----------
+    x, y, z : Tensor
+        Voxel centres along each axis (even lengths), relative to the box of the brain: -1 and 1 at its ends.
+    """
+    halves = [axis.reshape(-1, 2).mean(1) for axis in (x, y, z)]
+    grid = torch.stack(torch.meshgrid(*halves, indexing="ij"))
+    grid[0].abs_()
+    return grid
 
 
 def fold(x: torch.Tensor) -> torch.Tensor:
@@ -51,9 +66,15 @@ class FoldedUNet(nn.Module):
         self.narrow = nn.ModuleList(nn.Conv3d(widths[i + 1], widths[i], 1) for i in range(len(widths) - 1))
         self.up = nn.ModuleList(_Block(width, width) for width in widths[:-1])
         self.head = nn.Conv3d(widths[0], 8 * config.classes, 1)
+        if config.place:
+            self.place_deep, self.place_fine = _place(widths[-1]), _place(widths[0])
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, channels, X, Y, Z) -> logits (B, classes, X, Y, Z); X, Y, Z multiples of ``config.multiple``."""
+    def forward(self, x: torch.Tensor, place: torch.Tensor | None = None) -> torch.Tensor:
+        """(B, channels, X, Y, Z) -> logits (B, classes, X, Y, Z); X, Y, Z multiples of ``config.multiple``.
+
+        `place`, (B, 3, X/2, Y/2, Z/2), is needed where the network was built with ``config.place``. It enters after the
+        last norm of the deepest and of the finest level: an instance norm would take a patch's mean place away.
+        """
         bad = [n for n in x.shape[2:] if n % self.config.multiple]
         if bad:
             raise ValueError(f"axes of {tuple(x.shape[2:])} voxels: each must be a multiple of {self.config.multiple}")
@@ -63,11 +84,19 @@ class FoldedUNet(nn.Module):
             x = block(x)
             passed.append(x)
         x = passed.pop()
+        if self.config.place:
+            x = x + self.place_deep(functional.interpolate(place, x.shape[2:], mode="trilinear", align_corners=False))
         for level in reversed(range(len(self.up))):  # coarse to fine
             # Trilinear, not nearest: blocks of the coarse grid would show in the border.
             x = functional.interpolate(self.narrow[level](x), scale_factor=2.0, mode="trilinear", align_corners=False)
             x = self.up[level](passed.pop() + x)  # a sum, not a concatenation: a third less work at the finest level
+        if self.config.place:
+            x = x + self.place_fine(place)
         return unfold(self.head(x))
+
+
+def _place(width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv3d(3, 32, 1), nn.LeakyReLU(0.01), nn.Conv3d(32, width, 1))
 
 
 class _Block(nn.Module):
