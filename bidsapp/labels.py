@@ -31,3 +31,77 @@ PARENCHYMA = Label(20, "Brain Parenchyma (gray and white matter)", "PAR", "#e5b9
 TISSUES = (GM, WM, CSF)
 
 TISSUE_LOOKUP = (BACKGROUND, GM, WM, CSF, LESION, PARENCHYMA)
+
+
+@dataclass(frozen=True)
+class Structure:
+    """An anatomical structure as the segmentation network names it.
+
+    Attributes
+    ----------
+    name : str
+        The network's class.
+    left, right : int
+        Indices of FreeSurferColorLUT.txt, those of SynthSeg; equal where the structure has no sides.
+    tissue : Label
+        The tissue it counts to (FreeSurfer counts the ventral diencephalon to subcortical gray matter).
+    color : str
+        As in FreeSurferColorLUT.txt.
+    """
+
+    name: str
+    left: int
+    right: int
+    tissue: Label
+    color: str
+
+    @property
+    def sided(self) -> bool:
+        """Whether there is one on each side."""
+        return self.left != self.right
+
+    @property
+    def labels(self) -> tuple[Label, ...]:
+        """Rows of the look-up table, left first."""
+        if not self.sided:
+            return (Label(self.left, self.name, self.name, self.color),)
+        sides = (("left", self.left), ("right", self.right))
+        return tuple(Label(index, f"{side} {self.name}", f"{side[0].upper()}-{self.name}", self.color)
+                     for side, index in sides)  # fmt: skip
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of its volumes in tables."""
+        return tuple(f"{label.name.lower().replace(' ', '_')}_mm3" for label in self.labels)
+
+
+STRUCTURES = (
+    Structure("cerebral white matter", 2, 41, WM, "#f5f5f5"),
+    Structure("cerebral cortex", 3, 42, GM, "#cd3e4e"),
+    Structure("lateral ventricle", 4, 43, CSF, "#781286"),
+    Structure("inferior lateral ventricle", 5, 44, CSF, "#c43afa"),
+    Structure("cerebellar white matter", 7, 46, WM, "#dcf8a4"),
+    Structure("cerebellar cortex", 8, 47, GM, "#e69422"),
+    Structure("thalamus", 10, 49, GM, "#00760e"),
+    Structure("caudate", 11, 50, GM, "#7abadc"),
+    Structure("putamen", 12, 51, GM, "#ec0db0"),
+    Structure("pallidum", 13, 52, GM, "#0c30ff"),
+    Structure("third ventricle", 14, 14, CSF, "#ccb68e"),
+    Structure("fourth ventricle", 15, 15, CSF, "#2acca4"),
+    Structure("brain stem", 16, 16, WM, "#779fb0"),
+    Structure("hippocampus", 17, 53, GM, "#dcd814"),
+    Structure("amygdala", 18, 54, GM, "#67ffff"),
+    Structure("CSF", 24, 24, CSF, "#3c3c3c"),
+    Structure("accumbens", 26, 58, GM, "#ffa500"),
+    Structure("ventral DC", 28, 60, GM, "#a52a2a"),
+)
+
+#: What is left of a brain mask: fluid around the brain.
+EXTRA_AXIAL_CSF = 24
+#: Lesions among the structures: FreeSurfer's white-matter hypointensities, as in WMH-SynthSeg.
+STRUCTURE_LESION = Label(77, "Lesion", "L", LESION.color)
+
+STRUCTURE_LOOKUP = (
+    BACKGROUND, *sorted((label for s in STRUCTURES for label in s.labels), key=lambda label: label.index),
+    STRUCTURE_LESION,
+)  # fmt: skip

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save
 
 from training.config import TrainConfig
+from training.generator import CONTRASTS
 from training.tasks import make_task
 
 SOURCES = {
@@ -39,8 +40,7 @@ def export(config: TrainConfig, *, run: Path, out: Path) -> Path:
         "network": dataclasses.asdict(config.network),
         "spacing_mm": config.generator.spacing_mm,
         "orientation": "RAS",
-        "normalisation": "90th percentile of voxels above the mean to 1, kept below 3 (bidsapp.models.brain.normalise)",
-        "border_offset_mm": config.border_offset_mm,
+        **_usage(config),
         "classes": list(make_task(config.task).classes),
         "weights": {
             "file": "weights.safetensors",
@@ -61,6 +61,15 @@ def export(config: TrainConfig, *, run: Path, out: Path) -> Path:
     }
     (folder / "model.json").write_text(json.dumps(card, indent=1) + "\n")
     return folder
+
+
+def _usage(config: TrainConfig) -> dict[str, object]:
+    """What whoever runs the network has to know."""
+    if config.task == "brain":
+        scale = "90th percentile of voxels above the mean to 1, kept below 3 (bidsapp.models.brain.normalise)"
+        return {"normalisation": scale, "border_offset_mm": config.border_offset_mm}
+    scale = "mean 0 and standard deviation 1 within the brain, kept within 5; 0 outside, and where a contrast is missing"
+    return {"normalisation": scale, "channels": list(CONTRASTS), "patch": config.generator.patch}
 
 
 def _figures(run: Path) -> dict[str, object]:

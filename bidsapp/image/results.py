@@ -8,11 +8,11 @@ import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
-from bidsapp.image.grid import average_onto, on_grid
+from bidsapp.image.grid import average_onto, labels_onto, on_grid
 from bidsapp.image.itk import displacements
 from bidsapp.image.register import resample
 from bidsapp.image.save import as_probability
-from bidsapp.labels import CSF, LESION, PARENCHYMA, TISSUES
+from bidsapp.labels import CSF, EXTRA_AXIAL_CSF, LESION, PARENCHYMA, STRUCTURE_LESION, STRUCTURES, TISSUES
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,8 @@ class Segmentation:
         Whether GM and WM can be told apart.
     lesion_mask, lesion_probability : Nifti1Image or None
         None where lesions were not looked for.
+    structures : Nifti1Image or None
+        FreeSurfer's labels (`labels.STRUCTURES`), left and right told apart; None where no network ran.
     """
 
     mask: nib.Nifti1Image
@@ -36,6 +38,7 @@ class Segmentation:
     separable: bool
     lesion_mask: nib.Nifti1Image | None = None
     lesion_probability: nib.Nifti1Image | None = None
+    structures: nib.Nifti1Image | None = None
 
 
 @dataclass(frozen=True)
@@ -50,13 +53,14 @@ class Results:
     dseg: nib.Nifti1Image
     lesion_mask: nib.Nifti1Image | None
     lesion_probability: nib.Nifti1Image | None
+    structures: nib.Nifti1Image | None
 
 
 def on_native(found: Segmentation, reference: nib.Nifti1Image) -> Results:
     """Results on the grid of the reference scan, each voxel the mean of what it covers."""
-    return _assemble(
-        {name: _array(average_onto(img, reference)) for name, img in _maps(found).items()}, found, reference
-    )
+    maps = {name: _array(average_onto(img, reference)) for name, img in _maps(found).items()}
+    structures = None if found.structures is None else labels_onto(found.structures, reference)
+    return _assemble(maps, structures, found, reference)
 
 
 def in_template(found: Segmentation, template: nib.Nifti1Image, field: nib.Nifti1Image) -> Results:
@@ -65,7 +69,38 @@ def in_template(found: Segmentation, template: nib.Nifti1Image, field: nib.Nifti
     # In one stack: to follow the field takes longer than to read the values.
     stack = nib.Nifti1Image(np.stack([_array(img) for img in maps.values()], axis=-1), found.mask.affine)
     moved = _array(resample(stack, template, transform=field))
-    return _assemble({name: moved[..., index] for index, name in enumerate(maps)}, found, template)
+    structures = None
+    if found.structures is not None:
+        structures = resample(found.structures, template, transform=field, interpolation="nearest")
+    return _assemble({name: moved[..., index] for index, name in enumerate(maps)}, structures, found, template)
+
+
+def with_sides(structures: nib.Nifti1Image, to_subject: nib.Nifti1Image) -> nib.Nifti1Image:
+    """Left and right told apart by the side of the template's midplane that each voxel is carried to.
+
+    Parameters
+    ----------
+    structures : Nifti1Image
+        Labels of the left structures (`labels.STRUCTURES`) for both sides.
+    to_subject : Nifti1Image
+        Displacement field that carries points of the subject to the template.
+
+    Returns
+    -------
+    Nifti1Image
+        uint8, same grid.
+    """
+    data = np.asanyarray(structures.dataobj).astype(np.uint8)
+    swap = np.arange(256, dtype=np.uint8)
+    for structure in STRUCTURES:
+        swap[structure.left] = structure.right
+    voxels = np.argwhere(swap[data] != data)
+    points = voxels @ structures.affine[:3, :3].T + structures.affine[:3, 3]
+    right = carry_points(points, to_subject)[:, 0] > 0
+    i, j, k = voxels[right].T
+    out = data.copy()
+    out[i, j, k] = swap[data[i, j, k]]
+    return on_grid(out, structures)
 
 
 def lesions_on_scan(
@@ -123,7 +158,9 @@ def _maps(found: Segmentation) -> dict[str, nib.Nifti1Image]:
     return {name: _as_float(img) for name, img in maps.items() if img is not None}
 
 
-def _assemble(maps: dict[str, np.ndarray], found: Segmentation, grid: nib.Nifti1Image) -> Results:
+def _assemble(
+    maps: dict[str, np.ndarray], structures: nib.Nifti1Image | None, found: Segmentation, grid: nib.Nifti1Image
+) -> Results:
     mask = maps["mask"] >= 0.5
     lesion = (maps["lesion_mask"] >= 0.5) & mask if "lesion_mask" in maps else None
     keep = mask if lesion is None else mask & ~lesion
@@ -139,7 +176,17 @@ def _assemble(maps: dict[str, np.ndarray], found: Segmentation, grid: nib.Nifti1
         dseg=on_grid(_dseg(posteriors, keep, lesion, separable=found.separable), grid),
         lesion_mask=None if lesion is None else on_grid(lesion, grid),
         lesion_probability=probability,
+        structures=None if structures is None else on_grid(_structures(structures, mask, lesion), grid),
     )
+
+
+def _structures(structures: nib.Nifti1Image, mask: np.ndarray, lesion: np.ndarray | None) -> np.ndarray:
+    """The brain mask filled: fluid where no structure is, lesions a label of their own."""
+    labels = np.asanyarray(structures.dataobj).astype(np.uint8)
+    labels = np.where(mask, np.where(labels > 0, labels, np.uint8(EXTRA_AXIAL_CSF)), np.uint8(0))
+    if lesion is not None:
+        labels[lesion] = STRUCTURE_LESION.index
+    return labels
 
 
 def _dseg(posteriors: np.ndarray, keep: np.ndarray, lesion: np.ndarray | None, *, separable: bool) -> np.ndarray:
