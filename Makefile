@@ -6,14 +6,14 @@ VENV   ?= .venv
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
 RUN    := $(VENV)/bin/python
-TORCH  := torch==2.13.0
+VARIANT ?= cpu
 DEMO   ?= demo-data
 OUT    ?= demo-out
 
 RUNTIME := $(VENV)/.runtime-installed
 DEV     := $(VENV)/.dev-installed
 
-.PHONY: help demo test check bench accuracy lock clean
+.PHONY: help demo test check bench accuracy lock audit image sif clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
@@ -41,12 +41,15 @@ bench: $(RUNTIME) ## time and peak memory, per stage
 accuracy: $(RUNTIME) ## agreement with the truth of the real scans in ../shared/data
 	$(RUN) -m benchmarks.accuracy
 
-# torch first: which build it is (CPU, CUDA) is the index's choice, so it is not in the lock. --no-deps: the lock is
-# complete, and leaves out deepbet's graphical interface (docs/decisions/0005-lock-without-torch.md).
+# Nothing whose hash is not in the locks. --no-deps: they are complete, and leave out deepbet's graphical interface.
+# Which build of torch it is (CPU, CUDA) is the index's choice (docs/decisions/0005-lock-without-torch.md).
+PIP := $(RUN) -m pip install --disable-pip-version-check -q --no-deps
 define install
-	$(RUN) -m pip install --disable-pip-version-check -q "$(TORCH)" -c $(1)
-	$(RUN) -m pip install --disable-pip-version-check -q --no-deps -r $(1)
-	$(RUN) -m pip install --disable-pip-version-check -q --no-deps --editable .
+	$(PIP) --require-hashes -r requirements-torch.txt
+	@if [ "$$(uname)" = Linux ] && $(RUN) -m pip show torch | grep -qi '^Requires:.*\(cuda\|nvidia\)'; then \
+		echo 'torch is the CUDA build: its libraries too'; $(PIP) --require-hashes -r requirements-cuda.txt; fi
+	$(PIP) --require-hashes -r $(1)
+	$(PIP) --editable .
 	touch $@
 endef
 
@@ -54,22 +57,27 @@ $(RUN):
 	@test -n "$(PYTHON)" || { echo "No Python 3.11, 3.12 or 3.13 found. Install one, or: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-$(RUNTIME): requirements.txt pyproject.toml | $(RUN)
+$(RUNTIME): requirements.txt requirements-torch.txt pyproject.toml | $(RUN)
 	$(call install,requirements.txt)
 
-$(DEV): requirements-dev.txt pyproject.toml | $(RUN)
+$(DEV): requirements-dev.txt requirements-torch.txt pyproject.toml | $(RUN)
 	$(call install,requirements-dev.txt)
 	touch $(RUNTIME)
 
-COMPILE := pip-compile -q --strip-extras --no-annotate --no-header --no-emit-index-url --no-emit-find-links \
-	--no-emit-options --unsafe-package torch --unsafe-package setuptools \
-	--unsafe-package customtkinter --unsafe-package darkdetect
+lock: | $(RUN) ## write requirements*.txt anew from pyproject.toml; UPGRADE=--upgrade for the newest versions
+	$(RUN) -m pip install -q uv
+	PATH="$(abspath $(VENV)/bin):$$PATH" $(RUN) scripts/lock.py $(UPGRADE)
 
-lock: $(DEV) ## write requirements*.txt anew from pyproject.toml; UPGRADE=--upgrade for the newest versions
-	$(RUN) -m pip install -q pip-tools
-	$(VENV)/bin/$(COMPILE) $(UPGRADE) -o requirements.txt pyproject.toml
-	$(VENV)/bin/$(COMPILE) $(UPGRADE) -c requirements.txt --extra dev -o requirements-dev.txt pyproject.toml
-	sed -i '/^$$/,$$d' requirements.txt requirements-dev.txt
+audit: | $(RUN) ## known vulnerabilities of what the locks hold (asks the network), and no pickle in the app
+	$(RUN) -m pip install -q pip-audit
+	$(RUN) scripts/audit.py
+	$(RUN) -m pip_audit --no-deps --disable-pip -r requirements.txt -r requirements-torch.txt
+
+image: ## build the Docker image (buildah where there is no engine), check its size and speed; VARIANT=cuda
+	$(PYTHON) scripts/images.py build --variant $(VARIANT)
+
+sif: ## make the Apptainer image from the Docker image
+	$(PYTHON) scripts/images.py sif
 
 clean: ## remove the demo's data and output
 	rm -rf $(DEMO) $(OUT)

@@ -6,15 +6,17 @@ import gc
 import json
 import logging
 import os
+import secrets
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bidsapp import __version__, bids, errors, progress
+from bidsapp import __version__, bids, errors, locks, progress
 from bidsapp.bids import SessionInputs
 from bidsapp.config import Config
 
@@ -33,7 +35,7 @@ class Outcome:
     """What became of a session; a row of the closing table."""
 
     inputs: SessionInputs
-    status: str = "waiting"  # done | up to date | failed | skipped
+    status: str = "waiting"  # done | up to date | failed | skipped; waiting only until the end
     seconds: float | None = None
     message: str = ""
 
@@ -79,13 +81,16 @@ def _participant(config: Config) -> int:
         return _dry_run(sessions, config, say)
     _check_tools(config)
     _make_output(config)
-    outcomes = [_outcome_so_far(inputs, config) for inputs in sessions]
-    to_do = [outcome for outcome in outcomes if outcome.status == "waiting"]
-    if to_do:
-        _execute(to_do, config, say)
-    for subject in dict.fromkeys(outcome.inputs.subject for outcome in outcomes):
-        _write_problems(config.out_dir, [outcome for outcome in outcomes if outcome.inputs.subject == subject])
-    _assemble_reports(config.out_dir, _changed_subjects(outcomes, config.out_dir), say)
+    with _at_work(config.out_dir, say) as here:
+        outcomes = [_outcome_so_far(inputs, config) for inputs in sessions]
+        _write_problems(config.out_dir, [outcome for outcome in outcomes if outcome.status == "skipped"])
+        _work_through([outcome for outcome in outcomes if outcome.status == "waiting"], config, say)
+        _assemble_reports(config.out_dir, _changed_subjects(outcomes, config.out_dir), say)
+        failed = any(outcome.status == "failed" for outcome in outcomes)
+        if here.alone():
+            locks.tidy(config.out_dir)
+            if not (failed or config.keep_work or config.work_dir is not None):
+                shutil.rmtree(config.work, ignore_errors=True)
     say.table(
         "Sessions",
         ("subject", "session", "contrasts", "status", "seconds", ""),
@@ -101,11 +106,7 @@ def _participant(config: Config) -> int:
             for outcome in outcomes
         ],
     )
-    if any(outcome.status == "failed" for outcome in outcomes):
-        return errors.PARTICIPANT_FAILED
-    if not config.keep_work and config.work_dir is None:
-        shutil.rmtree(config.work, ignore_errors=True)
-    return errors.OK
+    return errors.PARTICIPANT_FAILED if failed else errors.OK
 
 
 def _group(config: Config) -> int:
@@ -254,13 +255,52 @@ def _size(path: Path) -> int:
 # --- the work -------------------------------------------------------------------------------------------------------
 
 
+def _at_work(out_dir: Path, say: progress.Progress) -> locks.Held:
+    """Tell others that this process is at work in OUT_DIR, so that nobody tidies up behind it."""
+    here = locks.take(out_dir, "run", shared=True)
+    assert here is not None  # it waits
+    if not here.sound:
+        say.note(
+            f"warning: the file system of {out_dir} has no locks. Take care that no two processes work on one session."
+        )
+    return here
+
+
+def _work_through(outcomes: list[Outcome], config: Config, say: progress.Progress) -> None:
+    """Do each session under its lock: first those that nobody is at, then what others had and did not finish."""
+    left = list(outcomes)
+    told: set[str] = set()
+    while left:
+        with ExitStack() as stack:
+            mine = []
+            for outcome in left:
+                held = locks.take(config.out_dir, outcome.inputs.name, wait=False)
+                if held is not None:
+                    stack.enter_context(held)
+                    mine.append(outcome)
+            if not mine:
+                mine = left[:1]
+                if mine[0].inputs.name not in told:
+                    say.note(f"{mine[0].inputs.name}: another process is at work on it; waiting.")
+                told.add(mine[0].inputs.name)
+                held = locks.take(config.out_dir, mine[0].inputs.name)
+                assert held is not None  # it waits
+                stack.enter_context(held)
+            for outcome in mine:  # the other process may have finished it
+                outcome.status = _outcome_so_far(outcome.inputs, config).status
+            to_do = [outcome for outcome in mine if outcome.status == "waiting"]
+            if to_do:
+                _execute(to_do, config, say)
+            _write_problems(config.out_dir, mine)
+        left = [outcome for outcome in left if outcome not in mine]
+
+
 def _execute(outcomes: list[Outcome], config: Config, say: progress.Progress) -> None:
     from bidsapp.models.device import resolve
 
     device = resolve(config.device)
-    crashes = config.work / f"crashes-{os.getpid()}"
+    crashes = config.work / f"crashes-{secrets.token_hex(8)}"
     base = config.work / f"bidsapp-{__version__}-{_code_fingerprint()}"
-    _drop_broken_results(base)
     _configure_nipype(config, crashes)
     from nipype.pipeline import engine as pe
 
@@ -270,6 +310,8 @@ def _execute(outcomes: list[Outcome], config: Config, say: progress.Progress) ->
     workflow = pe.Workflow(name="bidsapp", base_dir=str(base))
     workflow.add_nodes([init_session_wf(outcome.inputs, config, device=device) for outcome in outcomes])
     by_name = {workflow_name(outcome.inputs): outcome for outcome in outcomes}
+    for name in by_name:
+        _drop_broken_results(base / "bidsapp" / name)
 
     def clean_up(session: str) -> None:
         if not config.keep_work:
@@ -340,11 +382,11 @@ def _code_fingerprint() -> str:
     return digest.hexdigest()[:12]
 
 
-def _drop_broken_results(base: Path) -> None:
+def _drop_broken_results(session: Path) -> None:
     """Forget nodes whose result file was cut short when an earlier run was killed."""
     import gzip
 
-    for result in base.rglob("result_*.pklz"):
+    for result in session.rglob("result_*.pklz"):
         try:
             with gzip.open(result) as stream:
                 stream.read()
@@ -387,5 +429,13 @@ def _assemble_reports(out_dir: Path, subjects: Iterable[str], say: progress.Prog
     from bidsapp.report import assemble
 
     for subject in subjects:
-        page = assemble.assemble_subject(out_dir, subject)
+        # Read and written under one lock: of two that end at the same time, the second sees both sessions.
+        with _subject_lock(out_dir, subject):
+            page = assemble.assemble_subject(out_dir, subject)
         say.note(f"Report: {page}")
+
+
+def _subject_lock(out_dir: Path, subject: str) -> locks.Held:
+    held = locks.take(out_dir, f"report_sub-{subject}")
+    assert held is not None  # it waits
+    return held

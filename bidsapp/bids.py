@@ -13,6 +13,7 @@ from typing import Any
 from bidsapp import __version__
 from bidsapp.errors import NotBidsError, NothingSelectedError, TryAgainError
 from bidsapp.image.load import check_header
+from bidsapp.image.save import replacing
 from bidsapp.labels import Label
 
 #: Order of preference for the reference scan: T1w tells tissues best, FLAIR carries the lesions.
@@ -21,8 +22,8 @@ APP_NAME = "bidsapp"
 BIDS_VERSION = "1.10.0"
 #: Written files that the BIDS schema does not know (yet).
 IGNORED = (
-    "*.html", "logs/", ".work/", "figures", "*_xfm.*", "*_volumes.*", "*_lesions.*", "*_qc.*", "*_provenance.json",
-    "group_*", "*.tmp",
+    "*.html", "logs/", ".work/", ".locks/", "figures", "*_xfm.*", "*_volumes.*", "*_lesions.*", "*_qc.*",
+    "*_provenance.json", "group_*", "*.tmp",
 )  # fmt: skip
 
 
@@ -302,10 +303,8 @@ def sha256(path: Path) -> str:
 
 def write_text(path: Path, text: str) -> None:
     """Write aside, then rename: a reader never sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    aside.write_text(text)
-    os.replace(aside, path)
+    with replacing(path) as aside:
+        aside.write_text(text)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

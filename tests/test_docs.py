@@ -69,8 +69,22 @@ def test_the_image_holds_what_the_dockerfile_copies():
     assert all((ROOT / name).exists() for name in sources)
 
 
-def test_locks_agree_and_hold_no_torch():
-    runtime, dev = ((ROOT / name).read_text().split() for name in ("requirements.txt", "requirements-dev.txt"))
+def _locked(name: str) -> dict[str, list[str]]:
+    """Versions of a lock file, each with its hashes."""
+    text = (ROOT / name).read_text().replace("\\\n", " ")
+    return {line.split()[0]: line.split()[1:] for line in text.splitlines()}
+
+
+def test_locks_agree_and_hold_torch_apart():
+    runtime, dev, torch, cuda = (_locked(f"requirements{part}.txt") for part in ("", "-dev", "-torch", "-cuda"))
     assert all(re.fullmatch(r"[a-z0-9-]+==[\w.]+", line) for line in dev)
-    assert set(runtime) < set(dev)
+    assert runtime.items() < dev.items()
     assert not [line for line in dev if line.startswith(("torch=", "nvidia", "customtkinter"))]
+    assert list(torch) == ["torch==2.13.0"]
+    assert all(line.startswith(("nvidia-", "cuda-", "triton=")) for line in cuda)
+
+
+def test_every_locked_package_has_hashes():
+    for part in ("", "-dev", "-torch", "-cuda"):
+        for version, hashes in _locked(f"requirements{part}.txt").items():
+            assert hashes and all(re.fullmatch(r"--hash=sha256:[0-9a-f]{64}", text) for text in hashes), version

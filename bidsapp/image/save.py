@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import gzip
 import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import nibabel as nib
@@ -11,6 +14,22 @@ import numpy as np
 
 #: zlib's level 4 halves the time of the default for a few percent of size.
 COMPRESSION = 4
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to, renamed to it at the end: nobody ever sees half a file.
+
+    Its name is nobody else's: a process id would not do, two containers or two machines have the same ones.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        yield aside
+        os.replace(aside, path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
 
 
 def write_image(img: nib.Nifti1Image, path: Path) -> None:
@@ -28,11 +47,12 @@ def write_image(img: nib.Nifti1Image, path: Path) -> None:
     -----
     The gzip header carries neither file name nor time, so equal images are equal files.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with aside.open("wb") as stream, gzip.GzipFile("", "wb", COMPRESSION, stream, mtime=0) as zipped:
+    with (
+        replacing(path) as aside,
+        aside.open("wb") as stream,
+        gzip.GzipFile("", "wb", COMPRESSION, stream, mtime=0) as zipped,
+    ):
         zipped.write(img.to_bytes())
-    os.replace(aside, path)
 
 
 def as_probability(img: nib.Nifti1Image) -> nib.Nifti1Image:

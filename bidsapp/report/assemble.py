@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import jinja2
 import yaml
 from markupsafe import Markup
 
+from bidsapp.image.save import replacing
 from bidsapp.report.group import collect_cohort, table_text, view_group
 from bidsapp.report.read import read_subject, subjects
 from bidsapp.report.subject import view_subject
@@ -103,7 +103,6 @@ def _href(path: str) -> str:
 
 def _write(path: Path, text: str) -> Path:
     """Write aside, then rename: a reader never sees half a page."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, path)
+    with replacing(path) as aside:
+        aside.write_text(text, encoding="utf-8")
     return path

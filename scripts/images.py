@@ -1,0 +1,339 @@
+#!/usr/bin/env python3
+"""Build, check and run the images: with Docker where there is an engine, with buildah and podman where there is none.
+
+    python scripts/images.py build [--variant cuda]      what `make image` does
+    python scripts/images.py sif                         what `make sif` does
+    python scripts/images.py check [--sif] DATA OUT      one session, image against checkout, byte by byte
+    python scripts/images.py run [--sif] DATA OUT ...    the app in the image, as strictly as it can be run
+
+Standard library only: it runs before anything is installed. See docs/images.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import filecmp
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+VERSION = (ROOT / "version").read_text().strip()
+STORE = Path(os.environ.get("IMAGE_STORE", "/var/tmp/bidsapp-images"))
+BASE = os.environ.get("BASE", "docker.io/library/python:3.11-slim-bookworm")
+#: Unpacked bytes an image may have. A larger one is a mistake until somebody decides otherwise.
+BUDGET = {"cpu": 2_500_000_000, "cuda": 9_000_000_000}
+#: ``--version`` in the image, container start included: the best of three (seconds).
+VERSION_SECONDS = 1.0
+#: pip's settings of this machine that the build may need; none of them stays in the image.
+PIP_SETTINGS = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "PIP_CERT")
+#: A user id that no image has.
+ANYBODY = 54321
+#: What two runs of the same version may differ in: times (logs/), and the name of the container.
+NOT_COMPARED = ("logs", ".work", "dataset_description.json")
+
+
+class Failed(Exception):
+    """A step went wrong, or a check did not hold: the message is for the user."""
+
+
+def main() -> int:
+    """Carry out the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    build_parser = commands.add_parser("build", help="build the Docker image, check its size and its speed")
+    build_parser.add_argument("--variant", choices=sorted(BUDGET), default="cpu")
+    commands.add_parser("sif", help="make bidsapp.sif from the Docker image; its %%test runs")
+    for name in ("check", "run"):
+        sub = commands.add_parser(name)
+        sub.add_argument("--sif", action="store_true", help="in the Apptainer image")
+        sub.add_argument("data", type=Path)
+        sub.add_argument("out", type=Path)
+        sub.add_argument("arguments", nargs=argparse.REMAINDER)
+    chosen = parser.parse_args()
+    try:
+        if chosen.command == "build":
+            build(chosen.variant)
+        elif chosen.command == "sif":
+            build_sif()
+        elif chosen.command == "run":
+            return run(chosen.data, chosen.out, chosen.arguments, sif=chosen.sif).returncode
+        else:
+            check(chosen.data, chosen.out, chosen.arguments, sif=chosen.sif)
+    except Failed as error:
+        print(f"images: error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+# --- the Docker image -----------------------------------------------------------------------------------------------
+
+
+def has_docker() -> bool:
+    """Whether there is a Docker engine that answers."""
+    return shutil.which("docker") is not None and _quiet("docker", "info") == 0
+
+
+def podman(*arguments: str) -> list[str]:
+    """A podman command on the store of this script."""
+    return ["podman", *_store(), "--cgroup-manager", "cgroupfs", "--runtime", "runc", *arguments]
+
+
+def tag(variant: str = "cpu") -> str:
+    """Name of the image."""
+    return "localhost/bidsapp:" + (VERSION if variant == "cpu" else f"{VERSION}-{variant}")
+
+
+def build(variant: str) -> None:
+    """Build the image, then check what can be checked at once."""
+    arguments = {"VARIANT": variant, "VERSION": VERSION, "REVISION": _revision(), "BASE": BASE}
+    settings = {name: os.environ[name] for name in PIP_SETTINGS if os.environ.get(name)}
+    if has_docker():
+        given = [f"--build-arg={name}={value}" for name, value in {**arguments, **settings}.items()]
+        _do(["docker", "build", *given, "-t", tag(variant), str(ROOT)])
+    else:
+        _need("buildah", "podman", "runc")
+        _base_image()
+        mounts = []
+        for name, value in settings.items():  # folders and files of this machine are lent to the build
+            if name == "PIP_CERT":
+                # Not at its own path: there it would break the base's ca-certificates package.
+                mounts.append(f"--volume={value}:/run/host-ca.crt:ro")
+                settings[name] = "/run/host-ca.crt"
+            else:
+                mounts += [f"--volume={path}:{path}:ro" for path in value.split() if Path(path).is_dir()]
+        given = [f"--build-arg={name}={value}" for name, value in {**arguments, **settings}.items()]
+        _do(["buildah", *_store(), "bud", "--isolation", "chroot", "--pull-never", "--network", "host", "--format",
+             "docker", "--layers", *given, *mounts, "-t", tag(variant), str(ROOT)])  # fmt: skip
+    if variant == "cpu":
+        check_image()
+    else:
+        check_size(variant)
+
+
+def check_size(variant: str = "cpu") -> None:
+    """Fail where the image has grown beyond its budget."""
+    size = int(_inspect(variant)["Size"])
+    print(f"{tag(variant)}: {size / 1e9:.2f} GB unpacked; budget {BUDGET[variant] / 1e9:.1f} GB")
+    if size > BUDGET[variant]:
+        raise Failed(f"{tag(variant)} is larger than its budget. What grew: {STORE}/packages.tsv, `make image` output.")
+
+
+def check_image() -> None:
+    """Size, labels, user, speed of ``--version``, list of packages."""
+    check_size()
+    about = _inspect()["Config"]
+    user, labels = about.get("User", ""), about.get("Labels") or {}
+    if user.split(":")[0] in ("", "0", "root"):
+        raise Failed(f"the image runs as {user or 'root'}")
+    wrong = {
+        name: labels.get(f"org.opencontainers.image.{name}")
+        for name, wanted in {"title": "bidsapp", "version": VERSION, "licenses": "Apache-2.0"}.items()
+        if labels.get(f"org.opencontainers.image.{name}") != wanted
+    }
+    if wrong:
+        raise Failed(f"labels of the image: {wrong}")
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        done = subprocess.run(in_image(["--version"]), capture_output=True, text=True, check=False)
+        seconds.append(time.perf_counter() - start)
+        if done.stdout.strip() != f"bidsapp {VERSION}":
+            raise Failed(f"--version says {done.stdout!r} {done.stderr!r}")
+    print(f"--version: {min(seconds):.2f} s, user {user}")
+    if min(seconds) > VERSION_SECONDS:
+        raise Failed(f"--version takes {min(seconds):.2f} s, more than {VERSION_SECONDS} s")
+    STORE.mkdir(parents=True, exist_ok=True)
+    listed = subprocess.run(
+        in_image([], entrypoint=["cat", "/opt/bidsapp/packages.tsv"]), capture_output=True, text=True, check=True
+    )
+    (STORE / "packages.tsv").write_text(listed.stdout)
+    unknown = [line.split("\t")[1] for line in listed.stdout.splitlines()[1:] if line.endswith("\tunknown")]
+    print(f"{len(listed.stdout.splitlines()) - 1} packages with licences: {STORE}/packages.tsv"
+          + (f"; without a stated licence: {', '.join(unknown)}" if unknown else ""))  # fmt: skip
+
+
+def in_image(
+    arguments: Sequence[str], mounts: Sequence[str] = (), *, entrypoint: Sequence[str] = (), writes: Path | None = None
+) -> list[str]:
+    """Command that runs the image with no network, a read-only root, no privileges and a user nobody knows."""
+    if writes is not None and os.getuid() == 0:
+        os.chown(writes, ANYBODY, ANYBODY)
+    user = ANYBODY if writes is None or os.getuid() == 0 else os.getuid()
+    # nofile, nproc: podman asks for more than a container in a container may have.
+    options = ["run", "--rm", "--network=none", "--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges",
+               f"--user={user}:{user}", *(f"--volume={mount}" for mount in mounts),
+               *([f"--entrypoint={json.dumps(list(entrypoint))}"] if entrypoint else [])]  # fmt: skip
+    if has_docker():
+        if entrypoint:  # docker takes the program alone there
+            options[-1] = f"--entrypoint={entrypoint[0]}"
+            arguments = [*entrypoint[1:], *arguments]
+        return ["docker", *options, "--tmpfs=/tmp", tag(), *arguments]
+    limits = ["--pull=never", "--ulimit=nofile=1024:1024", "--ulimit=nproc=1024:1024"]
+    return podman(*options, *limits, tag(), *arguments)
+
+
+def _inspect(variant: str = "cpu") -> dict:
+    command = ["docker"] if has_docker() else podman()
+    done = subprocess.run([*command, "image", "inspect", tag(variant)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise Failed(f"no image {tag(variant)}: run `make image` first")
+    return json.loads(done.stdout)[0]
+
+
+def _store() -> list[str]:
+    return ["--root", str(STORE / "store"), "--runroot", str(STORE / "run"), "--storage-driver", "overlay"]
+
+
+def _base_image() -> None:
+    """The base from its registry; where that cannot be reached, a stand-in of the same name from Debian's packages."""
+    if _quiet(*podman("image", "exists", BASE)) == 0 or _quiet(*podman("pull", BASE)) == 0:
+        return
+    print(f"{BASE} cannot be pulled: making a stand-in with debootstrap. Images for others need the real one.")
+    _need("debootstrap")
+    folder = Path(os.environ.get("BASE_ROOTFS", STORE / "rootfs"))
+    STORE.mkdir(parents=True, exist_ok=True)
+    if not (folder / "usr/bin/python3").exists():
+        packages = "--include=python3,python3-venv,ca-certificates"
+        _do(["debootstrap", "--variant=minbase", packages, "bookworm", str(folder)])
+    base = STORE / "base.tar"
+    _do(["tar", "-C", str(folder), "--numeric-owner", "--exclude=./var/cache/apt/archives/*.deb",
+         "--exclude=./var/lib/apt/lists/*", "-cf", str(base), "."])  # fmt: skip
+    path = "ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    _do(podman("import", "-c", path, str(base), BASE))
+    base.unlink()
+
+
+def _revision() -> str:
+    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
+
+
+# --- the Apptainer image --------------------------------------------------------------------------------------------
+
+
+def build_sif() -> None:
+    """Save the Docker image and build ``bidsapp.sif`` of it."""
+    _inspect()
+    folder = STORE / "sif"
+    folder.mkdir(parents=True, exist_ok=True)
+    archive = folder / "bidsapp.tar"
+    archive.unlink(missing_ok=True)
+    save = ["docker", "save"] if has_docker() else podman("save", "--format", "docker-archive")
+    _do([*save, "-o", str(archive), tag()])
+    shutil.copyfile(ROOT / "singularity.def", folder / "singularity.def")
+    _do(apptainer(folder, "build --force bidsapp.sif singularity.def"))
+    archive.unlink()
+    print(f"{folder / 'bidsapp.sif'}: {(folder / 'bidsapp.sif').stat().st_size / 1e9:.2f} GB (compressed)")
+
+
+def apptainer(folder: Path, command: str) -> list[str]:
+    """Command that runs Apptainer in `folder`: the machine's own, or one in a root folder of its own (``SIDROOT``)."""
+    if shutil.which("apptainer"):
+        return ["sh", "-c", f"cd {folder} && exec apptainer {command}"]
+    root = _sid_root()
+    (root / "w").mkdir(exist_ok=True)
+    here = Path(__file__).parent
+    inside = f"cd /w && exec apptainer {command}"
+    return [sys.executable, str(here / "userns.py"), "bash", str(here / "pivot.sh"), str(root), str(folder), inside]
+
+
+def _sid_root() -> Path:
+    root = Path(os.environ.get("SIDROOT", STORE / "sidroot"))
+    if not (root / "usr/bin/apptainer").exists():
+        print("No apptainer here: installing Debian's in a folder of its own.")
+        _need("debootstrap")
+        packages = "--include=apptainer,ca-certificates,squashfs-tools"
+        _do(["debootstrap", "--variant=minbase", packages, "sid", str(root)])
+    for name in ("hosts", "resolv.conf"):
+        shutil.copyfile(f"/etc/{name}", root / "etc" / name)
+    return root
+
+
+# --- the app in the images ------------------------------------------------------------------------------------------
+
+
+def run(data: Path, out: Path, arguments: Sequence[str], *, sif: bool = False) -> subprocess.CompletedProcess:
+    """Run the app in an image: `data` read-only, `out` writable, nothing else of this machine."""
+    data, out = data.resolve(), out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    what = ["/data", "/out", *arguments]
+    if not sif:
+        return subprocess.run(in_image(what, [f"{data}:/data:ro", f"{out}:/out"], writes=out), check=False)
+    options = "--containall --cleanenv --no-home"
+    if shutil.which("apptainer"):
+        binds = f"--net --network=none -B {data}:/data:ro -B {out}:/out"
+        return subprocess.run(
+            apptainer(STORE / "sif", f"run {options} {binds} bidsapp.sif {' '.join(what)}"), check=False
+        )
+    binds = f"-B /host{data}:/data:ro -B /host{out}:/out"
+    return subprocess.run(apptainer(STORE / "sif", f"run {options} {binds} bidsapp.sif {' '.join(what)}"), check=False)
+
+
+def check(data: Path, out: Path, arguments: Sequence[str], *, sif: bool = False) -> None:
+    """The participant level in the image and in the checkout give the same bytes.
+
+    Raises
+    ------
+    Failed
+        One of them does not run, or a file differs.
+    """
+    chosen = ["participant", *(arguments or ["--participant-label", "02"])]
+    ours, theirs = out / "checkout", out / ("sif" if sif else "image")
+    here = [sys.executable, str(ROOT / "run.py"), str(data.resolve()), str(ours.resolve()), *chosen]
+    for name, folder in (("checkout", ours), ("image", theirs)):
+        start = time.perf_counter()
+        done = subprocess.run(here, check=False) if name == "checkout" else run(data, folder, chosen, sif=sif)
+        if done.returncode:
+            raise Failed(f"the app in the {name} ended with {done.returncode}")
+        print(f"{name}: {time.perf_counter() - start:.0f} s")
+    compare(ours, theirs)
+
+
+def compare(ours: Path, theirs: Path) -> None:
+    """Every file of two folders, byte by byte."""
+    names = [
+        {
+            path.relative_to(folder).as_posix()
+            for path in folder.rglob("*")
+            if path.is_file() and path.relative_to(folder).parts[0] not in NOT_COMPARED
+        }
+        for folder in (ours, theirs)
+    ]
+    different = sorted(names[0] ^ names[1])
+    same, other, unread = filecmp.cmpfiles(ours, theirs, sorted(names[0] & names[1]), shallow=False)
+    print(f"{len(same)} files the same")
+    if not same or different or other or unread:
+        raise Failed(f"in one only: {different}; other bytes: {other}; unreadable: {unread}")
+
+
+# --- commands -------------------------------------------------------------------------------------------------------
+
+
+def _do(command: Sequence[str]) -> None:
+    print("+", " ".join(command), flush=True)
+    done = subprocess.run(command, check=False)
+    if done.returncode:
+        raise Failed(f"{command[0]} ended with {done.returncode}")
+
+
+def _quiet(*command: str) -> int:
+    return subprocess.run(command, capture_output=True, check=False).returncode
+
+
+def _need(*programs: str) -> None:
+    missing = [name for name in programs if shutil.which(name) is None]
+    if missing:
+        raise Failed(
+            f"neither a Docker engine nor {', '.join(missing)}. On Debian: apt-get install -y --no-install-recommends"
+            " debootstrap podman buildah runc fuse-overlayfs uidmap"
+        )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
