@@ -277,8 +277,8 @@ class WriteSession(SimpleInterface):
         folder = out_dir / session["folder"]
         record_file = folder / f"{session['name']}_provenance.json"
         record_file.unlink(missing_ok=True)
-        for left_over in folder.glob(".*.tmp"):  # of a run that was killed while it wrote
-            left_over.unlink()
+        for left_over in folder.glob(".*.tmp"):  # of a run that was killed while it wrote; the session is locked
+            left_over.unlink(missing_ok=True)
         written: list[Path] = []
         for name, source, sidecar in self._products():
             target = folder / name
@@ -421,13 +421,11 @@ def _prefix(scan: Mapping[str, str]) -> str:
 
 def _copy(source: str, target: Path) -> None:
     """Copy aside, then rename; images that are not compressed yet are."""
-    from bidsapp.image.save import as_int16, write_image
+    from bidsapp.image.save import as_int16, replacing, write_image
 
     if target.name.endswith(".nii.gz") and not source.endswith(".gz"):
         image = load(source)
         write_image(image if image.ndim == 5 else as_int16(image), target)
         return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    aside = target.with_name(f".{target.name}.tmp")
-    shutil.copyfile(source, aside)
-    aside.replace(target)
+    with replacing(target) as aside:
+        shutil.copyfile(source, aside)
