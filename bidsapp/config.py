@@ -13,8 +13,8 @@ from bidsapp.errors import AnalysisLevelError, NotBidsError, UsageError
 
 LEVELS = ("participant", "group")
 BRAIN_EXTRACTIONS = ("auto", "deepbet", "template", "network", "bet")
-TISSUE_MODELS = ("mixture",)
-LESION_MODELS = ("outlier", "none")
+TISSUE_MODELS = ("network", "mixture")
+LESION_MODELS = ("network", "outlier", "none")
 NORMALIZATIONS = ("zscore", "nyul")
 OUTPUT_SPACES = ("orig", "MNI152NLin2009aSym", "FLAIR")
 CONTRASTS = ("T1w", "T2w", "FLAIR")
@@ -51,6 +51,7 @@ class Config:
     brain_extraction: str = "auto"
     tissue_model: str = "mixture"
     lesion_model: str = "outlier"
+    tta: bool = False
     normalization: str = "zscore"
     denoise: bool = False
     output_spaces: tuple[str, ...] = OUTPUT_SPACES
@@ -129,7 +130,7 @@ class Config:
 
     def science(self) -> dict[str, Any]:
         """The options that change results: part of every session's record, and of what a resumed run compares."""
-        names = ("brain_extraction", "tissue_model", "lesion_model", "normalization", "denoise", "random_seed")
+        names = ("brain_extraction", "tissue_model", "lesion_model", "tta", "normalization", "denoise", "random_seed")
         chosen = asdict(self)
         return {name: chosen[name] for name in names} | {"output_spaces": sorted(self.output_spaces)}
 

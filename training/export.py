@@ -7,12 +7,19 @@ import hashlib
 import json
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import save
 
+from bidsapp.models.unet import FoldedUNet
 from training.config import TrainConfig
 from training.generator import CONTRASTS
+from training.loop import VALIDATION_SEED, forward, generator
 from training.tasks import make_task
+
+#: Candidates of the lesion threshold, and the synthetic scans it is chosen on: others than those of the log.
+THRESHOLDS = np.round(np.arange(0.2, 0.85, 0.05), 2)
+CALIBRATION_SAMPLES, CALIBRATION_SEED = 150, VALIDATION_SEED + 10**6
 
 SOURCES = {
     "head_label_maps": "SynthSeg label maps (Billot et al. 2023, Medical Image Analysis), Apache-2.0",
@@ -40,7 +47,7 @@ def export(config: TrainConfig, *, run: Path, out: Path) -> Path:
         "network": dataclasses.asdict(config.network),
         "spacing_mm": config.generator.spacing_mm,
         "orientation": "RAS",
-        **_usage(config),
+        **_usage(config, kept["average"], run),
         "classes": list(make_task(config.task).classes),
         "weights": {
             "file": "weights.safetensors",
@@ -63,13 +70,36 @@ def export(config: TrainConfig, *, run: Path, out: Path) -> Path:
     return folder
 
 
-def _usage(config: TrainConfig) -> dict[str, object]:
+def _usage(config: TrainConfig, average: dict[str, torch.Tensor], run: Path) -> dict[str, object]:
     """What whoever runs the network has to know."""
     if config.task == "brain":
         scale = "90th percentile of voxels above the mean to 1, kept below 3 (bidsapp.models.brain.normalise)"
         return {"normalisation": scale, "border_offset_mm": config.border_offset_mm}
-    scale = "mean 0 and standard deviation 1 within the brain, kept within 5; 0 outside, and where a contrast is missing"
-    return {"normalisation": scale, "channels": list(CONTRASTS), "patch": config.generator.patch}
+    scale = "mean 0 and standard deviation 1 within the brain, kept within 5; 0 outside, and for a missing contrast"
+    return {
+        "normalisation": scale,
+        "channels": list(CONTRASTS),
+        "patch": config.generator.patch,
+        "lesion_threshold": lesion_threshold(config, average, run),
+    }
+
+
+def lesion_threshold(config: TrainConfig, average: dict[str, torch.Tensor], run: Path) -> float:
+    """The threshold with the best Dice of the lesions over synthetic scans of held-out heads, with FLAIR."""
+    network = FoldedUNet(config.network)
+    network.load_state_dict(average)
+    network.eval().requires_grad_(False)
+    task, make = make_task(config.task), generator(config, run, "cpu", held_out=True)
+    overlap, sizes = np.zeros(len(THRESHOLDS)), np.zeros(len(THRESHOLDS))
+    for number in range(CALIBRATION_SAMPLES):
+        sample = make.sample(CALIBRATION_SEED + number)
+        if not sample.image[CONTRASTS.index("FLAIR")].any():
+            continue
+        found, truth = forward(network, task, sample, config).softmax(0)[-1], sample.lesion > 0.5
+        for index, threshold in enumerate(THRESHOLDS):
+            overlap[index] += int(((found > threshold) & truth).sum())
+            sizes[index] += int((found > threshold).sum() + truth.sum())
+    return float(THRESHOLDS[int(np.argmax(2 * overlap / np.maximum(sizes, 1)))])
 
 
 def _figures(run: Path) -> dict[str, object]:

@@ -40,8 +40,8 @@ def train(config: TrainConfig, *, folder: Path, device: str, max_seconds: float 
     torch.manual_seed(config.seed)
     _record(config, folder, device)
     began = time.monotonic()
-    make = _generator(config, folder, device, held_out=False)
-    check = _generator(config, folder, device, held_out=True)
+    make = generator(config, folder, device, held_out=False)
+    check = generator(config, folder, device, held_out=True)
     task, state = make_task(config.task), _State(config, device)
     state.load(folder / "checkpoint.pt")
     samples = iter(_samples(make, config, state.step * config.batch, device))
@@ -138,7 +138,7 @@ def _step(state: _State, samples: Iterator[Sample], task: Task) -> tuple[float, 
         before = time.monotonic()
         sample = next(samples)
         between = time.monotonic()
-        loss = task.loss(_forward(state.network, task, sample, config), sample) / config.batch
+        loss = task.loss(forward(state.network, task, sample, config), sample) / config.batch
         loss.backward()
         total += float(loss.detach())
         seconds += between - before, time.monotonic() - between
@@ -150,7 +150,8 @@ def _step(state: _State, samples: Iterator[Sample], task: Task) -> tuple[float, 
     return total, seconds
 
 
-def _forward(network: FoldedUNet, task: Task, sample: Sample, config: TrainConfig) -> torch.Tensor:
+def forward(network: FoldedUNet, task: Task, sample: Sample, config: TrainConfig) -> torch.Tensor:
+    """Logits (classes, X, Y, Z) of a sample, in float32."""
     place = task.place(sample)
     with torch.autocast(sample.image.device.type, torch.bfloat16, enabled=config.mixed_precision):
         return network(task.inputs(sample)[None], None if place is None else place[None])[0].float()
@@ -162,7 +163,7 @@ def validate(network: FoldedUNet, make: Generator, task: Task, config: TrainConf
     with torch.no_grad():
         for i in range(config.validate_on):
             sample = make.sample(VALIDATION_SEED + i, head=i % len(make.heads))
-            rows.append(task.dice(_forward(network, task, sample, config), sample))
+            rows.append(task.dice(forward(network, task, sample, config), sample))
     return np.nanmean(np.array(rows), axis=0).tolist()
 
 
@@ -199,7 +200,8 @@ def _write_row(path: Path, step: int, losses: list[float], spent: np.ndarray, di
     log.info("%s", row)
 
 
-def _generator(config: TrainConfig, folder: Path, device: str, *, held_out: bool) -> Generator:
+def generator(config: TrainConfig, folder: Path, device: str, *, held_out: bool) -> Generator:
+    """Makes samples of the heads and lesion masks trained on, or of those held out."""
     names = config.held_out_heads if held_out else config.train_heads
     heads = load_heads(Path(config.heads), names, cache=folder.parent / "cache", device=device)
     lesions = None

@@ -110,7 +110,7 @@ def labels_onto(labels: nib.Nifti1Image, grid: nib.Nifti1Image) -> nib.Nifti1Ima
         # Only where the label is: most structures are small, and there are dozens of them.
         source = ndimage.find_objects((data == value).astype(np.uint8))[0]
         rows = [w[:, s] for w, s in zip(weights, source, strict=True)]
-        sink = tuple(_span(w.any(axis=1)) for w in rows)
+        sink = tuple(_span(np.any(w, axis=1)) for w in rows)
         share = _along_axes(data[source] == value, [w[s] for w, s in zip(rows, sink, strict=True)])
         wins = share > best[sink]
         best[sink][wins], out[sink][wins] = share[wins], value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from nipype.interfaces.base import BaseInterfaceInputSpec, File, SimpleInterface
 
 from bidsapp import __version__, bids
 from bidsapp.interfaces.files import array, load
+from bidsapp.interfaces.lesions import lesion_tables
 
 TEMPLATE = "MNI152NLin2009aSym"
 
@@ -26,10 +27,12 @@ class _CarryInput(BaseInterfaceInputSpec):
     reference_file = File(exists=True, mandatory=True, desc="harmonised reference on its native grid")
     mask_file = File(exists=True, mandatory=True)
     posteriors_file = File(exists=True, mandatory=True)
-    separable = traits.Bool(mandatory=True)
+    separable = traits.Bool(True, usedefault=True)
     lesion_mask = File(exists=True)
     lesion_probability = File(exists=True)
+    structures_file = File(exists=True, mandatory=True, desc="labels of the left structures for both sides")
     to_template = File(exists=True, mandatory=True)
+    to_subject = File(exists=True, mandatory=True)
     preprocessed = traits.List(File(exists=True), mandatory=True, desc="native grid, reference first")
     spaces = traits.List(traits.Str, mandatory=True)
     flair_file = File(exists=True, desc="harmonised FLAIR, where it is not the reference")
@@ -61,6 +64,7 @@ class Carry(SimpleInterface):
             separable=inputs.separable,
             lesion_mask=load(inputs.lesion_mask) if lesions else None,
             lesion_probability=load(inputs.lesion_probability) if lesions else None,
+            structures=results.with_sides(load(inputs.structures_file), load(inputs.to_subject)),
         )
         images = _named(results.on_native(found, load(inputs.reference_file)), "native", separable=found.separable)
         if TEMPLATE in inputs.spaces:
@@ -92,6 +96,7 @@ def _named(found, grid: str, *, separable: bool) -> dict[str, nib.Nifti1Image]:
         both = nib.Nifti1Image(gm.get_fdata(dtype=np.float32) + wm.get_fdata(dtype=np.float32), gm.affine, gm.header)
         tissues = {PARENCHYMA.abbreviation: both, TISSUES[2].abbreviation: csf}
     out |= {f"tissue_{name}": as_probability(image) for name, image in tissues.items()}
+    out["structures"] = found.structures
     if found.lesion_mask is not None:
         out |= {"lesion_mask": found.lesion_mask, "lesion_probability": found.lesion_probability}
     return {f"{grid}_{name}": image for name, image in out.items()}
@@ -102,7 +107,10 @@ class _MeasureInput(BaseInterfaceInputSpec):
     corrected_file = File(exists=True, mandatory=True, desc="bias-corrected reference on the work grid")
     priors_file = File(exists=True, mandatory=True)
     to_subject = File(exists=True, mandatory=True)
-    separable = traits.Bool(mandatory=True)
+    separable = traits.Bool(True, usedefault=True)
+    agreement = traits.Dict(mandatory=True, desc="of the network and the unsupervised models")
+    preprocessed = traits.List(File(exists=True), mandatory=True, desc="on the reference's native grid")
+    contrasts = traits.List(traits.Str, mandatory=True, desc="of the preprocessed scans")
     similarity = traits.Float(mandatory=True)
     tiv_mm3 = traits.Float(mandatory=True)
     subject = traits.Str(mandatory=True)
@@ -110,7 +118,9 @@ class _MeasureInput(BaseInterfaceInputSpec):
 
 
 class _MeasureOutput(TraitedSpec):
-    tables = traits.List(File, desc="volumes, qc and, where lesions were looked for, lesions; each .tsv and .json")
+    tables = traits.List(
+        File, desc="volumes, qc and, where lesions were looked for, lesions and load; each .tsv and .json"
+    )
     flags = traits.Str(desc="what quality control found")
 
 
@@ -122,8 +132,7 @@ class Measure(SimpleInterface):
 
     def _run_interface(self, runtime):
         from bidsapp.image.grid import average_onto
-        from bidsapp.image.results import carry_points
-        from bidsapp.measure import lesions, quality, volumes
+        from bidsapp.measure import quality, volumes
 
         files = by_name(self.inputs.results)
         native = load(files["native_brain_mask"])
@@ -135,15 +144,16 @@ class Measure(SimpleInterface):
         priors = np.stack([
             average_onto(work_priors.slicer[..., index], native).get_fdata(dtype=np.float32) for index in range(3)
         ])  # fmt: skip
+        voxel_volume_mm3 = float(abs(np.linalg.det(native.affine[:3, :3])))
         row = volumes.tissue_volumes(
             posteriors,
             lesion,
-            voxel_volume_mm3=float(abs(np.linalg.det(native.affine[:3, :3]))),
+            voxel_volume_mm3=voxel_volume_mm3,
             separable=self.inputs.separable,
             brain_mask=mask,
             tiv_mm3=self.inputs.tiv_mm3,
             priors=priors,
-        )
+        ) | volumes.structure_volumes(array(files["native_structures"], np.int16), voxel_volume_mm3=voxel_volume_mm3)
         checks = quality.qc_row(
             image=average_onto(load(self.inputs.corrected_file), native).get_fdata(dtype=np.float32),
             brain_mask=mask,
@@ -151,23 +161,26 @@ class Measure(SimpleInterface):
             volumes=row,
             separable=self.inputs.separable,
             registration_similarity=self.inputs.similarity,
+            agreement=self.inputs.agreement,
         )
         who = {"participant_id": f"sub-{self.inputs.subject}"}
         if self.inputs.session:
             who["session_id"] = f"ses-{self.inputs.session}"
-        tables = _write_table(runtime.cwd, "volumes", [who | row], volumes.VOLUME_COLUMNS)
+        dictionary = volumes.VOLUME_COLUMNS | volumes.STRUCTURE_COLUMNS
+        tables = _write_table(runtime.cwd, "volumes", [who | row], dictionary)
         tables += _write_table(runtime.cwd, "qc", [who | checks], quality.QC_COLUMNS)
         if lesion is not None:
-            field = load(self.inputs.to_subject)
-            table = lesions.lesion_table(
-                lesion,
-                array(files["native_lesion_probability"]),
-                affine=native.affine,
-                to_mni=lambda points: carry_points(points, field),
+            found = lesion_tables(
+                files,
+                dict(zip(self.inputs.contrasts, self.inputs.preprocessed, strict=True)),
+                to_subject=self.inputs.to_subject,
+                posteriors=posteriors,
+                priors=priors,
+                volumes=row,
+                who=who,
             )
-            tables += _write_table(
-                runtime.cwd, "lesions", table.to_dict("records"), lesions.LESION_COLUMNS, list(table.columns)
-            )
+            for name, rows, about, columns in found:
+                tables += _write_table(runtime.cwd, name, rows, about, columns)
         self._results["tables"] = tables
         self._results["flags"] = str(checks["flags"])
         return runtime
@@ -254,7 +267,8 @@ class _WriteSessionInput(BaseInterfaceInputSpec):
     tables = traits.List(File(exists=True), mandatory=True)
     flags = traits.Str(mandatory=True)
     pictures = traits.List(File(exists=True), mandatory=True)
-    not_separable_because = traits.Str(mandatory=True)
+    not_separable_because = traits.Str("", usedefault=True)
+    network_note = traits.Str(mandatory=True)
     notes = traits.List(traits.List(traits.Str), mandatory=True, desc="per contrast")
     warnings = traits.List(traits.List(traits.Str), mandatory=True, desc="per contrast")
 
@@ -288,7 +302,7 @@ class WriteSession(SimpleInterface):
                 beside = folder / f"{name.split('.')[0]}.json"
                 bids.write_json(beside, sidecar)
                 written.append(beside)
-        written.append(folder / self._lookup_table())
+        written += [folder / name for name in self._lookup_tables()]
         for source in self.inputs.tables:
             written.append(folder / f"{session['name']}_{Path(source).name}")
             _copy(source, written[-1])
@@ -345,6 +359,13 @@ class WriteSession(SimpleInterface):
                     "Description": "Most probable tissue, and lesions; the look-up table names the labels.",
                 },
             ),
+            "structures": (
+                "seg-structures_dseg",
+                {
+                    "Manual": False,
+                    "Description": "Most probable anatomical structure, and lesions; FreeSurfer's label numbers.",
+                },
+            ),
             "lesion_mask": ("label-lesion_mask", {"Type": "Lesion", "Description": "Lesions."}),
             "lesion_probability": ("label-lesion_probseg", {"Description": "Probability of lesion."}),
         }[name]
@@ -361,14 +382,15 @@ class WriteSession(SimpleInterface):
             steps.append(f"rigidly registered to the {self.inputs.session['scans'][0]['contrast']}")
         return ", ".join(steps).capitalize() + "."
 
-    def _lookup_table(self) -> str:
-        from bidsapp.labels import TISSUE_LOOKUP
+    def _lookup_tables(self) -> Iterator[str]:
+        """Write them beside the segmentations, one for all spaces (BIDS' inheritance), and give their names."""
+        from bidsapp.labels import STRUCTURE_LOOKUP, TISSUE_LOOKUP
 
-        # One table for every dseg of the session would do by inheritance; beside the file it is found.
         folder = Path(self.inputs.out_dir) / self.inputs.session["folder"]
-        name = f"{self.inputs.session['prefix']}_seg-tissue_dseg.tsv"
-        bids.write_text(folder / name, bids.lookup_table(TISSUE_LOOKUP))
-        return name
+        for kind, table in (("tissue", TISSUE_LOOKUP), ("structures", STRUCTURE_LOOKUP)):
+            name = f"{self.inputs.session['prefix']}_seg-{kind}_dseg.tsv"
+            bids.write_text(folder / name, bids.lookup_table(table))
+            yield name
 
     def _record(self, outputs: dict[str, int]) -> dict[str, Any]:
         session = self.inputs.session
@@ -386,6 +408,8 @@ class WriteSession(SimpleInterface):
                 }
             )
         warnings = [warning for of_scan in self.inputs.warnings for warning in of_scan]
+        if self.inputs.network_note:
+            warnings.append(self.inputs.network_note)
         if self.inputs.flags != "none":
             warnings += self.inputs.flags.split("; ")
         return {

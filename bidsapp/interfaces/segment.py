@@ -1,4 +1,4 @@
-"""Nodes of the segmentation: tissues, then lesions."""
+"""Nodes of the segmentation: the network, and the unsupervised models of tissues and lesions."""
 
 from __future__ import annotations
 
@@ -6,9 +6,59 @@ from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
-from nipype.interfaces.base import BaseInterfaceInputSpec, File, SimpleInterface, TraitedSpec, traits
+from nipype.interfaces.base import BaseInterfaceInputSpec, File, SimpleInterface, TraitedSpec, isdefined, traits
 
 from bidsapp.interfaces.files import array, load, save
+
+
+class _SegmentAllInput(BaseInterfaceInputSpec):
+    in_files = traits.List(File(exists=True), mandatory=True, desc="preprocessed scans on the work grid")
+    contrasts = traits.List(traits.Str, mandatory=True, desc="their contrasts")
+    mask_file = File(exists=True, mandatory=True)
+    tta = traits.Bool(False, usedefault=True, desc="average over mirror images")
+    device = traits.Str("cpu", usedefault=True)
+    use_gpu = traits.Bool(False, usedefault=True, nohash=True)
+
+
+class _SegmentAllOutput(TraitedSpec):
+    mask_file = File(desc="brain, as the network sees it")
+    posteriors_file = File(desc="4D, order of labels.TISSUES")
+    structures_file = File(desc="labels of the left structures for both sides")
+    lesion_mask = File()
+    lesion_probability = File()
+    note = traits.Str(desc="where it was computed, if not where it was meant to be")
+
+
+class SegmentAll(SimpleInterface):
+    """Brain mask, tissues, structures and lesions from one pass of the network."""
+
+    input_spec = _SegmentAllInput
+    output_spec = _SegmentAllOutput
+
+    def _run_interface(self, runtime):
+        from bidsapp.image.grid import on_grid
+        from bidsapp.models import segment
+
+        mask_image = load(self.inputs.mask_file)
+        mask = np.asarray(mask_image.dataobj) > 0
+        size = tuple(float(size) for size in mask_image.header.get_zooms()[:3])
+        found = segment.segment_network(
+            {name: array(path) for name, path in zip(self.inputs.contrasts, self.inputs.in_files, strict=True)},
+            mask,
+            voxel_size_mm=size,
+            device=self.inputs.device,
+            tta=self.inputs.tta,
+        )
+        seen = segment.read_classes(found, mask)
+        threshold = segment.packaged().card["lesion_threshold"]
+        lesions = segment.lesion_mask(seen.lesion, threshold=threshold, voxel_size_mm=size)
+        for name, data in (
+            ("mask_file", seen.mask), ("posteriors_file", np.moveaxis(seen.tissues, 0, 3)),
+            ("structures_file", seen.structures), ("lesion_mask", lesions), ("lesion_probability", seen.lesion),
+        ):  # fmt: skip
+            self._results[name] = save(on_grid(data, mask_image), runtime.cwd, name)
+        self._results["note"] = found.note
+        return runtime
 
 
 class _SegmentTissueInput(BaseInterfaceInputSpec):
@@ -16,7 +66,6 @@ class _SegmentTissueInput(BaseInterfaceInputSpec):
     contrasts = traits.List(traits.Str, mandatory=True, desc="their contrasts")
     mask_file = File(exists=True, mandatory=True)
     priors_file = File(exists=True, mandatory=True)
-    model = traits.Enum("mixture", usedefault=True)
     device = traits.Str("cpu", usedefault=True)
     use_gpu = traits.Bool(False, usedefault=True, nohash=True)
 
@@ -61,7 +110,6 @@ class _SegmentLesionsInput(BaseInterfaceInputSpec):
     mask_file = File(exists=True, mandatory=True)
     priors_file = File(exists=True, mandatory=True)
     result_file = File(exists=True, mandatory=True, desc="tissue model")
-    model = traits.Enum("outlier", usedefault=True)
     device = traits.Str("cpu", usedefault=True)
     use_gpu = traits.Bool(False, usedefault=True, nohash=True)
 
@@ -96,6 +144,41 @@ class SegmentLesions(SimpleInterface):
         self._results["mask_file"] = save(on_grid(result.mask.astype(bool), mask), runtime.cwd, "lesions")
         probability = on_grid(result.probability.astype(np.float32), mask)
         self._results["probability_file"] = save(probability, runtime.cwd, "probability")
+        return runtime
+
+
+class _CompareModelsInput(BaseInterfaceInputSpec):
+    network_posteriors = File(exists=True, mandatory=True)
+    mixture_posteriors = File(exists=True, mandatory=True)
+    separable = traits.Bool(mandatory=True, desc="whether the mixture tells GM from WM")
+    network_lesions = File(exists=True)
+    outlier_lesions = File(exists=True)
+
+
+class _CompareModelsOutput(TraitedSpec):
+    agreement = traits.Dict(desc="Dice of the two by class; None where one has no opinion")
+
+
+class CompareModels(SimpleInterface):
+    """How far the network and the unsupervised models agree: neither knows the other."""
+
+    input_spec = _CompareModelsInput
+    output_spec = _CompareModelsOutput
+
+    def _run_interface(self, runtime):
+        from bidsapp.measure.quality import model_agreement
+
+        lesions = None
+        if isdefined(self.inputs.network_lesions):
+            lesions = tuple(
+                array(path, np.uint8) > 0 for path in (self.inputs.network_lesions, self.inputs.outlier_lesions)
+            )
+        self._results["agreement"] = model_agreement(
+            array(self.inputs.network_posteriors),
+            array(self.inputs.mixture_posteriors),
+            separable=self.inputs.separable,
+            lesions=lesions,
+        )
         return runtime
 
 

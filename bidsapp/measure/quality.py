@@ -61,6 +61,24 @@ QC_COLUMNS: dict[str, dict[str, str]] = {
         "LongName": "Similarity of scan and template after registration",
         "Description": "Correlation of the scan and the template within the brain; n/a where not registered.",
     },
+    "agreement_gm": {
+        "LongName": "Agreement of the two tissue models on gray matter",
+        "Description": "Dice coefficient of the segmentation network and the unsupervised model, which know nothing of "
+        "each other; n/a where one of them does not tell gray from white matter.",
+    },
+    "agreement_wm": {
+        "LongName": "Agreement of the two tissue models on white matter",
+        "Description": "As agreement_gm.",
+    },
+    "agreement_csf": {
+        "LongName": "Agreement of the two tissue models on cerebrospinal fluid",
+        "Description": "As agreement_gm.",
+    },
+    "agreement_lesion": {
+        "LongName": "Agreement of the two lesion models",
+        "Description": "Dice coefficient of the network's lesions and those of the unsupervised model; n/a where both "
+        "find none or lesions were not looked for. Low with few lesions.",
+    },
     "flags": {
         "LongName": "What is out of range",
         "Description": "Each finding with its value and the range it left, separated by '; '; 'none' where all is "
@@ -99,6 +117,8 @@ RANGES: tuple[Range, ...] = (
     Range("mask_components", 1, 1, "the brain mask is in pieces or empty", "own rule"),
     Range("cnr", 1.0, np.inf, "gray and white matter hardly differ from the noise",
           "own rule: class medians nearer than the pooled spread"),
+    Range("agreement_gm", 0.6, 1.0, "the two tissue models disagree on gray matter", "own rule"),
+    Range("agreement_wm", 0.6, 1.0, "the two tissue models disagree on white matter", "own rule"),
     Range("registration_similarity", 0.5, 1.0, "the registration to the template looks wrong", "own rule"),
 )  # fmt: skip
 
@@ -191,6 +211,7 @@ def qc_row(
     separable: bool = True,
     air: np.ndarray | None = None,
     registration_similarity: float | None = None,
+    agreement: Mapping[str, float | None] | None = None,
 ) -> dict[str, float | str | None]:
     """Quality of one session, in the order of `QC_COLUMNS`; None where not measured.
 
@@ -210,6 +231,8 @@ def qc_row(
         Air around the head, for the noise.
     registration_similarity : float, optional
         Correlation with the template within the brain.
+    agreement : mapping, optional
+        From `model_agreement`.
 
     Returns
     -------
@@ -231,8 +254,47 @@ def qc_row(
     out["mask_on_edge"] = _known(mask_on_edge(mask))
     out["mask_components"] = int(ndimage.label(mask)[1])
     out["registration_similarity"] = registration_similarity
+    out |= agreement or {}
     out["flags"] = "; ".join(flags({**volumes, **out})) or "none"
     return out
+
+
+def model_agreement(
+    first: np.ndarray,
+    second: np.ndarray,
+    *,
+    separable: bool = True,
+    lesions: tuple[np.ndarray, np.ndarray] | None = None,
+) -> dict[str, float | None]:
+    """Dice coefficients of two segmentations of one brain, for `QC_COLUMNS`.
+
+    Parameters
+    ----------
+    first, second : ndarray, shape (3, X, Y, Z)
+        GM, WM, CSF; the likeliest counts, and voxels where either is zero do not.
+    separable : bool
+        Whether both tell GM from WM.
+    lesions : pair of ndarray of bool, shape (X, Y, Z), optional
+
+    Returns
+    -------
+    dict
+        None where a class cannot be compared.
+    """
+    inside = (first.sum(0) > 0) & (second.sum(0) > 0)
+    one, other = first.argmax(0)[inside], second.argmax(0)[inside]
+    out: dict[str, float | None] = {
+        f"agreement_{name}": _dice(one == index, other == index) for index, name in enumerate(("gm", "wm", "csf"))
+    }
+    if not separable:
+        out |= {"agreement_gm": None, "agreement_wm": None}
+    out["agreement_lesion"] = None if lesions is None else _dice(*lesions)
+    return out
+
+
+def _dice(one: np.ndarray, other: np.ndarray) -> float | None:
+    total = int(np.count_nonzero(one)) + int(np.count_nonzero(other))
+    return 2 * int(np.count_nonzero(one & other)) / total if total else None
 
 
 def flags(values: Mapping[str, float | str | None]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from bidsapp.labels import EXTRA_AXIAL_CSF, STRUCTURES
 from bidsapp.measure.lesions import label_lesions
 
 #: Data dictionary of the volume table, in the order of its columns. ``n/a``: not measured.
@@ -77,6 +78,18 @@ VOLUME_COLUMNS: dict[str, dict[str, str]] = {
     },
 }
 
+#: Data dictionary of the structures' volumes, in the order of their columns.
+STRUCTURE_COLUMNS: dict[str, dict[str, str]] = {
+    column: {
+        "LongName": label.name[0].upper() + label.name[1:],
+        "Description": f"Voxels with label {label.index} of the structures, lesions excluded, times the voxel volume.",
+        "Units": "mm^3",
+    }
+    for structure in STRUCTURES
+    if structure.left != EXTRA_AXIAL_CSF
+    for label, column in zip(structure.labels, structure.columns, strict=True)
+}
+
 #: A lesion voxel is in grey matter where this much of the tissue priors is grey matter.
 GREY_MATTER_PRIOR = 0.5
 #: Posteriors written in steps of 1/1000 may sum to a little more than one.
@@ -113,6 +126,30 @@ def estimate_tiv(affine: np.ndarray, template_volume_mm3: float) -> float:
     if not (scale > 0 and template_volume_mm3 > 0):
         raise ValueError("The affine to the template has no inverse or the template is empty: no TIV can be estimated.")
     return template_volume_mm3 * scale
+
+
+def structure_volumes(structures: np.ndarray, *, voxel_volume_mm3: float) -> dict[str, float]:
+    """Volumes of the anatomical structures, in the order of `STRUCTURE_COLUMNS`.
+
+    Parameters
+    ----------
+    structures : ndarray of int, shape (X, Y, Z)
+        FreeSurfer's labels (`labels.STRUCTURES`).
+    voxel_volume_mm3 : float
+        Absolute determinant of the affine.
+
+    Returns
+    -------
+    dict
+        mm3; 0 where a structure has no voxel.
+    """
+    counts = np.bincount(structures.ravel(), minlength=256)
+    return {
+        column: float(counts[label.index]) * voxel_volume_mm3
+        for structure in STRUCTURES
+        if structure.left != EXTRA_AXIAL_CSF
+        for label, column in zip(structure.labels, structure.columns, strict=True)
+    }
 
 
 def exclude_lesions(posteriors: np.ndarray, lesion: np.ndarray) -> np.ndarray:

@@ -34,14 +34,14 @@ class NetworkResult:
         float32 (classes, X, Y, Z) in `box`, sums to 1.
     box : tuple of slice
         Where in the image that lies; outside is background.
-    device : str
-        Where it was computed: another than asked for where that one's memory did not suffice.
+    note : str
+        Why it was computed elsewhere than asked for, or nothing.
     """
 
     classes: tuple[str, ...]
     probability: np.ndarray
     box: tuple[slice, slice, slice]
-    device: str
+    note: str = ""
 
 
 def segment_network(
@@ -86,15 +86,15 @@ def segment_network(
     model = model or packaged()
     box = _box_of_tiles(mask, model.card["patch"])
     x = torch.from_numpy(_channels(images, mask, box))
-    places = _places(mask, box, voxel_size_mm)
+    places, note = _places(mask, box, voxel_size_mm), ""
     try:
         probability = _in_tiles(model, x, places, device, tta=tta)
     except torch.cuda.OutOfMemoryError:
-        device = "cpu"
-        probability = _in_tiles(model, x, places, device, tta=tta)
+        note = f"the memory of {device} did not suffice for the segmentation network, which ran on the CPU"
+        probability = _in_tiles(model, x, places, "cpu", tta=tta)
     inside = tuple(slice(0, min(s.stop, n) - s.start) for s, n in zip(box, mask.shape, strict=True))
     box = tuple(slice(s.start, min(s.stop, n)) for s, n in zip(box, mask.shape, strict=True))  # type: ignore[assignment]
-    return NetworkResult(tuple(model.card["classes"]), probability[(slice(None), *inside)], box, device)
+    return NetworkResult(tuple(model.card["classes"]), probability[(slice(None), *inside)], box, note)
 
 
 @functools.lru_cache(maxsize=1)

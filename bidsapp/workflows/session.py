@@ -22,10 +22,13 @@ from bidsapp.interfaces.preproc import (
     Normalize,
     RegisterTemplate,
 )
-from bidsapp.interfaces.segment import SegmentLesions, SegmentTissue
+from bidsapp.interfaces.segment import CompareModels, SegmentAll, SegmentLesions, SegmentTissue
 
 #: Peak memory (GB) of the nodes, measured with ``make bench`` on a 256-cubed head at 1 mm.
-MEMORY_GB = {"brain": 1.6, "template": 1.2, "bias": 1.0, "tissue": 1.6, "lesions": 1.4, "carry": 1.5, "other": 0.8}
+MEMORY_GB = {
+    "brain": 1.6, "template": 1.2, "bias": 1.0, "network": 1.6, "tissue": 1.6, "lesions": 1.4, "carry": 1.5,
+    "other": 0.8,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -77,8 +80,8 @@ def init_session_wf(inputs: SessionInputs, config: Config, *, device: str = "cpu
     for scan in inputs.scans:
         _connect_bias_and_intensity(workflow, scans, scan, inputs, brain, config)
     template = _template_node(workflow, scans, inputs, brain)
-    tissue, lesions = _segmentation_nodes(workflow, scans, inputs, brain, template, chosen, device)
-    _output_nodes(workflow, scans, inputs, brain, template, tissue, lesions, chosen, config)
+    found = _segmentation_nodes(workflow, scans, inputs, brain, template, chosen, config, device)
+    _output_nodes(workflow, scans, inputs, template, found, chosen, config)
     return workflow
 
 
@@ -183,6 +186,23 @@ def _template_node(workflow: pe.Workflow, scans: dict[str, _Scan], inputs: Sessi
     return template
 
 
+Port = tuple[pe.Node, str]
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Where each result comes from: (node, field). Lesions None where they are not looked for."""
+
+    mask: Port
+    posteriors: Port
+    structures: Port
+    lesion_mask: Port | None
+    lesion_probability: Port | None
+    compare: pe.Node
+    tissue: pe.Node | None  # the tissue model that may fail to tell GM from WM
+    network: pe.Node
+
+
 def _segmentation_nodes(
     workflow: pe.Workflow,
     scans: dict[str, _Scan],
@@ -190,36 +210,56 @@ def _segmentation_nodes(
     brain: pe.Node,
     template: pe.Node,
     chosen: Plan,
+    config: Config,
     device: str,
-) -> tuple[pe.Node, pe.Node | None]:
+) -> _Found:
+    """The network and the unsupervised models: one gives the results, the other the second opinion."""
     images = _merge(workflow, [(scans[name].normalize, "work_out") for name in inputs.contrasts], "work_images")
     common = {"contrasts": list(inputs.contrasts), "device": device, "use_gpu": device != "cpu"}
-    tissue = _node(SegmentTissue(model=chosen.tissue_model, **common), "tissue", memory="tissue")
+    network = _node(SegmentAll(tta=config.tta, **common), "network", memory="network")
+    tissue = _node(SegmentTissue(**common), "tissue", memory="tissue")
+    compare = _node(CompareModels(), "compare")
     workflow.connect([
+        (images, network, [("out", "in_files")]),
+        (brain, network, [("mask_file", "mask_file")]),
         (images, tissue, [("out", "in_files")]),
         (brain, tissue, [("mask_file", "mask_file")]),
         (template, tissue, [("priors_file", "priors_file")]),
+        (network, compare, [("posteriors_file", "network_posteriors")]),
+        (tissue, compare, [("posteriors_file", "mixture_posteriors"), ("separable", "separable")]),
     ])  # fmt: skip
-    if chosen.lesion_model == "none":
-        return tissue, None
-    lesions = _node(SegmentLesions(model=chosen.lesion_model, **common), "lesions", memory="lesions")
-    workflow.connect([
-        (images, lesions, [("out", "in_files")]),
-        (brain, lesions, [("mask_file", "mask_file")]),
-        (template, lesions, [("priors_file", "priors_file")]),
-        (tissue, lesions, [("result_file", "result_file")]),
-    ])  # fmt: skip
-    return tissue, lesions
+    lesions = None
+    if chosen.lesion_model != "none":
+        lesions = _node(SegmentLesions(**common), "lesions", memory="lesions")
+        workflow.connect([
+            (images, lesions, [("out", "in_files")]),
+            (brain, lesions, [("mask_file", "mask_file")]),
+            (template, lesions, [("priors_file", "priors_file")]),
+            (tissue, lesions, [("result_file", "result_file")]),
+            (lesions, compare, [("mask_file", "outlier_lesions")]),
+            (network, compare, [("lesion_mask", "network_lesions")]),
+        ])  # fmt: skip
+    by_network, by_mixture = chosen.tissue_model == "network", chosen.tissue_model == "mixture"
+    from_network = chosen.lesion_model == "network"
+    return _Found(
+        mask=(network if by_network else brain, "mask_file"),
+        posteriors=(network if by_network else tissue, "posteriors_file"),
+        structures=(network, "structures_file"),
+        lesion_mask=None if lesions is None else (network, "lesion_mask") if from_network else (lesions, "mask_file"),
+        lesion_probability=None if lesions is None else
+        (network, "lesion_probability") if from_network else (lesions, "probability_file"),
+        compare=compare,
+        tissue=tissue if by_mixture else None,
+        network=network,
+    )  # fmt: skip
 
 
 def _output_nodes(
     workflow: pe.Workflow,
     scans: dict[str, _Scan],
     inputs: SessionInputs,
-    brain: pe.Node,
     template: pe.Node,
-    tissue: pe.Node,
-    lesions: pe.Node | None,
+    found: _Found,
     chosen: Plan,
     config: Config,
 ) -> None:
@@ -227,7 +267,9 @@ def _output_nodes(
     reference = scans[inputs.reference.contrast]
     preproc = _merge(workflow, [(scans[name].normalize, "native_out") for name in inputs.contrasts], "preprocessed")
     carry = _node(Carry(spaces=sorted(config.output_spaces)), "carry", memory="carry")
-    measure = _node(Measure(subject=inputs.subject, session=inputs.session or ""), "measure")
+    measure = _node(
+        Measure(subject=inputs.subject, session=inputs.session or "", contrasts=list(inputs.contrasts)), "measure"
+    )
     figures = _node(DrawFigures(contrasts=list(inputs.contrasts)), "figures")
     write = _node(
         WriteSession(
@@ -240,13 +282,12 @@ def _output_nodes(
     )
     workflow.connect([
         (reference.conform, carry, [("native_file", "reference_file")]),
-        (brain, carry, [("mask_file", "mask_file")]),
-        (tissue, carry, [("posteriors_file", "posteriors_file"), ("separable", "separable")]),
-        (template, carry, [("to_template", "to_template")]),
+        (template, carry, [("to_template", "to_template"), ("to_subject", "to_subject")]),
         (preproc, carry, [("out", "preprocessed")]),
         (carry, measure, [("results", "results")]),
+        (preproc, measure, [("out", "preprocessed")]),
         (reference.bias, measure, [("out_file", "corrected_file")]),
-        (tissue, measure, [("separable", "separable")]),
+        (found.compare, measure, [("agreement", "agreement")]),
         (template, measure, [
             ("similarity", "similarity"), ("tiv_mm3", "tiv_mm3"), ("to_subject", "to_subject"),
             ("priors_file", "priors_file"),
@@ -256,21 +297,30 @@ def _output_nodes(
         (template, figures, [("to_subject", "to_subject")]),
         (carry, write, [("results", "results")]),
         (preproc, write, [("out", "preprocessed")]),
-        (tissue, write, [("reason", "not_separable_because")]),
+        (found.network, write, [("note", "network_note")]),
         (template, write, [("to_template", "to_template"), ("to_subject", "to_subject")]),
         (measure, write, [("tables", "tables"), ("flags", "flags")]),
         (figures, write, [("pictures", "pictures")]),
     ])  # fmt: skip
-    if lesions is not None:
+    for (node, source), sink in (
+        (found.mask, "mask_file"), (found.posteriors, "posteriors_file"), (found.structures, "structures_file"),
+        (found.lesion_mask or (None, ""), "lesion_mask"),
+        (found.lesion_probability or (None, ""), "lesion_probability"),
+    ):  # fmt: skip
+        if node is not None:
+            workflow.connect(node, source, carry, sink)
+    if found.tissue is not None:
         workflow.connect([
-            (lesions, carry, [("mask_file", "lesion_mask"), ("probability_file", "lesion_probability")]),
+            (found.tissue, carry, [("separable", "separable")]),
+            (found.tissue, measure, [("separable", "separable")]),
+            (found.tissue, write, [("reason", "not_separable_because")]),
         ])  # fmt: skip
     moving = [name for name in inputs.contrasts if scans[name].coregister is not None]
     if moving:
         ways = ("transform_file", "inverse_file")
         rigid = _merge(workflow, [(scans[name].coregister, way) for name in moving for way in ways], "rigid")
         workflow.connect(rigid, "out", write, "rigid_files")
-    if "FLAIR" in moving and lesions is not None and "FLAIR" in config.output_spaces:
+    if "FLAIR" in moving and found.lesion_mask is not None and "FLAIR" in config.output_spaces:
         flair = scans["FLAIR"]
         workflow.connect([
             (flair.conform, carry, [("native_file", "flair_file"), ("work_file", "flair_work_file")]),

@@ -14,6 +14,7 @@ from bidsapp.measure.quality import (
     flags,
     joint_variation,
     mask_on_edge,
+    model_agreement,
     qc_row,
     signal_to_noise,
 )
@@ -93,7 +94,11 @@ def test_row_without_what_cannot_be_measured(session):
     volumes = tissue_volumes(session["posteriors"], None, voxel_volume_mm3=4200.0, separable=False)
     row = qc_row(**{**session, "volumes": volumes}, separable=False)
     missing = {name for name, value in row.items() if value is None}
-    assert missing == {"cnr", "cjv", "snr_gm", "snr_wm", "gm_to_wm", "brain_mask_to_tiv", "registration_similarity"}
+    compared = {"agreement_gm", "agreement_wm", "agreement_csf", "agreement_lesion"}
+    assert missing - compared == {
+        "cnr", "cjv", "snr_gm", "snr_wm", "gm_to_wm", "brain_mask_to_tiv", "registration_similarity",
+    }  # fmt: skip
+    assert compared <= missing
 
 
 def test_flags_say_what_and_why():
@@ -113,3 +118,25 @@ def test_ranges_are_sound():
         assert limit.name in known
         assert limit.low <= limit.high
         assert limit.meaning and limit.source
+
+
+def test_models_that_agree_on_half_the_white_matter() -> None:
+    """Nine voxels: 3 GM, 4 WM, 2 CSF; the other model calls two of the WM voxels GM; a voxel outside is not counted."""
+    first = np.eye(3)[:, [0, 0, 0, 1, 1, 1, 1, 2, 2, 2]].reshape(3, 1, 2, 5)
+    second = np.eye(3)[:, [0, 0, 0, 0, 0, 1, 1, 2, 2, 0]].reshape(3, 1, 2, 5)
+    second[:, 0, 1, 4] = 0
+    lesions = np.zeros((2, 1, 2, 5), bool)
+    lesions[0, 0, 0, :3] = lesions[1, 0, 0, 2:4] = True
+    found = model_agreement(first, second, lesions=(lesions[0], lesions[1]))
+    assert found["agreement_gm"] == pytest.approx(2 * 3 / (3 + 5))
+    assert found["agreement_wm"] == pytest.approx(2 * 2 / (4 + 2))
+    assert found["agreement_csf"] == 1
+    assert found["agreement_lesion"] == pytest.approx(2 * 1 / (3 + 2))
+    unsure = model_agreement(first, second, separable=False)
+    assert unsure == {"agreement_gm": None, "agreement_wm": None, "agreement_csf": 1, "agreement_lesion": None}
+
+
+def test_strong_disagreement_is_a_flag() -> None:
+    assert flags({"agreement_gm": 0.55}) == [
+        "agreement_gm = 0.55, below 0.6: the two tissue models disagree on gray matter"
+    ]
