@@ -128,7 +128,8 @@ def _box_of_tiles(mask: np.ndarray, patch: int) -> tuple[slice, slice, slice]:
     box = []
     for low, high in _extent(mask):
         start = max(0, low - 4)
-        box.append(slice(start, start + max(patch, high + 4 - start)))
+        length = max(patch, high + 4 - start)
+        box.append(slice(start, start + length + length % 2))
     return tuple(box)  # type: ignore[return-value]
 
 
@@ -179,7 +180,7 @@ def _tiles(shape: tuple[int, ...], patch: int) -> Iterator[tuple[slice, ...]]:
     starts = []
     for n in shape:
         count = max(1, int(np.ceil((n - OVERLAP) / (patch - OVERLAP))))
-        starts.append(np.round(np.linspace(0, n - patch, count)).astype(int))
+        starts.append(2 * np.round(np.linspace(0, n - patch, count) / 2).astype(int))  # the network folds pairs
     for corner in np.stack(np.meshgrid(*starts, indexing="ij"), -1).reshape(-1, 3):
         yield tuple(slice(int(a), int(a) + patch) for a in corner)
 

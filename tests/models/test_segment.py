@@ -1,0 +1,196 @@
+"""The network's tiles, what it is told, and what is read from it. Networks that do as told stand in for the real one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from bidsapp.labels import CSF, GM, STRUCTURES, TISSUES, WM
+from bidsapp.models import segment
+from bidsapp.models.registry import Model
+from bidsapp.models.segment import NetworkResult, lesion_mask, read_classes, segment_network
+from bidsapp.models.unet import UNetConfig, symmetric_place
+
+NAMES = ("background", *(structure.name for structure in STRUCTURES), "lesion")
+PATCH = 32
+
+
+class Local(torch.nn.Module):
+    """The logit of the first class is the FLAIR, that of the second how far from the midline a voxel lies."""
+
+    config = UNetConfig(channels=3, classes=2, place=True)
+
+    def forward(self, x: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
+        aside = torch.nn.functional.interpolate(place[:, :1], scale_factor=2)
+        return torch.cat([x[:, 2:3], aside], 1)
+
+
+@pytest.fixture
+def model() -> Model:
+    card = {"patch": PATCH, "classes": ["one", "other"]}
+    return Model("local", "0", 1.0, card, Local())  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def head(rng: np.random.Generator) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """A brain that reaches the end of the image along one axis and is larger than a tile along two."""
+    mask = np.zeros((50, 24, 61), bool)
+    mask[3:47, 4:24, 5:55] = True
+    return {"FLAIR": rng.normal(100, 20, mask.shape).astype(np.float32)}, mask
+
+
+def run(head: tuple[dict[str, np.ndarray], np.ndarray], model: Model, **options: Any) -> np.ndarray:
+    images, mask = head
+    found = segment_network(images, mask, voxel_size_mm=(1.0, 1.0, 1.0), model=model, **options)
+    out = np.zeros((len(found.classes), *mask.shape), np.float32)
+    out[(slice(None), *found.box)] = found.probability
+    return out
+
+
+def expected(images: dict[str, np.ndarray], mask: np.ndarray) -> np.ndarray:
+    """Probability of the first class, straight from the definition."""
+    values = images["FLAIR"][mask].astype(float)
+    scaled = np.clip((images["FLAIR"] - values.mean()) / values.std(), -5, 5)
+    centre, half = (3 + 47) / 2, (47 - 3) / 2 - segment.FLUID_RIM_MM
+    start = max(0, 3 - 4)
+    pairs = ((np.arange(50) - start) // 2) * 2 + start + 1.0  # the place is that of the middle of two voxels
+    aside = np.abs(pairs - centre)[:, None, None] / half
+    return 1 / (1 + np.exp(aside - scaled))
+
+
+def test_tiles_make_the_whole(head: Any, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However the image is cut, a network that looks at single voxels gives the same; in float32, to be exact."""
+    monkeypatch.setattr(segment, "_bfloat16", lambda device: False)
+    images, mask = head
+    np.testing.assert_allclose(run(head, model)[0][mask], expected(images, mask)[mask], atol=1e-5)
+
+
+def test_scale_of_the_scan_does_not_matter(head: Any, model: Model) -> None:
+    images, mask = head
+    np.testing.assert_allclose(run(({"FLAIR": images["FLAIR"] * 7 + 3}, mask), model), run(head, model), atol=1e-2)
+
+
+def test_missing_contrast_and_air_are_zero(head: Any) -> None:
+    images, mask = head
+    box = segment._box_of_tiles(mask, PATCH)
+    channels = segment._channels(images, mask, box)
+    assert not channels[0].any() and not channels[1].any()
+    inside = np.zeros(channels.shape[1:], bool)
+    inside[: mask[box].shape[0], : mask[box].shape[1], : mask[box].shape[2]] = mask[box]
+    assert not channels[2][~inside].any()
+    assert channels[2][inside].mean() == pytest.approx(0, abs=1e-4)
+    assert channels[2][inside].std() == pytest.approx(1, abs=1e-3)
+
+
+def test_mirror_images_are_averaged(head: Any, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What treats both sides alike is not changed by it; what does not, is made to."""
+    monkeypatch.setattr(segment, "_bfloat16", lambda device: False)
+    np.testing.assert_allclose(run(head, model, tta=True), run(head, model), atol=1e-5)
+
+    class OneSided(Local):
+        def forward(self, x: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
+            ramp = torch.linspace(-3, 3, x.shape[2])[None, None, :, None, None].expand_as(x[:, :1])
+            return torch.cat([ramp, torch.zeros_like(ramp)], 1)
+
+    _, mask = head
+    lopsided = Model("sides", "0", 1.0, model.card, OneSided())  # type: ignore[arg-type]
+    found = run(head, lopsided, tta=True)[0][mask]
+    np.testing.assert_allclose(found, 0.5, atol=1e-5)
+    assert run(head, lopsided)[0][mask].std() > 0.1
+
+
+def test_out_of_gpu_memory_ends_on_the_cpu(head: Any, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    images, mask = head
+    in_tiles, asked = segment._in_tiles, []
+
+    def scarce(model: Model, x: Any, places: Any, device: str, **options: Any) -> np.ndarray:
+        asked.append(device)
+        if device != "cpu":
+            raise torch.cuda.OutOfMemoryError("out of memory")
+        return in_tiles(model, x, places, device, **options)
+
+    monkeypatch.setattr(segment, "_in_tiles", scarce)
+    found = segment_network(images, mask, voxel_size_mm=(1.0, 1.0, 1.0), device="cuda:1", model=model)
+    assert asked == ["cuda:1", "cpu"]
+    assert "cuda:1" in found.note and "CPU" in found.note
+
+
+def test_place_knows_no_side() -> None:
+    ramp = torch.linspace(-1, 1, 8)
+    place = symmetric_place(ramp, ramp, ramp)
+    assert place.shape == (3, 4, 4, 4)
+    torch.testing.assert_close(place[0], place[0].flip(0))
+    assert place[1, 0, 0, 0] < 0 < place[1, 0, 3, 0]
+
+
+@pytest.mark.parametrize(
+    ("images", "what"),
+    [({}, "nothing"), ({"PDw": np.ones((4, 5, 6))}, "PDw"), ({"T1w": np.ones((4, 5, 7))}, "shape")],
+)
+def test_input_that_does_not_fit(images: dict[str, np.ndarray], what: str, model: Model) -> None:
+    with pytest.raises(ValueError, match=what):
+        segment_network(images, np.ones((4, 5, 6), bool), voxel_size_mm=(1, 1, 1), model=model)
+
+
+def test_empty_mask(model: Model) -> None:
+    with pytest.raises(ValueError, match="empty"):
+        segment_network({"T1w": np.ones((4, 5, 6))}, np.zeros((4, 5, 6), bool), voxel_size_mm=(1, 1, 1), model=model)
+
+
+def network_result(shape: tuple[int, ...], **shares: np.ndarray) -> NetworkResult:
+    probability = np.zeros((len(NAMES), *shape), np.float32)
+    for name, share in shares.items():
+        probability[NAMES.index(name.replace("_", " "))] = share
+    return NetworkResult(NAMES, probability, tuple(slice(1, 1 + n) for n in shape))  # type: ignore[arg-type]
+
+
+def test_classes_become_tissues_structures_and_lesions() -> None:
+    """Along x: background, cortex, thalamus with a lesion of 40 %, white matter wholly lesion, ventricle."""
+    shape = (5, 3, 4)
+
+    def at(*values: float) -> np.ndarray:
+        return np.broadcast_to(np.array(values)[:, None, None], shape)
+
+    found = network_result(
+        shape, background=at(0.9, 0.2, 0, 0, 0), cerebral_cortex=at(0.1, 0.8, 0, 0, 0), thalamus=at(0, 0, 0.6, 0, 0),
+        lesion=at(0, 0, 0.4, 1, 0), lateral_ventricle=at(0, 0, 0, 0, 1),
+    )  # fmt: skip
+    mask = np.ones((7, 5, 6), bool)
+    seen = read_classes(found, mask)
+    assert not seen.mask[0].any() and not seen.mask[1].any() and seen.mask[2:6, 1:4, 1:5].all()
+    tissues = seen.tissues[:, :, 1, 1]
+    assert tissues[TISSUES.index(GM), 2] == pytest.approx(0.8, abs=2e-3)
+    assert tissues[TISSUES.index(CSF), 2] == pytest.approx(0.2, abs=2e-3)  # the rest was background
+    assert tissues[TISSUES.index(GM), 3] == pytest.approx(1, abs=2e-3)  # as if there were no lesion
+    assert tissues[TISSUES.index(WM), 4] == pytest.approx(1)  # nothing else is known
+    np.testing.assert_allclose(seen.tissues.sum(0)[seen.mask], 1, atol=1e-5)
+    assert not seen.tissues[:, ~seen.mask].any()
+    assert seen.structures[:, 1, 1].tolist() == [0, 0, 3, 10, 2, 4, 0]
+    assert seen.lesion[:, 1, 1] == pytest.approx([0, 0, 0, 0.4, 1, 0, 0])
+
+
+def test_brain_keeps_its_largest_piece_without_holes() -> None:
+    background = np.zeros((9, 8, 7), np.float32)
+    background[4, 4, 3] = 1  # a hole
+    background[7] = 1  # the last plane is cut off
+    seen = read_classes(network_result((9, 8, 7), background=background), np.ones((11, 10, 9), bool))
+    assert seen.mask[5, 5, 4] and not seen.mask[8:].any()
+
+
+def test_small_lesions_are_no_lesions() -> None:
+    """Voxels of 2 mm3: one voxel is less than 3 mm3, two that touch at a corner are not."""
+    probability = np.zeros((7, 8, 9), np.float32)
+    probability[1, 1, 1] = probability[4, 4, 4] = probability[5, 5, 5] = 0.6
+    found = lesion_mask(probability, threshold=0.5, voxel_size_mm=(1, 1, 2))
+    assert np.argwhere(found).tolist() == [[4, 4, 4], [5, 5, 5]]
+    assert not lesion_mask(probability, threshold=0.7, voxel_size_mm=(1, 1, 2)).any()
+
+
+def test_packaged_network_names_all_structures() -> None:
+    model = segment.packaged()
+    assert tuple(model.card["classes"]) == NAMES
+    assert 0 < model.card["lesion_threshold"] < 1
+    assert model.card["channels"] == list(segment.CHANNELS)
