@@ -22,8 +22,8 @@ APP_NAME = "bidsapp"
 BIDS_VERSION = "1.10.0"
 #: Written files that the BIDS schema does not know (yet).
 IGNORED = (
-    "*.html", "logs/", ".work/", ".locks/", "figures", "*_xfm.*", "*_volumes.*", "*_lesions.*", "*_qc.*",
-    "*_provenance.json", "group_*", "*.tmp",
+    "*.html", "logs/", ".work/", ".locks/", "figures", "*_xfm.*", "*_volumes.*", "*_lesions.*", "*_load.*", "*_qc.*",
+    "*_changes.*", "*_lesionchanges.*", "*_provenance.json", "group_*", "*.tmp",
 )  # fmt: skip
 
 

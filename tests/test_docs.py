@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bidsapp import __version__, cli, config
-from bidsapp.measure.lesions import LESION_COLUMNS
+from bidsapp.measure.lesions import LESION_COLUMNS, LOAD_COLUMNS
 from bidsapp.measure.quality import QC_COLUMNS
 from bidsapp.measure.volumes import VOLUME_COLUMNS
 
@@ -43,7 +43,11 @@ def test_an_undocumented_option_would_be_found():
     assert _undocumented(["--mem", "--memory"], "| `--mem GB` | ... |") == ["--memory"]
 
 
-@pytest.mark.parametrize("columns", [VOLUME_COLUMNS, LESION_COLUMNS, QC_COLUMNS], ids=["volumes", "lesions", "qc"])
+@pytest.mark.parametrize(
+    "columns",
+    [VOLUME_COLUMNS, LESION_COLUMNS, LOAD_COLUMNS, QC_COLUMNS],
+    ids=["volumes", "lesions", "load", "qc"],
+)
 def test_every_column_is_in_the_outputs_with_the_text_of_its_dictionary(columns):
     text = (ROOT / "docs" / "outputs.md").read_text()
     rows = [f"| `{name}` | {about.get('Units', '')} | {about['Description']} |" for name, about in columns.items()]

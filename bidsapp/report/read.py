@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-TABLES = ("volumes", "lesions", "qc")
+TABLES = ("volumes", "lesions", "load", "qc")
 LOG_LINES = 15
 
 

@@ -1,0 +1,80 @@
+"""The tables of lesions and lesion load, from the images of a session: read, one pure call each, rows out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from bidsapp.interfaces.files import array, load
+
+Table = tuple[str, list[dict[str, Any]], Mapping[str, Mapping[str, Any]], list[str]]
+
+
+def lesion_tables(
+    files: Mapping[str, str],
+    scans: Mapping[str, str],
+    *,
+    to_subject: str,
+    posteriors: np.ndarray,
+    priors: np.ndarray,
+    volumes: Mapping[str, float | None],
+    who: Mapping[str, str],
+) -> Iterator[Table]:
+    """(name, rows, data dictionary, columns) of the two tables.
+
+    Parameters
+    ----------
+    files : mapping
+        Results on the native grid by name: ``native_lesion_mask``, ``native_lesion_probability`` and, where there is
+        one, ``native_structures``.
+    scans : mapping
+        Preprocessed scans on the native grid by contrast.
+    to_subject : str
+        Displacement field that carries points of the subject to the template.
+    posteriors, priors : ndarray
+        Tissue on the native grid: GM, WM, CSF; posteriors may be parenchyma and CSF.
+    volumes : mapping
+        The session's volumes.
+    who : mapping
+        ``participant_id`` and, if any, ``session_id``.
+    """
+    from bidsapp.image.results import carry_points
+    from bidsapp.measure import lesions, regions
+
+    image = load(files["native_lesion_mask"])
+    mask, probability = array(files["native_lesion_mask"], bool), array(files["native_lesion_probability"])
+    edges = [float(edge) for edge in np.linalg.norm(image.affine[:3, :3], axis=0)]
+    field = load(to_subject)
+    separable = len(posteriors) == 3
+    context = lesions.Context(
+        anatomy=_anatomy(files, image, field, posteriors, priors, edges),
+        images={contrast: array(path) for contrast, path in scans.items()},
+        tissues=regions.normal_appearing(posteriors, mask, voxel_size_mm=edges, separable=separable),
+    )
+    table = lesions.lesion_table(
+        mask,
+        probability,
+        affine=image.affine,
+        to_mni=lambda points: carry_points(points, field),
+        context=context,
+    )
+    yield "lesions", table.to_dict("records"), lesions.LESION_COLUMNS, list(table.columns)
+    voxel = float(abs(np.linalg.det(image.affine[:3, :3])))
+    row = lesions.load_row(table, mask, probability, voxel_volume_mm3=voxel, volumes=volumes)
+    yield "load", [{**who, **row}], lesions.LOAD_COLUMNS, [*who, *row]
+
+
+def _anatomy(
+    files: Mapping[str, str], image: Any, field: Any, posteriors: np.ndarray, priors: np.ndarray, edges: list[float]
+) -> Any:
+    """From the segmentation into structures where there is one, else from tissue and the template's zones."""
+    from bidsapp.image.register import resample
+    from bidsapp.image.zones import template_zones
+    from bidsapp.measure import regions
+
+    if "native_structures" in files:
+        return regions.anatomy_from_structures(array(files["native_structures"], np.int32))
+    zones = resample(template_zones(), image, transform=field, interpolation="nearest")
+    return regions.anatomy_from_tissue(posteriors, np.asarray(zones.dataobj), voxel_size_mm=edges, priors=priors)
