@@ -240,6 +240,7 @@ class DrawFigures(SimpleInterface):
             reference=reference,
             mask=files["native_brain_mask"],
             dseg=files["native_dseg"],
+            structures=files["native_structures"],
             lesion=files.get("native_lesion_mask"),
             flair=scans.get("FLAIR"),
             template=resample(template.t1, reference, transform=field),

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 from scipy import ndimage
 
-from bidsapp.labels import BACKGROUND, LESION, TISSUE_LOOKUP
+from bidsapp.labels import BACKGROUND, EXTRA_AXIAL_CSF, LESION, STRUCTURE_LESION, STRUCTURE_LOOKUP, TISSUE_LOOKUP, Label
 
 #: Width of every mosaic in pixels: twice that of the report's column, sharp on dense screens and in print.
 WIDTH = 1400
@@ -100,6 +100,7 @@ def draw_session(
     reference: nib.Nifti1Image,
     mask: nib.Nifti1Image,
     dseg: nib.Nifti1Image | None = None,
+    structures: nib.Nifti1Image | None = None,
     lesion: nib.Nifti1Image | None = None,
     flair: nib.Nifti1Image | None = None,
     template: nib.Nifti1Image | None = None,
@@ -114,6 +115,8 @@ def draw_session(
         Preprocessed reference scan with its head, and the brain mask.
     dseg : Nifti1Image, optional
         Labels of `labels.TISSUE_LOOKUP`.
+    structures : Nifti1Image, optional
+        Labels of `labels.STRUCTURE_LOOKUP`.
     lesion, flair : Nifti1Image, optional
         Lesion mask, drawn on the FLAIR (on the reference without one).
     template, template_mask, template_wm : Nifti1Image, optional
@@ -131,12 +134,15 @@ def draw_session(
     """
     # Read every image once: the pictures share them.
     reference, mask = _in_memory(reference), _in_memory(mask)
-    dseg, lesion, flair, template, template_mask, template_wm = (
-        None if img is None else _in_memory(img) for img in (dseg, lesion, flair, template, template_mask, template_wm)
+    dseg, structures, lesion, flair, template, template_mask, template_wm = (
+        None if img is None else _in_memory(img)
+        for img in (dseg, structures, lesion, flair, template, template_mask, template_wm)
     )
     pictures = {"brain": brain_picture(reference, mask)}
     if dseg is not None:
         pictures["tissue"] = tissue_picture(reference, dseg, mask=mask)
+    if structures is not None:
+        pictures["structures"] = structures_picture(reference, structures, mask=mask)
     if lesion is not None:
         pictures["lesion"] = lesion_picture(reference if flair is None else flair, lesion, mask=mask)
     if template_mask is not None:
@@ -158,6 +164,12 @@ def brain_picture(reference: nib.Nifti1Image, mask: nib.Nifti1Image) -> Picture:
 def tissue_picture(reference: nib.Nifti1Image, dseg: nib.Nifti1Image, *, mask: nib.Nifti1Image) -> Picture:
     """Tissue classes as translucent colours."""
     return _pair(reference, label_layers(dseg), layout=plan_overview(mask, margin_mm=3), window_mask=mask)
+
+
+def structures_picture(reference: nib.Nifti1Image, structures: nib.Nifti1Image, *, mask: nib.Nifti1Image) -> Picture:
+    """Anatomical structures in FreeSurfer's colours; the fluid around the brain is left clear."""
+    layers = label_layers(structures, lookup=STRUCTURE_LOOKUP, clear=(EXTRA_AXIAL_CSF,))
+    return _pair(reference, layers, layout=plan_overview(mask, margin_mm=3), window_mask=mask)
 
 
 def lesion_picture(flair: nib.Nifti1Image, lesion: nib.Nifti1Image, *, mask: nib.Nifti1Image) -> Picture:
@@ -188,13 +200,19 @@ def registration_picture(
     return Picture(mosaic(template, layers, layout=layout, window_mask=template_mask), overlay)
 
 
-def label_layers(dseg: nib.Nifti1Image, *, opacity: float = 0.55) -> list[Layer]:
-    """A translucent layer for each label of `labels.TISSUE_LOOKUP` that the segmentation has."""
+def label_layers(
+    dseg: nib.Nifti1Image,
+    *,
+    lookup: Sequence[Label] = TISSUE_LOOKUP,
+    clear: tuple[int, ...] = (),
+    opacity: float = 0.55,
+) -> list[Layer]:
+    """A translucent layer for each label of a look-up table that the segmentation has, but for those left `clear`."""
     present = np.unique(np.asanyarray(dseg.dataobj))
     return [
-        Layer(dseg, label.color, label=label.index, opacity=0.9 if label == LESION else opacity)
-        for label in TISSUE_LOOKUP
-        if label != BACKGROUND and label.index in present
+        Layer(dseg, label.color, label=label.index, opacity=0.9 if label in (LESION, STRUCTURE_LESION) else opacity)
+        for label in lookup
+        if label != BACKGROUND and label.index in present and label.index not in clear
     ]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from bidsapp import labels
 from bidsapp.measure.quality import RANGES
+from bidsapp.measure.volumes import STRUCTURE_COLUMNS
 from bidsapp.report import figures
 from bidsapp.report.lesions import Lesions, view_lesions
 from bidsapp.report.methods import Methods, methods_text
@@ -44,6 +45,16 @@ class Part:
     color: str
     percent: float
     text: str
+
+
+@dataclass(frozen=True)
+class StructureRow:
+    """A structure: its volumes on both sides (or one, without sides), and how they differ."""
+
+    name: str
+    color: str
+    values: tuple[Value, ...]
+    asymmetry: str
 
 
 @dataclass(frozen=True)
@@ -96,6 +107,7 @@ class SessionView:
     figures: tuple[Figure, ...]
     volumes: tuple[tuple[Value, float | None, str, str], ...]
     footnotes: tuple[str, ...]
+    structures: tuple[StructureRow, ...]
     lesions: Lesions | None
     no_lesions: str
     checks: tuple[Check, ...]
@@ -164,7 +176,8 @@ def view_session(session: Session, layout: Mapping[str, Any], *, exists: Any) ->
     whole = values.get(layout["volumes"]["whole"])
     shares = {name: _share(value, whole) for name, value in values.items()}
     rows = tuple(
-        (value, shares[name], _mark(value.why, footnotes), _color(name, layout)) for name, value in values.items()
+        (value, shares[name], _mark(value.why, footnotes), _color(name, layout))
+        for name, value in values.items() if name not in STRUCTURE_COLUMNS
     )  # fmt: skip
     headline = tuple(
         (values[name], _share_words(shares[name])) for name in layout["volumes"]["headline"] if name in values
@@ -184,6 +197,7 @@ def view_session(session: Session, layout: Mapping[str, Any], *, exists: Any) ->
         ),
         volumes=rows,
         footnotes=footnotes,
+        structures=_structures(values),
         lesions=view_lesions(session, values, layout),
         no_lesions=values["lesion_mm3"].why if "lesion_mm3" in values else "",
         checks=_checks(session, layout),
@@ -329,6 +343,25 @@ def _contrasts(record: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     return tuple(roles + [(contrast, "absent") for contrast in known])
 
 
+def _structures(values: Mapping[str, Value]) -> tuple[StructureRow, ...]:
+    """The structures that the table of volumes has, in the order of `labels.STRUCTURES`."""
+    rows = []
+    for structure in labels.STRUCTURES:
+        there = tuple(values[column] for column in structure.columns if column in values)
+        if len(there) == len(structure.columns):
+            name = structure.name[0].upper() + structure.name[1:]
+            rows.append(StructureRow(name, structure.color, there, _asymmetry(there)))
+    return tuple(rows)
+
+
+def _asymmetry(sides: tuple[Value, ...]) -> str:
+    """Left minus right over their mean, in percent (the asymmetry index of the literature)."""
+    numbers = [value.number for value in sides if value.number is not None]
+    if len(numbers) < 2 or sum(numbers) <= 0:
+        return ""
+    return f"{200 * (numbers[0] - numbers[1]) / sum(numbers):+.0f}\u00a0%".replace("-", "−")
+
+
 def _share(value: Value, whole: Value | None) -> float | None:
     """Percent of the brain mask, for the volumes that are parts of it."""
     if whole is None or not whole.number or value.number is None or not value.column.endswith("_mm3"):
@@ -381,6 +414,8 @@ def _sum(formula: str, values: Mapping[str, Value]) -> float | None:
 def _expected_figure(name: str, session: Session) -> bool:
     if name == "lesion" and session.record.get("methods", {}).get("lesion_model") == "none":
         return False  # the section on lesions says why
+    if name == "structures" and not STRUCTURE_COLUMNS.keys() & session.row.keys():
+        return False  # likewise
     return bool(session.record or session.pictures)
 
 
@@ -390,6 +425,8 @@ def _figure(entry: Mapping[str, Any], session: Session) -> Figure:
     missing = f"The pictures {stem}_image.png and _overlay.png are not both in sub-{session.subject}/figures."
     if entry["legend"] == ["tissue"]:
         legend = _tissue_legend(session)
+    elif entry["legend"] == ["structures"]:
+        legend = [(s.name[0].upper() + s.name[1:], s.color) for s in labels.STRUCTURES if s.name != "CSF"]
     else:
         legend = [item for name in entry["legend"] for item in LEGENDS[name]]
     return Figure(
