@@ -53,15 +53,21 @@ def run(config: Config) -> int:
     AppError
         Nothing could be run at all.
     """
-    os.environ.update(FIXED_ENVIRONMENT)
-    os.environ["ANTS_RANDOM_SEED"] = str(config.random_seed)
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ[name] = str(config.omp_nthreads)
+    os.environ.update(_fixed_environment(config))
     if config.level == "group":
         return _group(config)
     if config.reports_only:
         return _reports_only(config)
     return _participant(config)
+
+
+def _fixed_environment(config: Config) -> dict[str, str]:
+    threads = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    return {
+        **FIXED_ENVIRONMENT,
+        "ANTS_RANDOM_SEED": str(config.random_seed),
+        **dict.fromkeys(threads, str(config.omp_nthreads)),
+    }
 
 
 def _participant(config: Config) -> int:
@@ -77,6 +83,8 @@ def _participant(config: Config) -> int:
     )
     for label in bids.missing_labels(sessions, config.participant_label):
         say.note(f"warning: sub-{label} was asked for but is not in {config.bids_dir}.")
+    if config.list_jobs:
+        return _list_jobs(sessions, config)
     if config.dry_run:
         return _dry_run(sessions, config, say)
     _check_tools(config)
@@ -214,14 +222,28 @@ def _dry_run(sessions: list[SessionInputs], config: Config, say: progress.Progre
     return errors.OK
 
 
+def _list_jobs(sessions: list[SessionInputs], config: Config) -> int:
+    """The options of one job per session, a line each; labels are letters and digits, so a shell may split them."""
+    for inputs in sessions:
+        if inputs.scans and not is_current(inputs, config, by_checksum=False):
+            print(
+                f"--participant-label {inputs.subject}"
+                + (f" --session-label {inputs.session}" if inputs.session else "")
+            )
+    return errors.OK
+
+
 def _outcome_so_far(inputs: SessionInputs, config: Config) -> Outcome:
     if not inputs.scans:
         return Outcome(inputs, "skipped", message="no T1w, FLAIR or T2w scan")
     return Outcome(inputs, "up to date" if is_current(inputs, config) else "waiting")
 
 
-def is_current(inputs: SessionInputs, config: Config) -> bool:
-    """Whether the session's record is there and still true: same version, options and inputs, all files in place."""
+def is_current(inputs: SessionInputs, config: Config, *, by_checksum: bool = True) -> bool:
+    """Whether the session's record is there and still true: same version, options and inputs, all files in place.
+
+    Without `by_checksum` the inputs are compared by name only, and not read.
+    """
     from_disk = read_record(config.out_dir / inputs.folder / f"{inputs.name}_provenance.json")
     if from_disk is None or from_disk.get("version") != __version__ or from_disk.get("options") != config.science():
         return False
@@ -232,7 +254,9 @@ def is_current(inputs: SessionInputs, config: Config) -> bool:
     return (
         in_place
         and recorded.keys() == chosen.keys()
-        and all(path.is_file() and bids.sha256(path) == recorded[name] for name, path in chosen.items())
+        and all(
+            path.is_file() and (not by_checksum or bids.sha256(path) == recorded[name]) for name, path in chosen.items()
+        )
     )
 
 
@@ -304,7 +328,7 @@ def _execute(outcomes: list[Outcome], config: Config, say: progress.Progress) ->
     _configure_nipype(config, crashes)
     from nipype.pipeline import engine as pe
 
-    from bidsapp.workflows.plugin import SessionBySession
+    from bidsapp.workflows.plugin import make_plugin
     from bidsapp.workflows.session import init_session_wf, workflow_name
 
     workflow = pe.Workflow(name="bidsapp", base_dir=str(base))
@@ -320,14 +344,23 @@ def _execute(outcomes: list[Outcome], config: Config, say: progress.Progress) ->
     watch = progress.Watch(
         config.out_dir / "logs", by_name, say, total=len(workflow.list_node_names()), on_written=clean_up
     )
-    say.note(f"bidsapp {__version__}: {len(outcomes)} session(s) on {device}, {config.nprocs} process(es).")
-    plugin_args: dict[str, Any] = {"n_procs": config.nprocs, "raise_insufficient": False, "status_callback": watch}
-    if config.mem_gb is not None:
-        plugin_args["memory_gb"] = config.mem_gb
+    plugin = config.nipype_plugin.get("plugin", "MultiProc")
+    by = f"{config.nprocs} process(es)" if plugin == "MultiProc" else f"nipype's {plugin} plugin"
+    say.note(f"bidsapp {__version__}: {len(outcomes)} session(s) on {device}, {by}.")
+    plugin_args: dict[str, Any] = {
+        "n_procs": config.nprocs,
+        "n_gpu_procs": 1,  # all steps are on one device; nipype's own count is 0 where nvidia-smi is not in the image
+        "raise_insufficient": False,
+        **({} if config.mem_gb is None else {"memory_gb": config.mem_gb}),
+        **config.nipype_plugin.get("plugin_args", {}),
+        "status_callback": watch,
+    }
     gc.collect()
     gc.freeze()  # nipype collects garbage at every poll: what lives through the run need not be looked at again
     try:
-        workflow.run(plugin=SessionBySession(list(by_name), plugin_args))
+        workflow.run(
+            plugin=make_plugin(plugin, plugin_args, order=list(by_name), environment=_fixed_environment(config))
+        )
     except Exception as error:  # nipype raises at the end when any node failed; which ones is in the crash files
         logging.getLogger("bidsapp").debug("workflow: %s", error)
         if not crashes.is_dir():

@@ -45,6 +45,8 @@ def parse(argv: Sequence[str]) -> config.Config:
     options.pop("config_file")
     filter_file = options.pop("bids_filter_file")
     filters = config.read_filters(Path(filter_file)) if filter_file else {}
+    plugin_file = options.pop("nipype_plugin_file")
+    plugin = config.read_plugin(Path(plugin_file)) if plugin_file else {}
     for name in ("participant_label", "session_label"):
         options[name] = tuple(_bare_label(label) for label in options[name])
     for name in ("bids_dir", "out_dir", "work_dir", "bids_database_dir"):
@@ -53,7 +55,7 @@ def parse(argv: Sequence[str]) -> config.Config:
     if options["omp_nthreads"] is None:
         options["omp_nthreads"] = config.default_threads(max(1, options["nprocs"]))
     options["output_spaces"] = tuple(options["output_spaces"])
-    return config.Config(bids_filters=filters, **options)
+    return config.Config(bids_filters=filters, nipype_plugin=plugin, **options)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -90,6 +92,8 @@ def _parser() -> _Parser:
     add("--skip-bids-validation", "--skip_bids_validation", "--skip-bids-validator", "--skip_bids_validator",
         action="store_true", help="do not run bids-validator first")  # fmt: skip
     add("--dry-run", "--dry_run", action="store_true", help="show what was found and chosen and what would run; stop")
+    add("--list-jobs", "--list_jobs", action="store_true",
+        help="print the options of one job for each session that is not done yet, a line each; stop")  # fmt: skip
 
     group = parser.add_argument_group("how to segment")
     add = group.add_argument
@@ -124,6 +128,8 @@ def _parser() -> _Parser:
         help="threads per model (default: 2, or --nprocs if less)",
     )
     add("--mem", "--mem-gb", "--mem_gb", dest="mem_gb", type=float, metavar="GB", help="memory not to go beyond")
+    add("--nipype-plugin-file", "--nipype_plugin_file", metavar="FILE",
+        help="YAML of 'plugin' and 'plugin_args': who runs the steps (MultiProc, Dask, SLURM, ...)")  # fmt: skip
     add("--stop-on-first-crash", "--stop_on_first_crash", action="store_true", help="give up at the first failure")
     add("--resource-monitor", "--resource_monitor", action="store_true", help="log memory and CPU of every step")
     add(

@@ -66,6 +66,8 @@ class Config:
     resource_monitor: bool = False
     reports_only: bool = False
     dry_run: bool = False
+    list_jobs: bool = False
+    nipype_plugin: Mapping[str, Any] = field(default_factory=dict)
     verbose: int = 0
 
     def __post_init__(self) -> None:
@@ -133,6 +135,26 @@ class Config:
         names = ("brain_extraction", "tissue_model", "lesion_model", "tta", "normalization", "denoise", "random_seed")
         chosen = asdict(self)
         return {name: chosen[name] for name in names} | {"output_spaces": sorted(self.output_spaces)}
+
+
+def read_plugin(path: Path) -> dict[str, Any]:
+    """Read ``--nipype-plugin-file``: ``plugin: NAME`` and ``plugin_args: {...}``, YAML or JSON.
+
+    Raises
+    ------
+    UsageError
+        The file is missing, no YAML, or holds something else.
+    """
+    import yaml  # only for those who use it
+
+    try:
+        loaded = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise UsageError(f"--nipype-plugin-file {path}: cannot be read ({error}).") from error
+    arguments = loaded.get("plugin_args", {}) if isinstance(loaded, dict) else None
+    if not isinstance(loaded, dict) or not isinstance(arguments, dict) or set(loaded) - {"plugin", "plugin_args"}:
+        raise UsageError(f"--nipype-plugin-file {path}: must hold 'plugin: NAME' and 'plugin_args:' with its options.")
+    return {"plugin": str(loaded.get("plugin", "MultiProc")), "plugin_args": arguments}
 
 
 def read_filters(path: Path) -> dict[str, dict[str, Any]]:

@@ -1,0 +1,9 @@
+#!/bin/bash
+# The group level, when all tasks of the array have ended. Started by submit.sh.
+#SBATCH --job-name=bidsapp-group
+#SBATCH --cpus-per-task=2
+#SBATCH --mem=4G
+#SBATCH --time=01:00:00
+set -eu
+"${APPTAINER:-apptainer}" run --containall --cleanenv -B "$DATA:/data:ro" -B "$OUT:/out" -B "${TMPDIR:-/tmp}:/tmp" \
+    "$IMAGE" /data /out group
