@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,18 +18,6 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 #: Times and messages; everything else is compared.
 NOT_COMPARED = ("logs", ".work")
-
-
-def make_dataset(folder: Path) -> Path:
-    """Four subjects of two sessions, one without sessions; their scans are no images."""
-    folder.mkdir()
-    (folder / "dataset_description.json").write_text(json.dumps({"Name": "light", "BIDSVersion": "1.10.0"}))
-    names = [f"sub-0{subject}_ses-{session}" for subject in range(1, 5) for session in "ab"] + ["sub-05"]
-    for name in names:
-        path = folder.joinpath(*name.split("_"), "anat", f"{name}_T1w.nii.gz")
-        path.parent.mkdir(parents=True)
-        path.write_text(f"scan of {name}")
-    return folder
 
 
 def start(data: Path, out: Path, *options: str, pause: float = 0.02) -> subprocess.Popen:
@@ -57,7 +45,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def data(make_dataset: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_dataset(tmp_path_factory.mktemp("hpc") / "data")
 
 
@@ -118,7 +106,9 @@ def test_the_session_of_a_killed_process_is_taken_over(data: Path, clean: dict[s
 
 
 @pytest.mark.slow
-def test_a_broken_session_fails_for_all_and_costs_no_other(tmp_path: Path) -> None:
+def test_a_broken_session_fails_for_all_and_costs_no_other(
+    make_dataset: Callable[[Path], Path], tmp_path: Path
+) -> None:
     data = make_dataset(tmp_path / "data")
     (data / "sub-05/anat/sub-05_T1w.nii.gz").write_text("")
     both = [start(data, tmp_path / "out", "--participant-label", "04", "05", pause=0) for _ in range(2)]
