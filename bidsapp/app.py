@@ -122,7 +122,17 @@ def _group(config: Config) -> int:
 
     if not config.out_dir.is_dir():
         raise errors.InputError(f"{config.out_dir}: no such folder. Run the participant level first.")
-    page = assemble.assemble_group(config.out_dir)
+    options = assemble.Options(
+        models=config.model,
+        harmonize=config.harmonize,
+        maps=not config.no_maps,
+        random_seed=config.random_seed,
+        processes=config.nprocs,
+    )
+    try:
+        page = assemble.assemble_group(config.out_dir, bids_dir=config.bids_dir, options=options)
+    except assemble.FormulaError as error:
+        raise errors.UsageError(f"--model: {error}") from error
     print(f"Group report: {page}")
     return errors.OK
 

@@ -55,6 +55,7 @@ def parse(argv: Sequence[str]) -> config.Config:
     if options["omp_nthreads"] is None:
         options["omp_nthreads"] = config.default_threads(max(1, options["nprocs"]))
     options["output_spaces"] = tuple(options["output_spaces"])
+    options["model"] = tuple(options["model"])
     return config.Config(bids_filters=filters, nipype_plugin=plugin, **options)
 
 
@@ -117,6 +118,13 @@ def _parser() -> _Parser:
         "--keep-work", "--keep_work", action="store_true", help="keep the intermediate files of sessions that succeeded"
     )
 
+    group = parser.add_argument_group("group level")
+    add = group.add_argument
+    add("--model", action="append", default=[], metavar="FORMULA",
+        help='statistical model, such as "gm ~ group + age + sex + tiv"; may be given several times')  # fmt: skip
+    add("--harmonize", metavar="COLUMN", help="take away the effects of sites (ComBat); the column that names them")
+    add("--no-maps", "--no_maps", action="store_true", help="make no lesion frequency and tissue maps")
+
     group = parser.add_argument_group("machine")
     add = group.add_argument
     add("--nprocs", type=int, default=config.available_cpus(), metavar="N", help="processes at a time")
@@ -157,6 +165,8 @@ def _set_defaults(parser: _Parser, path: str) -> None:
         raise UsageError(f"--config-file {path}: unknown option {', '.join(unknown)}.")
     if "mem" in options:
         options["mem_gb"] = options.pop("mem")
+    if "model" in options:  # a list: the command line's are appended
+        options["model"] = [options["model"]] if isinstance(options["model"], str) else list(options["model"])
     for name in ("participant_label", "session_label", "output_spaces"):
         if name in options:
             value = options[name]

@@ -65,6 +65,9 @@ class Config:
     stop_on_first_crash: bool = False
     resource_monitor: bool = False
     reports_only: bool = False
+    model: tuple[str, ...] = ()
+    harmonize: str | None = None
+    no_maps: bool = False
     dry_run: bool = False
     list_jobs: bool = False
     nipype_plugin: Mapping[str, Any] = field(default_factory=dict)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -15,6 +16,8 @@ KEYS = ["participant_id", "session_id"]
 MODIFIED_Z_LIMIT = 3.5
 #: Median and MAD of fewer subjects say little.
 MINIMUM_SUBJECTS = 5
+#: A column of lesions with more values than this is no class.
+MAXIMUM_CLASSES = 40
 
 # E|x| and the MAD of a standard normal distribution, inverted: both scales then estimate its standard deviation.
 _MAD_TO_SD = 1 / 0.6745
@@ -63,7 +66,86 @@ def merge_sessions(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
         names = sorted({" ".join(row.dropna().astype(str)) for _, row in twice[KEYS].iterrows()})
         raise ValueError(f"More than one row for {', '.join(names)}: remove the derivatives that are out of date.")
     merged = merged.sort_values(KEYS, kind="stable", na_position="first").reset_index(drop=True)
-    return merged.apply(lambda column: column if column.name in KEYS else _numeric_if_possible(column))
+    return merged.apply(lambda column: column if column.name in KEYS else numeric_if_possible(column))
+
+
+def add_covariates(merged: pd.DataFrame, tables: Iterable[tuple[str, pd.DataFrame]]) -> tuple[pd.DataFrame, list[str]]:
+    """Put what is known of the subjects and sessions beside their measures.
+
+    Parameters
+    ----------
+    merged : DataFrame
+        From `merge_sessions`.
+    tables : iterable of (str, DataFrame)
+        Name and content of ``participants.tsv``, ``sessions.tsv``, ``phenotype/*.tsv``: each with ``participant_id``
+        and perhaps ``session_id``, all text. A table with sessions is merged by both, one without by the subject.
+
+    Returns
+    -------
+    merged : DataFrame
+        The same rows and columns, then those of the tables. Of columns of one name, a value of the session wins over
+        one of the subject, and else the first; a column named as a measure gets its table's name before it.
+    notes : list of str
+        What could not be used.
+    """
+    notes: list[str] = []
+    keys = merged[KEYS].astype(object).where(merged[KEYS].notna(), "")
+    found: dict[str, pd.Series] = {}
+    for name, table in tables:
+        table = table.astype(object).replace(["n/a", ""], np.nan)
+        by = [key for key in KEYS if key in table]
+        if "participant_id" not in by:
+            notes.append(f"{name} has no column participant_id: it is not used.")
+            continue
+        table = table.assign(**{key: _labelled(table[key], key) for key in by})
+        twice = table.duplicated(by, keep="first")
+        if twice.any():
+            which = ", ".join(sorted(set(table.loc[twice, "participant_id"].astype(str)))[:5])
+            notes.append(f"{name} has more than one row of {which}: the first is used.")
+            table = table[~twice]
+        beside = keys[by].merge(table.assign(**{key: table[key].fillna("") for key in by}), on=by, how="left")
+        for column in table.columns.difference(KEYS, sort=False):
+            label = f"{name.removesuffix('.tsv')}_{column}" if column in merged else str(column)
+            values = pd.Series(beside[column].to_numpy(), index=merged.index)
+            known = found.get(label)
+            found[label] = values if known is None else (
+                values.where(values.notna(), known) if "session_id" in by else known.where(known.notna(), values)
+            )  # fmt: skip
+    added = pd.DataFrame({label: numeric_if_possible(values) for label, values in found.items()}, index=merged.index)
+    return pd.concat([merged, added], axis=1), notes
+
+
+def lesion_summary(lesions: pd.DataFrame) -> pd.DataFrame:
+    """Loads and counts per session by everything that single lesions are classed by.
+
+    Parameters
+    ----------
+    lesions : DataFrame
+        Rows of lesions with the key columns, ``volume_mm3`` and any columns of text (region, hemisphere, size class).
+
+    Returns
+    -------
+    DataFrame
+        One row per session, in order: ``lesion_largest_mm3``, ``lesion_median_mm3``, and for each class
+        ``lesion_<class>_mm3`` and ``lesion_<class>_count``; 0 where a session has lesions, but none of that class.
+    """
+    keys = lesions[KEYS].astype(object).fillna("")
+    by = [keys[key] for key in KEYS]
+    volume = pd.to_numeric(lesions["volume_mm3"], errors="coerce")
+    out = {
+        "lesion_largest_mm3": volume.groupby(by).max(),
+        "lesion_median_mm3": volume.groupby(by).median(),
+    }
+    for column in lesions.columns.difference(KEYS, sort=False):
+        text = lesions[column]
+        if pd.api.types.is_numeric_dtype(text) or text.isna().all() or text.nunique() > MAXIMUM_CLASSES:
+            continue
+        for level in sorted(text.dropna().astype(str).unique()):
+            label = re.sub(r"[^a-z0-9]+", "_", f"{column} {level}".lower()).strip("_")
+            here = (text.astype(str) == level).astype(float)
+            out[f"lesion_{label}_mm3"] = (volume * here).groupby(by).sum()
+            out[f"lesion_{label}_count"] = here.groupby(by).sum()
+    return pd.DataFrame(out).rename_axis(KEYS).reset_index()
 
 
 def modified_z(values: pd.DataFrame) -> pd.DataFrame:
@@ -169,7 +251,13 @@ def _values(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.drop(columns=KEYS, errors="ignore").select_dtypes("number").astype(float)
 
 
-def _numeric_if_possible(column: pd.Series) -> pd.Series:
+def _labelled(column: pd.Series, key: str) -> pd.Series:
+    """Labels with their prefix: tables made by hand often leave it out."""
+    prefix = "sub-" if key == "participant_id" else "ses-"
+    return column.map(lambda label: label if pd.isna(label) or str(label).startswith(prefix) else f"{prefix}{label}")
+
+
+def numeric_if_possible(column: pd.Series) -> pd.Series:
     try:
         return pd.to_numeric(column)
     except (ValueError, TypeError):

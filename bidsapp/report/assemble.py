@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,13 @@ import yaml
 from markupsafe import Markup
 
 from bidsapp.image.save import replacing
-from bidsapp.report.group import collect_cohort, table_text, view_group
+from bidsapp.report.analysis import FormulaError, Options, analyse, with_changes, write_tables
+from bidsapp.report.covariates import read_covariates
+from bidsapp.report.group import collect_cohort, view_group
 from bidsapp.report.read import read_subject, subjects
 from bidsapp.report.subject import view_subject
+
+__all__ = ["FormulaError", "Options", "assemble_group", "assemble_subject", "layout"]
 
 HERE = Path(__file__).parent
 
@@ -42,25 +46,44 @@ def assemble_subject(out_dir: Path, subject: str) -> Path:
     return _write(out_dir / f"sub-{subject}.html", _render("subject.jinja", view=view, layout=layout()))
 
 
-def assemble_group(out_dir: Path) -> Path:
-    """Write the group's table (``group_volumes.tsv`` and its data dictionary) and its page.
+def assemble_group(
+    out_dir: Path, *, bids_dir: Path | None = None, options: Options | None = None, say: Callable[[str], None] = print
+) -> Path:
+    """Write the group's tables (``group_*.tsv`` with their data dictionaries), figures, maps and page.
 
     Parameters
     ----------
     out_dir : Path
-        Folder of the derivatives; nothing else is read.
+        Folder of the derivatives.
+    bids_dir : Path, optional
+        The dataset, of which only ``participants.tsv``, ``sessions.tsv`` and ``phenotype/`` are read, where there are.
+    options : Options
+    say : callable
+        Takes a line on what goes on.
 
     Returns
     -------
     Path
         ``out_dir/group.html``. Sessions without a usable table are left out and named there.
+
+    Raises
+    ------
+    FormulaError
+        A model that was asked for cannot be read.
     """
     sessions = [session for subject in subjects(out_dir) for session in read_subject(out_dir, subject)]
     group = collect_cohort(sessions)
-    _write(out_dir / "group_volumes.tsv", table_text(group.frame))
-    about = {str(column): group.dictionary.get(str(column), {}) for column in group.frame.columns}
-    _write(out_dir / "group_volumes.json", json.dumps(about, indent=2, ensure_ascii=False) + "\n")
-    return _write(out_dir / "group.html", _render("group.jinja", view=view_group(group, layout()), layout=layout()))
+    found = analyse(
+        group.frame,
+        list(group.sessions.values()),
+        read_covariates(bids_dir, out_dir),
+        dictionary=group.dictionary,
+        options=options or Options(),
+    )
+    found = with_changes(found, out_dir)
+    write_tables(out_dir, found, _write)
+    view = view_group(group, found, layout())
+    return _write(out_dir / "group.html", _render("group.jinja", view=view, layout=layout()))
 
 
 @cache

@@ -6,24 +6,34 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from bidsapp.measure import cohort
 from bidsapp.measure.volumes import VOLUME_COLUMNS
-from bidsapp.report.read import Session
+from bidsapp.report.analysis import KEY_DICTIONARY, Z_LIMIT, Analysis, tables
+from bidsapp.report.group_models import (
+    Comparison,
+    ModelTerm,
+    ModelView,
+    cohort_table,
+    signed,
+    view_comparisons,
+    view_models,
+    view_terms,
+)
+from bidsapp.report.read import PictureFile, Session
 from bidsapp.report.subject import Notice, flag_warnings, volume_values
 from bidsapp.report.wording import Value, count_of, describe, enumerate_words
 
 #: The dots of a strip: width of the column they stack in (percent of the strip), and their distance (px).
 SWARM_PERCENT, SWARM_STEP, SWARM_MIDDLE, SWARM_REACH = 1.0, 6, 22, 18
-
-KEY_DICTIONARY = {
-    "participant_id": {"LongName": "Subject", "Description": "Label of the subject, with sub-."},
-    "session_id": {
-        "LongName": "Session",
-        "Description": "Label of the session, with ses-; n/a where the subject has none.",
-    },
-}
+#: Of more sessions a strip shows a histogram, and as dots only the outliers: a browser is slow with 100,000 dots.
+MAXIMUM_DOTS, BINS = 500, 60
+#: Groups that get a colour of their own (style.css).
+COLOURS = 5
+#: Outliers shown before the list is opened.
+OUTLIERS_SHOWN = 25
 
 
 @dataclass(frozen=True)
@@ -58,11 +68,14 @@ class Dot:
     href: str
     title: str
     outlier: bool
+    colour: int = 0
 
 
 @dataclass(frozen=True)
 class Strip:
-    """The distribution of a measure: dots, and a box of median and quartiles, in percent of the width."""
+    """The distribution of a measure: dots (or bars of x, width, height), and a box of median and quartiles, in percent
+    of the width.
+    """
 
     name: str
     about: str
@@ -74,6 +87,7 @@ class Strip:
     dots: tuple[Dot, ...]
     box: tuple[float, float, float]
     whiskers: tuple[float, float]
+    bars: tuple[tuple[float, float, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -91,6 +105,16 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Picture:
+    """A figure of the group: title, caption, PNG with its size, and the same as a drawing or a map to download."""
+
+    title: str
+    caption: str
+    png: PictureFile
+    others: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class GroupView:
     """The page of the group."""
 
@@ -98,8 +122,18 @@ class GroupView:
     version: str
     left_out: tuple[tuple[str, tuple[str, ...]], ...]
     strips: tuple[Strip, ...]
-    outliers: tuple[tuple[str, str, str, str], ...]
+    outliers: tuple[tuple[str, str, str, str, str], ...]
     outlier_note: str
+    adjusted_for: str
+    notes: tuple[str, ...]
+    people: tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]
+    levels: tuple[str, ...]
+    terms: tuple[ModelTerm, ...]
+    models: tuple[ModelView, ...]
+    comparisons: tuple[Comparison, ...]
+    harmonized: tuple[str, str, tuple[tuple[str, ...], ...], tuple[str, ...]] | None
+    files: tuple[str, ...]
+    pictures: tuple[Picture, ...]
     findings: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...]
     headings: tuple[Value, ...]
     rows: tuple[Row, ...]
@@ -126,46 +160,123 @@ def collect_cohort(sessions: Sequence[Session]) -> Cohort:
     return Cohort(cohort.merge_sessions(frames), dictionary, used, tuple(left_out))
 
 
-def table_text(frame: pd.DataFrame) -> str:
-    """The merged table as TSV: ``n/a`` for what was not measured, numbers with the digits of the sessions' tables."""
-    return frame.to_csv(sep="\t", index=False, na_rep="n/a", float_format="%.10g", lineterminator="\n")
-
-
-def view_group(group: Cohort, layout: Mapping[str, Any]) -> GroupView:
+def view_group(
+    group: Cohort, analysis: Analysis, layout: Mapping[str, Any], *, pictures: Sequence[Picture] = ()
+) -> GroupView:
     """Everything the page of the group shows.
 
     Parameters
     ----------
     group : Cohort
         From `collect_cohort`.
+    analysis : Analysis
+        From `analysis.analyse`.
     layout : mapping
         `report.yml`.
+    pictures : sequence of Picture
+        Figures and maps on disk.
     """
-    frame = group.frame
+    frame = analysis.volumes
     columns = [str(column) for column in frame.columns if column not in cohort.KEYS]
-    found = cohort.outliers(frame)
-    outlying = {(*_key(row), str(row["column"])) for _, row in found.table.iterrows()}
-    rows = tuple(_row(row, columns, group, layout, outlying) for _, row in frame.iterrows())
-    numeric = frame.select_dtypes("number").columns
+    measured = frame[[*cohort.KEYS, *analysis.measures]]
+    found, note = _outliers(measured, analysis)
+    outlying = {(*_key(row), str(row["column"])) for row in found}
+    rows = tuple(_row(row, columns, group, layout, outlying) for row in frame.to_dict("records"))
+    numeric = measured.select_dtypes("number").columns
     shown = [column for column in layout["group"]["distributions"] if column in numeric]
-    shown += [column for column in columns if column in numeric and column not in VOLUME_COLUMNS]
-    described = cohort.summary(frame)
+    shown += [column for column in analysis.measures if column in numeric and column not in VOLUME_COLUMNS]
+    described = cohort.summary(measured)
     versions = sorted({str(session.record.get("version", "")) for session in group.sessions.values()} - {""})
+    level_of, levels = _levels(analysis)
+
+    def name(column: str) -> str:
+        full = f"{column}_mm3" if f"{column}_mm3" in analysis.measures else column
+        return _value(full, None, group, layout).name
+
+    def who(row: pd.Series) -> tuple[str, str]:
+        return _name(_key(row)), _href(_key(row))
+
     return GroupView(
         lede=_lede(frame, group.left_out),
         version=enumerate_words(versions),
         left_out=group.left_out,
         strips=tuple(
-            _strip(column, group, layout, outlying, described.loc[column])
+            _strip(column, group, layout, outlying, described.loc[column], level_of)
             for column in shown
             if described.loc[column, "n"] > 0
         ),
-        outliers=tuple(_outlier(row, group, layout) for _, row in found.table.iterrows()),
-        outlier_note=found.note,
+        outliers=tuple(_outlier(row, group, layout) for row in found),
+        outlier_note=note,
+        adjusted_for=enumerate_words([_words(term) for term in analysis.design.adjustments()]),
+        notes=analysis.notes,
+        people=cohort_table(analysis.frame, analysis.design) if len(frame) else ((), ()),
+        levels=levels,
+        terms=view_terms(analysis.terms, name),
+        models=view_models(analysis.fits, name, analysis.frame, who),
+        comparisons=view_comparisons(analysis.comparisons, name),
+        harmonized=_harmonized(analysis, name),
+        files=tuple(f"group_{name}.tsv" for name in tables(analysis)),
+        pictures=tuple(pictures),
         findings=_findings(rows),
         headings=tuple(_value(column, None, group, layout) for column in columns),
         rows=rows,
     )
+
+
+def _words(column: str) -> str:
+    return {"tiv": "TIV", "age_first": "age"}.get(column, column.replace("_", " "))
+
+
+def _levels(analysis: Analysis) -> tuple[dict[tuple[str, str], int], tuple[str, ...]]:
+    """Number of each session's group (0: of none), and the groups' names."""
+    group = analysis.design.group
+    if group is None or len(analysis.frame[group].cat.categories) > COLOURS:
+        return {}, ()
+    codes = analysis.frame[group].cat.codes + 1
+    keys = [_key(row) for row in analysis.volumes[cohort.KEYS].to_dict("records")]
+    return dict(zip(keys, map(int, codes), strict=True)), tuple(map(str, analysis.frame[group].cat.categories))
+
+
+def _outliers(measured: pd.DataFrame, analysis: Analysis) -> tuple[list[dict[str, Any]], str]:
+    """Values far from the others as they are, or from those of the same age, sex and TIV; the farthest first."""
+    found = cohort.outliers(measured)
+    keys = [_key(row) for row in measured[cohort.KEYS].to_dict("records")]
+    far = {(*_key(row), str(row["column"])): float(row["modified_z"]) for row in found.table.to_dict("records")}
+    alike: dict[tuple[str, str, str], float] = {}
+    for name in analysis.scores.columns.difference(cohort.KEYS, sort=False):
+        column = f"{name}_mm3" if f"{name}_mm3" in measured else str(name)
+        z = analysis.scores[name].to_numpy(float)
+        alike |= {(*keys[i], column): float(z[i]) for i in np.flatnonzero(np.abs(z) > Z_LIMIT)}
+        alike |= {(*keys[i], column): float(z[i]) for i in range(len(z)) if (*keys[i], column) in far}
+    place = {key: number for number, key in enumerate(keys)}
+    medians = measured.drop(columns=cohort.KEYS).median(numeric_only=True)
+    rows = [
+        {
+            "participant_id": subject, "session_id": session, "column": column,
+            "value": measured[column].iloc[place[subject, session]], "median": medians[column],
+            "modified_z": far.get((subject, session, column), np.nan),
+            "z": alike.get((subject, session, column), np.nan),
+        }
+        for subject, session, column in dict.fromkeys([*far, *alike])
+    ]  # fmt: skip
+    rows.sort(key=lambda row: -np.nanmax(np.abs([row["modified_z"], row["z"]])))
+    return rows, found.note
+
+
+def _harmonized(analysis: Analysis, name: Any) -> tuple[str, str, tuple[tuple[str, ...], ...], tuple[str, ...]] | None:
+    """(site column, what was kept, rows of a table, notes)."""
+    done = analysis.harmonized
+    if done is None:
+        return None
+    rows = []
+    for _, row in done.sites.iterrows():
+        factor, unit = (1000, "\u00a0ml") if str(row["column"]).endswith("_mm3") else (1, "")
+        rows.append((
+            str(row["site"]), name(str(row["column"]).removesuffix("_mm3")), str(row["sessions"]),
+            f"{signed(row['mean_before'] / factor)} ± {signed(row['sd_before'] / factor)}{unit}",
+            f"{signed(row['mean_after'] / factor)} ± {signed(row['sd_after'] / factor)}{unit}",
+        ))  # fmt: skip
+    return done.site, enumerate_words([_words(term) for term in done.kept]), tuple(rows), done.notes
 
 
 def _unusable(session: Session) -> str:
@@ -186,7 +297,7 @@ def _unusable(session: Session) -> str:
     return ""
 
 
-def _key(row: pd.Series) -> tuple[str, str]:
+def _key(row: Mapping[str, Any] | pd.Series) -> tuple[str, str]:
     session = row.get("session_id")
     return str(row["participant_id"]), "" if pd.isna(session) or session in ("n/a", "") else str(session)
 
@@ -213,7 +324,7 @@ def _lede(frame: pd.DataFrame, left_out: Sequence[tuple[str, tuple[str, ...]]]) 
 
 
 def _row(
-    row: pd.Series,
+    row: Mapping[str, Any],
     columns: Sequence[str],
     group: Cohort,
     layout: Mapping[str, Any],
@@ -255,18 +366,18 @@ def _findings(rows: Sequence[Row]) -> tuple[tuple[str, tuple[tuple[str, str, str
     return tuple((text, tuple(found[text])) for text in order)
 
 
-def _outlier(row: pd.Series, group: Cohort, layout: Mapping[str, Any]) -> tuple[str, str, str, str]:
-    """(session, link, what, why)."""
+def _outlier(row: Mapping[str, Any], group: Cohort, layout: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
+    """(session, link, what, how far from all, how far from those alike)."""
     key = _key(row)
     value = _value(str(row["column"]), float(row["value"]), group, layout)
     median = _value(str(row["column"]), float(row["median"]), group, layout)
-    side = "above" if row["direction"] == "high" else "below"
-    distance = f"{abs(float(row['modified_z'])):.1f}"
+    far, alike = float(row["modified_z"]), float(row["z"])
     return (
         _name(key),
         _href(key),
         f"{value.name}: {value.with_unit}",
-        f"{distance} robust standard deviations {side} the median of {median.with_unit}",
+        "" if pd.isna(far) else f"{signed(far)}, {'above' if far > 0 else 'below'} the median of {median.with_unit}",
+        "" if pd.isna(alike) else signed(alike),
     )
 
 
@@ -276,8 +387,9 @@ def _strip(
     layout: Mapping[str, Any],
     outlying: set[tuple[str, str, str]],
     described: pd.Series,
+    level_of: Mapping[tuple[str, str], int],
 ) -> Strip:
-    known = group.frame[group.frame[column].notna()]
+    known = group.frame.loc[group.frame[column].notna(), [*cohort.KEYS, column]]
     low, high = float(described["minimum"]), float(described["maximum"])
 
     def place(number: float) -> float:
@@ -289,6 +401,10 @@ def _strip(
     name = _value(column, None, group, layout)
     quartiles = tuple(place(float(described[which])) for which in ("q1", "median", "q3"))
     missing = int(described["missing"])
+    rows = known.sort_values(column, kind="stable").to_dict("records")
+    many = len(rows) > MAXIMUM_DOTS
+    if many:
+        rows = [row for row in rows if (*_key(row), column) in outlying]
     return Strip(
         name=name.name,
         about=name.about,
@@ -297,19 +413,37 @@ def _strip(
         range_words=f"quartiles {words(float(described['q1']))}, {words(float(described['q3']))}",
         low=words(low),
         high=words(high),
-        dots=_swarm(known, column, place, words, outlying),
+        dots=_swarm(rows, column, place, words, outlying, level_of),
         box=(quartiles[0], quartiles[1], quartiles[2]),
         whiskers=(place(low), place(high)),
+        bars=_histogram(known[column].to_numpy(float), place) if many else (),
+    )
+
+
+def _histogram(values: np.ndarray, place: Any) -> tuple[tuple[float, float, float], ...]:
+    """Bars as (x in percent, width in percent, height in px)."""
+    counts, edges = np.histogram(values, bins=BINS)
+    places = [place(float(edge)) for edge in edges]
+    highest = max(int(counts.max()), 1)
+    return tuple(
+        (places[i], round(places[i + 1] - places[i], 2), round(40 * int(count) / highest, 1))
+        for i, count in enumerate(counts)
+        if count
     )
 
 
 def _swarm(
-    known: pd.DataFrame, column: str, place: Any, words: Any, outlying: set[tuple[str, str, str]]
+    rows: Sequence[Mapping[str, Any]],
+    column: str,
+    place: Any,
+    words: Any,
+    outlying: set[tuple[str, str, str]],
+    level_of: Mapping[tuple[str, str], int],
 ) -> tuple[Dot, ...]:
     """Dots that stack up and down where many values are alike."""
     stacked: dict[int, int] = {}
     dots = []
-    for _, row in known.sort_values(column, kind="stable").iterrows():
+    for row in rows:
         key, number = _key(row), float(row[column])
         x = place(number)
         before = stacked.get(int(x / SWARM_PERCENT), 0)
@@ -317,7 +451,6 @@ def _swarm(
         offset = (before + 1) // 2 * SWARM_STEP * (1 if before % 2 else -1)
         # Beyond the strip's height dots start again: shown on top of each other, never lost.
         y = SWARM_MIDDLE + (abs(offset) % (SWARM_REACH + 1)) * (1 if offset > 0 else -1)
-        dots.append(
-            Dot(x, y, _name(key), _href(key), f"{_name(key)}: {words(number)}", (*key, column) in outlying)
-        )  # fmt: skip
+        title = f"{_name(key)}: {words(number)}"
+        dots.append(Dot(x, y, _name(key), _href(key), title, (*key, column) in outlying, level_of.get(key, 0)))
     return tuple(dots)

@@ -236,7 +236,8 @@ def test_the_same_files_give_the_same_bytes(tmp_path, write_session):
     again = [assemble.assemble_subject(tmp_path, "01").read_bytes(), assemble.assemble_group(tmp_path).read_bytes()]
     assert first == again
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "group.html", "group_volumes.json", "group_volumes.tsv", "sub-01", "sub-01.html", "sub-02",
+        "group.html", "group_lesions.json", "group_lesions.tsv", "group_single_lesions.json",
+        "group_single_lesions.tsv", "group_volumes.json", "group_volumes.tsv", "sub-01", "sub-01.html", "sub-02",
     ]  # fmt: skip
 
 

@@ -8,6 +8,8 @@ import pandas as pd
 import pytest
 
 from bidsapp.report import assemble
+from bidsapp.report.analysis import Options, analyse
+from bidsapp.report.covariates import read_covariates
 from bidsapp.report.group import collect_cohort, view_group
 from bidsapp.report.read import read_subject, subjects
 
@@ -15,6 +17,15 @@ from bidsapp.report.read import read_subject, subjects
 def group_of(tmp_path):
     sessions = [session for subject in subjects(tmp_path) for session in read_subject(tmp_path, subject)]
     return collect_cohort(sessions)
+
+
+def view_of(tmp_path, **options):
+    group = group_of(tmp_path)
+    covariates = read_covariates(None, tmp_path)
+    found = analyse(
+        group.frame, list(group.sessions.values()), covariates, dictionary=group.dictionary, options=Options(**options)
+    )
+    return view_group(group, found, assemble.layout())
 
 
 @pytest.fixture
@@ -44,9 +55,9 @@ def test_table(tmp_path, ten):
 
 
 def test_outliers_and_findings(tmp_path, ten):
-    view = view_group(group_of(tmp_path), assemble.layout())
+    view = view_of(tmp_path)
     assert view.lede == "10 sessions of 10 subjects."
-    ((name, href, what, why),) = view.outliers
+    ((name, href, what, why, _),) = view.outliers
     assert (name, href, what) == ("sub-09 ses-1", "sub-09.html#ses-1", "Brain parenchyma: 500.0\u00a0ml")
     assert "below the median of 1010.5\u00a0ml" in why
     ((finding, where),) = view.findings
@@ -56,7 +67,7 @@ def test_outliers_and_findings(tmp_path, ten):
 
 
 def test_strips(tmp_path, ten):
-    view = view_group(group_of(tmp_path), assemble.layout())
+    view = view_of(tmp_path)
     strips = {strip.name: strip for strip in view.strips}
     brain = strips["Brain parenchyma"]
     assert (brain.low, brain.high) == ("500.0\u00a0ml", "1024.0\u00a0ml")
@@ -69,7 +80,7 @@ def test_strips(tmp_path, ten):
 
 
 def test_reasons_of_what_was_not_measured(tmp_path, ten):
-    view = view_group(group_of(tmp_path), assemble.layout())
+    view = view_of(tmp_path)
     (row,) = (row for row in view.rows if row.participant == "sub-04")
     assert ("n/a", "", "no FLAIR", False) in row.cells
 
@@ -98,7 +109,7 @@ def test_broken_files_are_named_and_the_others_stay(tmp_path, write_session):
 
 def test_few_subjects_give_no_outliers_and_say_so(tmp_path, write_session):
     write_session("01")
-    view = view_group(group_of(tmp_path), assemble.layout())
+    view = view_of(tmp_path)
     assert view.outliers == () and "at least 5" in view.outlier_note
     assert all(strip.dots[0].x == 50.0 for strip in view.strips)
 
@@ -108,5 +119,5 @@ def test_columns_of_another_model_are_kept(tmp_path, write_session):
     assemble.assemble_group(tmp_path)
     table = pd.read_csv(tmp_path / "group_volumes.tsv", sep="\t")
     assert table.loc[0, "thalamus_mm3"] == 14000
-    view = view_group(group_of(tmp_path), assemble.layout())
+    view = view_of(tmp_path)
     assert "Long name of thalamus_mm3" in [strip.name for strip in view.strips]

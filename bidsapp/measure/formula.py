@@ -1,0 +1,374 @@
+"""Formulas of statistical models: short names, checked words, and a sensible default for the columns there are."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from bidsapp.measure.cohort import KEYS
+
+#: Names that people use, and the column each stands for in a model. Any column may also go without ``_mm3``.
+SHORT_NAMES = {
+    "lesions": "lesion",
+    "lesion_load": "lesion_load_percent_tiv",
+    "bpf": "brain_parenchymal_fraction",
+    "icv": "tiv",
+    "etiv": "tiv",
+    "subject": "participant_id",
+    "participant": "participant_id",
+    "session": "session_id",
+}
+#: Functions a formula may call (patsy's and numpy's); everything else is refused, so that a formula is no program.
+FUNCTIONS = {"log": np.log, "log2": np.log2, "log10": np.log10, "log1p": np.log1p, "sqrt": np.sqrt, "exp": np.exp}
+PATSY_FUNCTIONS = ("C", "I", "Q", "center", "scale", "standardize", "bs", "cr", "cc", "Treatment", "Sum", "Poly")
+_KEYWORDS = ("df", "degree", "reference")
+
+#: Columns of participants.tsv by what they mean, the first that is there.
+GROUP_COLUMNS = ("group", "diagnosis", "dx", "disease", "condition", "cohort", "phenotype")
+AGE_COLUMNS = ("age", "age_years", "age_at_scan", "age_at_baseline")
+SEX_COLUMNS = ("sex", "gender")
+SITE_COLUMNS = ("site", "scanner", "center", "centre", "institution")
+#: A level that reads like one of these is what the others are compared with.
+REFERENCE_LEVEL = re.compile(r"^(hc|hcs|healthy.*|controls?|ctrls?|con|cn|nc|hv|reference|none|0|0\.0)$", re.IGNORECASE)
+
+#: Fewer subjects in a level of a factor say nothing about it.
+MINIMUM_PER_LEVEL = 3
+MAXIMUM_LEVELS = 20
+
+_TOKEN = re.compile(
+    r"""\s*(?:
+    (?P<string>"[^"]*"|'[^']*')
+    |(?P<number>\d+(?:\.\d+)?(?:[eE][+-]?\d+)?(?![A-Za-z_]))
+    |(?P<name>(?:np\.)?[A-Za-z_][A-Za-z0-9_]*)
+    |(?P<operator>\*\*|[-+*:/()~,=|])
+    )""",
+    re.VERBOSE,
+)
+_RANDOM_INTERCEPT = re.compile(r"\+?\s*\(\s*1\s*\|\s*(\w+)\s*\)")
+
+
+class FormulaError(ValueError):
+    """A formula that cannot be used; the message says why and what would do."""
+
+
+@dataclass(frozen=True)
+class Formula:
+    """A checked formula of one outcome.
+
+    Attributes
+    ----------
+    text : str
+        As patsy reads it, with the names of the model frame, such as ``gm ~ group + age``.
+    left, right : str
+        Its sides.
+    outcome : str
+        Column of the left side.
+    variables : tuple of str
+        All columns it needs, the outcome first.
+    """
+
+    left: str
+    right: str
+    outcome: str
+    variables: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        return f"{self.left} ~ {self.right}"
+
+    @property
+    def plain(self) -> bool:
+        """Whether the outcome stands on the left as it is, not as a function of it."""
+        return self.left == self.outcome
+
+
+def model_frame(frame: pd.DataFrame, *, categories: Iterable[str] = ()) -> pd.DataFrame:
+    """The merged table as models use it.
+
+    Volumes are in ml and go without their ``_mm3`` (``gm_mm3`` is ``gm``): effects then read as "ml per year", and no
+    number is so large that it would spoil a fit. Text becomes a factor, with a control group as the reference level.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        From `cohort.merge_sessions` and `cohort.add_covariates`.
+    categories : iterable of str
+        Columns of numbers that are codes, such as ``sex`` as 1 and 2.
+
+    Returns
+    -------
+    DataFrame
+        Same rows; ``time`` (years since the subject's first session) and ``age_first`` where they can be told.
+    """
+    out: dict[str, pd.Series] = {}
+    coded = {name.lower() for name in (*categories, *GROUP_COLUMNS, *SEX_COLUMNS, *SITE_COLUMNS)}
+    for name in map(str, frame.columns):
+        column = frame[name]
+        if not pd.api.types.is_numeric_dtype(column) or (name.lower() in coded and column.nunique() <= MAXIMUM_LEVELS):
+            out[name] = _factor(column)
+        elif name.endswith("_mm3"):
+            out[name.removesuffix("_mm3")] = column.astype(float) / 1000
+        else:
+            out[name] = column.astype(float)
+    return _with_time(pd.DataFrame(out, index=frame.index))
+
+
+def column_of(name: str, columns: Iterable[str]) -> str | None:
+    """The column of the model frame that a name stands for, or None: exact, then short, then in any letter case."""
+    known = [str(column) for column in columns]
+    for candidate in (name, name.removesuffix("_mm3"), SHORT_NAMES.get(name.lower(), "")):
+        if candidate in known:
+            return candidate
+    folded = {column.lower(): column for column in reversed(known)}
+    return folded.get(name.lower()) or folded.get(name.lower().removesuffix("_mm3"))
+
+
+def parse(text: str, columns: Sequence[str], *, measures: Sequence[str] = ()) -> list[Formula]:
+    """Check a formula of the command line; one `Formula` for each outcome.
+
+    Parameters
+    ----------
+    text : str
+        ``"gm ~ group + age"``, ``"gm, wm ~ group"`` or ``"all ~ group"``; operators and functions are patsy's
+        (``group * time``, ``C(site)``, ``log(lesion)``). ``(1|subject)`` is understood; a random intercept is there
+        anyway wherever subjects have several sessions.
+    columns : sequence of str
+        Of the model frame.
+    measures : sequence of str
+        What ``all`` stands for.
+
+    Raises
+    ------
+    FormulaError
+    """
+    left, tilde, right = text.partition("~")
+    if not tilde or not left.strip() or not right.strip() or "~" in right:
+        raise FormulaError(f"{text!r} is no formula. Write it as 'outcome ~ predictors', such as 'gm ~ group + age'.")
+    for match in _RANDOM_INTERCEPT.finditer(right):
+        if column_of(match[1], columns) != "participant_id":
+            raise FormulaError(f"{text!r}: a random intercept is there for subjects only: (1|subject).")
+    right, needed = _resolve(_RANDOM_INTERCEPT.sub("", right).strip() or "1", columns, text)
+    sides = list(measures) if left.strip().lower() == "all" and "all" not in columns else _outcomes(left)
+    formulas = []
+    for side in sides:
+        resolved, variables = _resolve(side, columns, text)
+        if len(variables) != 1:
+            raise FormulaError(f"{text!r}: {side.strip()!r} must name one column; several outcomes go with commas.")
+        if variables[0] in needed:
+            if side in measures and left.strip().lower() == "all":
+                continue
+            raise FormulaError(f"{text!r}: {variables[0]} stands on both sides.")
+        formulas.append(Formula(resolved, right, variables[0], (variables[0], *needed)))
+    if not formulas:
+        raise FormulaError(f"{text!r}: there is no measure that it could explain.")
+    return formulas
+
+
+@dataclass(frozen=True)
+class Design:
+    """Which columns describe the subjects: what the default models, and the adjusted z-scores, are made of.
+
+    Attributes
+    ----------
+    group, age, sex, site, tiv, time : str or None
+        Columns of the model frame; None where there is none that varies.
+    notes : tuple of str
+        Why a column was not used.
+    """
+
+    group: str | None
+    age: str | None
+    sex: str | None
+    site: str | None
+    tiv: str | None
+    time: str | None
+    notes: tuple[str, ...] = ()
+
+    def predictors(self, *, outcome: str = "") -> list[str]:
+        """Terms of the default model of an outcome."""
+        head = [self.group or "", self.time or ""]
+        first = ["*".join(head)] if all(head) else [term for term in head if term]
+        rest = [term for term in (self.age, self.sex, self.site) if term]
+        return first + rest + ([self.tiv] if self.tiv and not relative(outcome) else [])
+
+    def adjustments(self, *, outcome: str = "") -> list[str]:
+        """What makes subjects comparable: age, sex and TIV, without the group."""
+        terms = [term for term in (self.age, self.sex) if term]
+        return terms + ([self.tiv] if self.tiv and not relative(outcome) else [])
+
+
+def is_volume(column: str) -> bool:
+    """Whether a column of the merged table is a volume or a fraction of one, as the app measures them."""
+    return column.endswith(("_mm3", "_fraction"))
+
+
+def relative(outcome: str) -> bool:
+    """Whether a measure is the TIV itself or already relative to a head's size."""
+    return outcome == "tiv" or "fraction" in outcome or "percent" in outcome
+
+
+def find_design(frame: pd.DataFrame, *, without_site: bool = False) -> Design:
+    """See which of the usual columns are there and vary.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        From `model_frame`.
+    without_site : bool
+        The site's effect was removed already.
+    """
+    notes: list[str] = []
+    chosen: dict[str, str | None] = {}
+    factors = {"group": GROUP_COLUMNS, "sex": SEX_COLUMNS, "site": () if without_site else SITE_COLUMNS}
+    for role, names in factors.items():
+        chosen[role] = _first(frame, names, _factor_problem, notes)
+    ages = ("age_first", *AGE_COLUMNS)
+    chosen["age"] = _first(frame, ages, _number_problem, notes)
+    chosen["tiv"] = _first(frame, ("tiv",), _number_problem, notes)
+    chosen["time"] = _first(frame, ("time",), _number_problem, [])
+    repeated = frame["participant_id"].duplicated().any()
+    if repeated and chosen["time"] is None and 2 <= frame["session_id"].nunique() <= 4:
+        chosen["time"] = "session_id"
+    return Design(**chosen, notes=tuple(notes))
+
+
+def default_formulas(design: Design, measures: Sequence[str]) -> list[Formula]:
+    """One model for each measure: group (by time), age, sex, site and TIV, as far as they are there.
+
+    Without any of group, age, sex and time there is nothing to ask, and no model.
+    """
+    if not (design.group or design.age or design.sex or design.time):
+        return []
+    formulas = []
+    for outcome in measures:
+        terms = design.predictors(outcome=outcome)
+        names = [name for term in terms for name in term.split("*")]
+        if outcome not in names:
+            formulas.append(Formula(outcome, " + ".join(terms), outcome, (outcome, *names)))
+    return formulas
+
+
+def _outcomes(left: str) -> list[str]:
+    """Split at the commas that are not within brackets."""
+    return [part.strip() for part in re.split(r",(?![^()]*\))", left) if part.strip()]
+
+
+def _resolve(side: str, columns: Sequence[str], whole: str) -> tuple[str, tuple[str, ...]]:
+    """A side with the real names of its columns, and these."""
+    words: list[str] = []
+    used: list[str] = []
+    place = 0
+    while place < len(side.rstrip()):
+        match = _TOKEN.match(side, place)
+        if match is None:
+            raise FormulaError(f"{whole!r}: {side[place:].strip()[:20]!r} cannot be read in a formula.")
+        place = match.end()
+        text = match[0].strip()
+        after = side[place:].lstrip()[:1]
+        if match["name"]:
+            text = _word(text, after, columns, whole, used)
+        elif match["string"]:
+            if words[-2:] == ["Q", "("]:
+                used.append(_known(text[1:-1], columns, whole))
+                text = repr(used[-1])
+        elif text == "|":
+            raise FormulaError(f"{whole!r}: of random effects only (1|subject) is there.")
+        words.append(text)
+    spaced = "".join(f" {word} " if word in ("+", "-", "*", ":", "/") else word for word in words)
+    return re.sub(r"\s+", " ", spaced).strip(), tuple(dict.fromkeys(used))
+
+
+def _word(text: str, after: str, columns: Sequence[str], whole: str, used: list[str]) -> str:
+    """A name in a formula: a function, an option of one, or a column."""
+    bare = text.removeprefix("np.")
+    if after == "(":
+        if bare in FUNCTIONS or text in PATSY_FUNCTIONS:
+            return bare
+        raise FormulaError(
+            f"{whole!r}: the function {text} is not there; use one of {', '.join((*FUNCTIONS, *PATSY_FUNCTIONS))}."
+        )
+    if after == "=" and text in _KEYWORDS:
+        return text
+    if text in PATSY_FUNCTIONS[-3:] and column_of(text, columns) is None:
+        return text
+    column = _known(text, columns, whole)
+    used.append(column)
+    return column if column.isidentifier() else f"Q({column!r})"
+
+
+def _known(name: str, columns: Sequence[str], whole: str) -> str:
+    column = column_of(name, columns)
+    if column is None:
+        there = ", ".join(str(known) for known in columns if known not in KEYS)
+        raise FormulaError(f"{whole!r}: there is no column {name!r}. There are: {there}.")
+    return column
+
+
+def _first(frame: pd.DataFrame, names: Iterable[str], problem: object, notes: list[str]) -> str | None:
+    folded = {str(name).lower(): str(name) for name in reversed(list(frame.columns))}
+    for name in names:
+        column = folded.get(name)
+        if column is None:
+            continue
+        why = problem(frame, column)  # type: ignore[operator]
+        if not why:
+            return column
+        notes.append(f"{column} is not used: {why}.")
+    return None
+
+
+def _factor_problem(frame: pd.DataFrame, column: str) -> str:
+    if isinstance(frame[column].dtype, pd.CategoricalDtype):
+        counts = frame.groupby(column, observed=True)["participant_id"].nunique()
+    else:
+        return "it holds numbers, not groups"
+    if len(counts) < 2:
+        return "it is the same for all" if len(counts) else "it is n/a for all"
+    if len(counts) > MAXIMUM_LEVELS:
+        return f"it has {len(counts)} different values"
+    small = [str(level) for level, count in counts.items() if count < MINIMUM_PER_LEVEL]
+    return f"fewer than {MINIMUM_PER_LEVEL} subjects are {', '.join(small)}" if small else ""
+
+
+def _number_problem(frame: pd.DataFrame, column: str) -> str:
+    values = frame[column]
+    if not pd.api.types.is_numeric_dtype(values):
+        return "it holds text, not numbers"
+    if values.notna().mean() < 0.5:
+        return "it is n/a for more than half the sessions"
+    return "" if values.nunique() > 1 else "it is the same for all"
+
+
+def _factor(column: pd.Series) -> pd.Series:
+    """Text as a factor: levels in order, a control group first."""
+    known = column.dropna()
+    text = known.map(lambda value: f"{value:g}" if isinstance(value, float) else str(value))
+    levels = sorted(text.unique(), key=lambda level: (not REFERENCE_LEVEL.match(level), level))
+    if column.name in KEYS:
+        return text.reindex(column.index).astype(object)
+    return pd.Series(pd.Categorical(text.reindex(column.index), categories=levels), index=column.index)
+
+
+def _with_time(frame: pd.DataFrame) -> pd.DataFrame:
+    """Add ``time`` from dates or from ages that differ between a subject's sessions."""
+    subject = frame["participant_id"]
+    if not subject.duplicated().any():
+        return frame
+    folded: Mapping[str, str] = {str(name).lower(): str(name) for name in frame.columns}
+    age = next((folded[name] for name in AGE_COLUMNS if name in folded), None)
+    if age is not None and pd.api.types.is_numeric_dtype(frame[age]):
+        first = frame[age].groupby(subject).transform("min")
+        if (frame[age] - first > 0).any():
+            frame = frame.assign(age_first=first)
+            if "time" not in frame:
+                frame = frame.assign(time=frame[age] - first)
+    if "acq_time" in frame and "time" not in frame:
+        dates = pd.to_datetime(frame["acq_time"].astype(object), errors="coerce", utc=True)
+        days = (dates - dates.groupby(subject).transform("min")).dt.total_seconds() / 86400
+        if (days > 0).any():
+            frame = frame.assign(time=days / 365.25)
+    return frame

@@ -1,0 +1,180 @@
+"""Removing what scanners add: ComBat across sites, with neuroCombat, and refusing where it would do harm."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from bidsapp.measure.formula import MAXIMUM_LEVELS, Design, column_of, is_volume
+
+#: Subjects per site. ComBat shares information between sites, but with fewer a site's mean is hardly known, and its
+#: variance less (Parekh et al. 2022, Front Neuroimaging 1:912231, ask for 16-32 for volumes; 10 is our lower bound).
+MINIMUM_PER_SITE = 10
+#: Share of a covariate's variance that the sites explain above which the two cannot be told apart.
+CONFOUNDED_R2 = 0.8
+
+
+class HarmonizationError(ValueError):
+    """Sites that cannot be harmonised; the message says why."""
+
+
+@dataclass(frozen=True)
+class Harmonized:
+    """The harmonised table and what was done.
+
+    Attributes
+    ----------
+    frame : DataFrame
+        The merged table, `columns` harmonised, rows that could not be are n/a there.
+    site : str
+        Column of the sites.
+    columns, kept : tuple of str
+        What was harmonised, and covariates whose effect was kept.
+    sites : DataFrame
+        Per site and column: sessions, mean before and after.
+    notes : tuple of str
+    """
+
+    frame: pd.DataFrame
+    site: str
+    columns: tuple[str, ...]
+    kept: tuple[str, ...]
+    sites: pd.DataFrame
+    notes: tuple[str, ...]
+
+
+def harmonize(merged: pd.DataFrame, frame: pd.DataFrame, design: Design, site: str) -> Harmonized:
+    """ComBat (Johnson et al. 2007, Biostatistics 8:118; Fortin et al. 2018, NeuroImage 167:104) by neuroCombat.
+
+    Location and scale of every site are estimated with empirical Bayes over the measures and taken away; the effects of
+    group, age, sex and time are estimated at the same time and kept.
+
+    Parameters
+    ----------
+    merged : DataFrame
+        From `cohort.merge_sessions`, in mm3.
+    frame : DataFrame
+        The same rows from `formula.model_frame`.
+    design : Design
+    site : str
+        A column, such as ``site``.
+
+    Raises
+    ------
+    HarmonizationError
+        Fewer than two sites, a site of fewer than `MINIMUM_PER_SITE` subjects, or sites that go together with a
+        covariate.
+
+    Notes
+    -----
+    Tissue volumes and fractions are harmonised; lesion loads and counts are not: ComBat's normal model does not hold
+    for what is skewed and may be zero. Parts are harmonised one by one, so that they need not add up any more.
+    """
+    column = column_of(site, list(frame.columns))
+    if column is None:
+        raise HarmonizationError(f"there is no column {site!r} in participants.tsv or sessions.tsv.")
+    kept = [name for name in (design.group, design.age, design.sex, design.time) if name and name != column]
+    measured = [name for name in merged.columns if is_volume(str(name)) and "lesion" not in str(name)]
+    measured = [name for name in measured if merged[name].notna().any() and merged[name].nunique() > 1]
+    known = frame[[column, *kept]].notna().all(axis=1) & merged[measured].notna().all(axis=1)
+    sites = frame.loc[known, column].astype(str)
+    _refuse(frame[known], sites, kept, column)
+    notes = _notes(frame, known, measured)
+    done = merged.copy()
+    done[measured] = done[measured].astype(float)
+    done.loc[~known, measured] = np.nan
+    done.loc[known, measured] = _combat(merged.loc[known, measured], frame.loc[known, kept], sites)
+    return Harmonized(
+        done, column, tuple(measured), tuple(kept), _by_site(merged[known], done[known], sites, measured), notes
+    )
+
+
+def _refuse(frame: pd.DataFrame, sites: pd.Series, kept: list[str], column: str) -> None:
+    subjects = frame["participant_id"].groupby(sites).nunique()
+    if len(subjects) < 2:
+        raise HarmonizationError(f"{column} has fewer than two values among the sessions that are complete.")
+    if len(subjects) > max(MAXIMUM_LEVELS * 5, 1):
+        raise HarmonizationError(f"{column} has {len(subjects)} values: that is no site.")
+    small = [f"{name} ({count})" for name, count in subjects.items() if count < MINIMUM_PER_SITE]
+    if small:
+        raise HarmonizationError(
+            f"too few subjects at {', '.join(small)}: at least {MINIMUM_PER_SITE} are needed at each site, for its mean"
+            " and variance to be known. Put small sites together or leave them out."
+        )
+    indicator = pd.get_dummies(sites).to_numpy(float)
+    for name in kept:
+        for label, values in _numbers(frame[name]).items():
+            r2 = _explained(values.to_numpy(float), indicator)
+            if r2 > CONFOUNDED_R2:
+                raise HarmonizationError(
+                    f"{column} and {label} go together: the sites explain {r2:.0%} of it, so that taking away the sites"
+                    f" would take away its effect. Sites need a mix of {name}."
+                )
+    design = np.hstack([indicator, *(_numbers(frame[name]).to_numpy(float) for name in kept)])
+    if np.linalg.matrix_rank(design / np.linalg.norm(design, axis=0).clip(1e-300)) < design.shape[1]:
+        raise HarmonizationError(f"{column} and {', '.join(kept)} determine one another: they cannot be told apart.")
+
+
+def _numbers(column: pd.Series) -> pd.DataFrame:
+    """A covariate as numbers: itself, or an indicator of each level but the first."""
+    if pd.api.types.is_numeric_dtype(column):
+        return column.to_frame()
+    dummies = pd.get_dummies(column.astype(str), drop_first=True)
+    return dummies.rename(columns={level: f"{column.name} = {level}" for level in dummies})
+
+
+def _explained(values: np.ndarray, indicator: np.ndarray) -> float:
+    centred = values - values.mean()
+    total = float(centred @ centred)
+    means = indicator.T @ centred / indicator.sum(axis=0)
+    return float((indicator.sum(axis=0) * means**2).sum() / total) if total > 0 else 0.0
+
+
+def _combat(values: pd.DataFrame, covariates: pd.DataFrame, sites: pd.Series) -> np.ndarray:
+    from neuroCombat import neuroCombat
+
+    factors = [name for name in covariates if not pd.api.types.is_numeric_dtype(covariates[name])]
+    table = covariates.astype(dict.fromkeys(factors, str)).assign(__site__=sites).reset_index(drop=True)
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        done = neuroCombat(
+            dat=values.to_numpy(float).T,  # an array: a DataFrame would be cut down to float32
+            covars=table,
+            batch_col="__site__",
+            categorical_cols=factors,
+            continuous_cols=[name for name in covariates if name not in factors],
+            eb=values.shape[1] > 1,  # the prior is estimated over measures: there must be several
+        )["data"].T
+    result = np.asarray(done, dtype=float)
+    if not np.isfinite(result).all():
+        raise HarmonizationError("ComBat did not come to finite values.")
+    return result
+
+
+def _notes(frame: pd.DataFrame, known: pd.Series, measured: list[str]) -> tuple[str, ...]:
+    notes = []
+    if not known.all():
+        notes.append(
+            f"{int((~known).sum())} of {len(known)} sessions are n/a in the harmonised table, for their site, a"
+            " covariate or a volume is."
+        )
+    if frame["participant_id"].duplicated().any():
+        notes.append("Sessions of one subject are taken as independent when the sites' effects are estimated.")
+    if len(measured) == 1:
+        notes.append("With a single measure there is no empirical Bayes: plain location and scale were used.")
+    return tuple(notes)
+
+
+def _by_site(before: pd.DataFrame, after: pd.DataFrame, sites: pd.Series, measured: list[str]) -> pd.DataFrame:
+    rows = []
+    for site, index in sites.groupby(sites).groups.items():
+        for name in measured:
+            one, other = before.loc[index, name].astype(float), after.loc[index, name].astype(float)
+            rows.append({"site": site, "column": name, "sessions": len(index), "mean_before": one.mean(),
+                         "mean_after": other.mean(), "sd_before": one.std(), "sd_after": other.std()})  # fmt: skip
+    return pd.DataFrame(rows)

@@ -1,0 +1,84 @@
+"""What is known of the subjects: participants.tsv, sessions.tsv and phenotype/ of the dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bidsapp.report.read import BrokenFile, read_json, read_table
+
+
+@dataclass(frozen=True)
+class Covariates:
+    """Tables about subjects and sessions, not measured by this app.
+
+    Attributes
+    ----------
+    tables : tuple of (str, DataFrame)
+        Name and content, all text; those of sessions first of their kind.
+    dictionary : dict
+        Data dictionary of all their columns.
+    notes : tuple of str
+        Files that could not be used.
+    """
+
+    tables: tuple[tuple[str, pd.DataFrame], ...] = ()
+    dictionary: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def categories(self) -> list[str]:
+        """Columns of codes: their dictionary lists levels."""
+        return [name for name, about in self.dictionary.items() if about.get("Levels")]
+
+
+def read_covariates(bids_dir: Path | None, out_dir: Path) -> Covariates:
+    """Read the small tables of the dataset; where it is not at hand, those kept in the derivatives. Never an image."""
+    tables: list[tuple[str, pd.DataFrame]] = []
+    dictionary: dict[str, Mapping[str, Any]] = {}
+    notes: list[str] = []
+    root = next((place for place in (bids_dir, out_dir) if place and (place / "participants.tsv").is_file()), bids_dir)
+    if root is None or not root.is_dir():
+        return Covariates(notes=("There is no participants.tsv: nothing is known of the subjects but their scans.",))
+    paths = [root / "participants.tsv", *sorted(root.glob("phenotype/*.tsv"))]
+    for path in paths:
+        table = _attempt(read_table, path, notes, root)
+        if table is not None:
+            tables.append((path.name, table))
+            dictionary |= {k: v for k, v in _dictionary(path, notes, root).items() if k not in dictionary}
+    if not (root / "participants.tsv").is_file():
+        notes.append(f"There is no participants.tsv in {root.name}: nothing is known of the subjects but their scans.")
+    sessions = []
+    for path in sorted(root.glob("sub-*/sub-*_sessions.tsv")):
+        table = _attempt(read_table, path, notes, root)
+        if table is not None and "session_id" in table:
+            sessions.append(table.assign(participant_id=path.name.removesuffix("_sessions.tsv")))
+            if len(sessions) == 1:
+                dictionary |= _dictionary(path, notes, root)
+    if (root / "sessions.tsv").is_file():
+        table = _attempt(read_table, root / "sessions.tsv", notes, root)
+        if table is not None:
+            sessions.append(table)
+    if sessions:
+        tables.append(("sessions.tsv", pd.concat(sessions, ignore_index=True)))
+        dictionary |= _dictionary(root / "sessions.tsv", notes, root)
+    return Covariates(tuple(tables), dictionary, tuple(notes))
+
+
+def _dictionary(path: Path, notes: list[str], root: Path) -> dict[str, Mapping[str, Any]]:
+    content = _attempt(read_json, path.with_suffix(".json"), notes, root) or {}
+    return {name: about for name, about in content.items() if isinstance(about, dict)}
+
+
+def _attempt(read: Any, path: Path, notes: list[str], root: Path) -> Any:
+    try:
+        return read(path)
+    except FileNotFoundError:
+        return None
+    except BrokenFile as error:
+        notes.append(f"{path.relative_to(root).as_posix()}: {error}.")
+        return None

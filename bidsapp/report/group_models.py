@@ -1,0 +1,256 @@
+"""What the group's page says of models and comparisons: numbers in words, and the pictures of their checks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from bidsapp.measure.statistics import Fit
+
+#: Dots of a diagnostic picture; of more sessions every n-th is drawn, the most extreme ones always.
+MAXIMUM_DOTS = 400
+#: Size of a diagnostic picture (user units of the SVG).
+WIDTH, HEIGHT, MARGIN = 260, 180, 12
+
+_SORTED_BY = ("estimate", "p", "q_fdr", "effect_size")
+
+
+@dataclass(frozen=True)
+class Point:
+    """A session in a diagnostic picture: place, name, link."""
+
+    x: float
+    y: float
+    session: str
+    href: str
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A diagnostic picture: dots, a line, and what the axes show."""
+
+    title: str
+    across: str
+    up: str
+    points: tuple[Point, ...]
+    line: tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class ModelTerm:
+    """A row of the table of effects; texts, and numbers to sort by."""
+
+    outcome: str
+    part: str
+    term: str
+    estimate: str
+    interval: str
+    p: str
+    q: str
+    effect: str
+    keys: tuple[str, ...]
+    found: bool
+    bar: tuple[float, float, float] | None
+
+
+@dataclass(frozen=True)
+class ModelView:
+    """A model with its checks, or the reason why it was not fitted."""
+
+    title: str
+    formula: str
+    method: str
+    size: str
+    summary: str
+    refused: str
+    notes: tuple[str, ...]
+    checks: tuple[tuple[str, str, str, bool], ...]
+    plots: tuple[Plot, ...]
+    doubtful: bool
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A row of the table of comparisons."""
+
+    comparison: str
+    measure: str
+    size: str
+    means: str
+    difference: str
+    p_t: str
+    p_rank: str
+    effect: str
+    keys: tuple[str, ...]
+    found: bool
+
+
+def p_text(p: float) -> str:
+    """A p-value as people write it.
+
+    Examples
+    --------
+    >>> p_text(0.04321), p_text(0.00002), p_text(float("nan"))
+    ('0.043', '<0.001', '')
+    """
+    if not np.isfinite(p):
+        return ""
+    return "<0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+
+
+def signed(value: float) -> str:
+    """Three digits that count, and a real minus sign.
+
+    Examples
+    --------
+    >>> signed(-21.9006), signed(1234.5), signed(0.000123)
+    ('−21.9', '1234', '0.000123')
+    """
+    if not np.isfinite(value):
+        return ""
+    text = f"{value:.0f}" if abs(value) >= 1000 else f"{value:#.3g}".rstrip(".")
+    return text.replace("-", "\u2212")
+
+
+def view_terms(terms: pd.DataFrame, name: Callable[[str], str]) -> tuple[ModelTerm, ...]:
+    """The effects of all models, intercepts left out."""
+    if terms.empty:
+        return ()
+    shown = terms[terms["term"] != "Intercept"]
+    reach = shown[["effect_low", "effect_high"]].abs().max(axis=None)
+    rows = []
+    for _, row in shown.iterrows():
+        kind = str(row["estimate_kind"])
+        unit = f"\u00a0{row['unit']}" if row["unit"] else ""
+        times = "× " if kind.endswith("ratio") else ""
+        joint = not np.isfinite(row["estimate"])
+        estimate = f"F = {row['statistic']:.2f}" if joint else f"{times}{signed(row['estimate'])}{unit}"
+        interval = "" if joint else f"{signed(row['ci_low'])} to {signed(row['ci_high'])}"
+        effect = f"{signed(row['effect_size'])} {row['effect']}" if np.isfinite(row["effect_size"]) else (
+            kind if kind.endswith(" ratio") else "")  # fmt: skip
+        bar = None
+        if np.isfinite(row["effect_low"]) and np.isfinite(reach) and reach > 0:
+            places = [50 + 48 * float(row[end]) / reach for end in ("effect_low", "effect_size", "effect_high")]
+            bar = (round(places[0], 1), round(places[1], 1), round(places[2], 1))
+        rows.append(ModelTerm(
+            outcome=name(str(row["outcome"])), part=str(row["part"]), term=str(row["term"]), estimate=estimate,
+            interval=interval, p=p_text(row["p"]), q=p_text(row["q_fdr"]), effect=effect,
+            keys=tuple("" if pd.isna(row[key]) else f"{row[key]:.6g}" for key in _SORTED_BY),
+            found=bool(row["q_fdr"] < 0.05), bar=bar,
+        ))  # fmt: skip
+    return tuple(rows)
+
+
+def view_models(
+    fits: Sequence[Fit], name: Callable[[str], str], frame: pd.DataFrame, href: Callable[[pd.Series], tuple[str, str]]
+) -> tuple[ModelView, ...]:
+    """Every model with its checks shown."""
+    views = []
+    for fit in fits:
+        checks = tuple((check.name, check.finding, p_text(check.p), check.doubtful) for check in fit.checks)
+        part = f", {fit.part}" if fit.part else ""
+        views.append(ModelView(
+            title=f"{name(fit.formula.outcome)}{part}", formula=fit.formula.text, method=fit.method,
+            size=f"{fit.sessions} sessions of {fit.subjects} subjects" if fit.sessions else "", summary=fit.summary,
+            refused=fit.refused, notes=fit.notes, checks=checks, plots=_plots(fit, frame, href),
+            doubtful=any(check.doubtful for check in fit.checks),
+        ))  # fmt: skip
+    return tuple(views)
+
+
+def view_comparisons(table: pd.DataFrame, name: Callable[[str], str]) -> tuple[Comparison, ...]:
+    """Two groups or two sessions, parametric and rank test side by side."""
+    rows = []
+    for _, row in table.iterrows():
+        unit = f"\u00a0{row['unit']}" if row["unit"] else ""
+        same = row["n"] == row["reference_n"] and "session" in row["comparison"]
+        rows.append(Comparison(
+            comparison=str(row["comparison"]), measure=name(str(row["column"])),
+            size=f"{row['n']} pairs" if same else f"{row['n']} and {row['reference_n']}",
+            means=f"{signed(row['mean'])} and {signed(row['reference_mean'])}{unit}",
+            difference=f"{signed(row['difference'])} ({signed(row['ci_low'])} to {signed(row['ci_high'])})",
+            p_t=p_text(row["p_t"]), p_rank=p_text(row["p_rank"]), effect=signed(row["effect_size"]),
+            keys=tuple(f"{row[key]:.6g}" for key in ("difference", "p_t", "p_rank", "effect_size")),
+            found=bool(row["q_t"] < 0.05),
+        ))  # fmt: skip
+    return tuple(rows)
+
+
+def _plots(fit: Fit, frame: pd.DataFrame, href: Callable[[pd.Series], tuple[str, str]]) -> tuple[Plot, ...]:
+    """Normal quantiles and residuals against fitted values (standardised residuals)."""
+    if not len(fit.residuals):
+        return ()
+    order = np.argsort(fit.residuals, kind="stable")
+    n = len(order)
+    kept = np.unique(np.linspace(0, n - 1, min(n, MAXIMUM_DOTS)).round().astype(int))
+    quantiles = stats.norm.ppf((np.arange(n) + 0.5) / n)
+    chosen = order[kept]
+    names = [href(frame.loc[fit.index[i]]) for i in chosen]
+    quantile = _plot(
+        "Normal quantiles", "expected of a normal distribution", "residual", quantiles[kept], fit.residuals[chosen],
+        names, diagonal=True,
+    )  # fmt: skip
+    against = _plot(
+        "Residuals", "fitted value", "residual", fit.fitted[chosen], fit.residuals[chosen], names, diagonal=False
+    )
+    return quantile, against
+
+
+def _plot(
+    title: str, across: str, up: str, x: np.ndarray, y: np.ndarray, names: Sequence[tuple[str, str]], *, diagonal: bool
+) -> Plot:
+    low, high = (float(x.min()), float(x.max())) if np.ptp(x) > 0 else (float(x[0]) - 1, float(x[0]) + 1)
+    reach = max(3.0, float(np.abs(y).max()))
+
+    def place(value: float, other: float) -> tuple[float, float]:
+        return (
+            round(MARGIN + (WIDTH - 2 * MARGIN) * (value - low) / (high - low), 1),
+            round(HEIGHT / 2 - (HEIGHT / 2 - MARGIN) * other / reach, 1),
+        )
+
+    points = tuple(Point(*place(float(one), float(other)), *name) for one, other, name in zip(x, y, names, strict=True))
+    ends = (low, max(low, -reach)), (high, min(high, reach))
+    line = (
+        (*place(ends[0][1], ends[0][1]), *place(ends[1][1], ends[1][1]))
+        if diagonal
+        else (*place(low, 0), *place(high, 0))
+    )
+    return Plot(title, across, up, points, line)
+
+
+def cohort_table(frame: pd.DataFrame, design: object) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
+    """Who was measured: subjects, sessions, age and sex, by group."""
+    group, age, sex = (getattr(design, role) for role in ("group", "age", "sex"))
+    first = frame.drop_duplicates("participant_id")
+    parts = [("All", frame.index == frame.index)]
+    if group:
+        parts += [(str(level), frame[group] == level) for level in frame[group].cat.categories]
+    heads = [
+        "",
+        "Subjects",
+        "Sessions",
+        *([age.replace("_", " ").capitalize()] if age else []),
+        *([sex] if sex else []),
+    ]
+    rows = []
+    for label, mask in parts:
+        some, one = frame[mask], first[pd.Series(mask, index=frame.index).reindex(first.index)]
+        row = [label, str(len(one)), str(len(some))]
+        if age:
+            values = one[age].dropna()
+            row.append(
+                f"{values.mean():.1f} ± {values.std():.1f} ({values.min():.0f} to {values.max():.0f})"
+                if len(values) > 1
+                else "n/a"
+            )
+        if sex:
+            row.append(", ".join(f"{level} {count}" for level, count in one[sex].value_counts(sort=False).items()))
+        rows.append(tuple(row))
+    return tuple(heads), tuple(rows)
+
+
+__all__ = ["Comparison", "ModelTerm", "ModelView", "cohort_table", "view_comparisons", "view_models", "view_terms"]
