@@ -11,7 +11,7 @@ import argparse
 import dataclasses
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -344,30 +344,45 @@ def consistency(places: Places, only: list[str]) -> pd.DataFrame:
     relative to their mean.
     """
     rows: list[dict[str, object]] = []
-    if "freesurfer" in only:
-        structures = _structure_mean(places)
-        rows.append(
-            _check("healthy T1w: mean Dice of the structures", structures, THRESHOLDS["structures"], least=True)
-        )
-        healthy = _volumes(places, "bids_t1_freesurfer", "sub-01")["lesion_mm3"]
-        rows.append(_check("healthy T1w: lesions, ml", healthy / 1000, HEALTHY_LESION_ML))
-    groups: dict[str, list[pd.Series]] = {}
-    if "mni" in only:
-        names = ("bids_ms_mni", "bids_ms_mni_FLAIR", "bids_ms_mni_T1w")
-        groups["sub-26, all contrasts, FLAIR, T1w"] = [_volumes(places, name, "sub-26") for name in names]
-    if "brain" in only:
-        sessions = ("sub-01/ses-1", "sub-01/ses-2")
-        groups["sub-01, two visits"] = [_volumes(places, "bids_ms_longitudinal", session) for session in sessions]
-    for name, measured in groups.items():
-        for column, limit in SPREAD_PERCENT.items():
-            values = pd.Series([row[column] for row in measured], dtype=float)
-            spread = 100 * (values.max() - values.min()) / values.mean()
-            told = ", ".join(f"{value / 1000:.0f}" for value in values)
-            rows.append(_check(f"{name}: spread of {column}, % ({told} ml)", spread, limit))
+    for dataset, measure in ((name, MEASURED[name]) for name in only if name in MEASURED):
+        try:
+            rows += [_check(*values) for values in measure(places)]
+        except FileNotFoundError as error:
+            print(error, file=sys.stderr)
+            rows.append({"what": dataset, "verdict": "MISSING"})
     return pd.DataFrame(rows, columns=["what", "measured", "limit", "verdict"])
 
 
-def _check(what: str, measured: float, limit: float, *, least: bool = False) -> dict[str, object]:
+def _healthy(places: Places) -> Iterator[tuple[str, float, float, bool]]:
+    yield "healthy T1w: mean Dice of the structures", _structure_mean(places), THRESHOLDS["structures"], True
+    lesion = float(_volumes(places, "bids_t1_freesurfer", "sub-01")["lesion_mm3"])
+    yield "healthy T1w: lesions, ml", lesion / 1000, HEALTHY_LESION_ML, False
+
+
+def _spread(places: Places, what: str, measured: Sequence[tuple[str, str]]) -> Iterator[tuple[str, float, float, bool]]:
+    rows = [_volumes(places, *where) for where in measured]
+    for column, limit in SPREAD_PERCENT.items():
+        values = pd.Series([row[column] for row in rows], dtype=float)
+        told = ", ".join(f"{value / 1000:.0f}" for value in values)
+        spread = 100 * (values.max() - values.min()) / values.mean()
+        yield f"{what}: spread of {column}, % ({told} ml)", spread, limit, False
+
+
+#: What `consistency` looks at, by comparison.
+MEASURED: dict[str, Callable[[Places], Iterator[tuple[str, float, float, bool]]]] = {
+    "freesurfer": _healthy,
+    "mni": partial(
+        _spread, what="sub-26, all contrasts, FLAIR, T1w",
+        measured=[(name, "sub-26") for name in ("bids_ms_mni", "bids_ms_mni_FLAIR", "bids_ms_mni_T1w")],
+    ),
+    "brain": partial(
+        _spread, what="sub-01, two visits",
+        measured=[("bids_ms_longitudinal", f"sub-01/ses-{number}") for number in (1, 2)],
+    ),
+}  # fmt: skip
+
+
+def _check(what: str, measured: float, limit: float, least: bool) -> dict[str, object]:
     verdict = "" if np.isnan(measured) else "PASS" if (measured >= limit if least else measured <= limit) else "FAIL"
     return {"what": what, "measured": measured, "limit": limit, "verdict": verdict}
 

@@ -121,3 +121,16 @@ def test_direction_of_the_transforms_to_common_space():
 
     assert likeness(invert=False) > 0.8
     assert likeness(invert=True) < 0.2
+
+
+def test_consistency_of_the_same_brain(tmp_path):
+    """TIV 1000 and 1040 ml: 40 over 1020 is 3.9 %, above 3; grey matter 500 and 510: 2 %, below 6; WM not measured."""
+    for number, (tiv, gm) in enumerate(((1_000_000, 500_000), (1_040_000, 510_000)), start=1):
+        anat = tmp_path / f"bids_ms_longitudinal/sub-01/ses-{number}/anat"
+        anat.mkdir(parents=True)
+        (anat / f"sub-01_ses-{number}_volumes.tsv").write_text(f"tiv_mm3\tgm_mm3\twm_mm3\n{tiv}\t{gm}\tn/a\n")
+    places = accuracy.Places(tmp_path, tmp_path, run_app=False, app_options=())
+    table = accuracy.consistency(places, ["brain", "mni"])
+    assert table["verdict"].tolist() == ["FAIL", "PASS", "", "MISSING"]
+    assert table["measured"][0] == pytest.approx(100 * 40 / 1020)
+    assert "(1000, 1040 ml)" in table["what"][0]
