@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
+from bidsapp.models.segment import WITH_FLAIR, WITHOUT_FLAIR
 from bidsapp.models.unet import FoldedUNet
 from training.config import TrainConfig
 from training.generator import CONTRASTS
@@ -19,7 +20,7 @@ from training.tasks import make_task
 
 #: Candidates of the lesion threshold, and the synthetic scans it is chosen on: others than those of the log.
 THRESHOLDS = np.round(np.arange(0.2, 0.85, 0.05), 2)
-CALIBRATION_SAMPLES, CALIBRATION_SEED = 150, VALIDATION_SEED + 10**6
+CALIBRATION_SAMPLES, CALIBRATION_SEED = 240, VALIDATION_SEED + 10**6
 
 SOURCES = {
     "head_label_maps": "SynthSeg label maps (Billot et al. 2023, Medical Image Analysis), Apache-2.0",
@@ -80,26 +81,27 @@ def _usage(config: TrainConfig, average: dict[str, torch.Tensor], run: Path) -> 
         "normalisation": scale,
         "channels": list(CONTRASTS),
         "patch": config.generator.patch,
-        "lesion_threshold": lesion_threshold(config, average, run),
+        "lesion_threshold": lesion_thresholds(config, average, run),
     }
 
 
-def lesion_threshold(config: TrainConfig, average: dict[str, torch.Tensor], run: Path) -> float:
-    """The threshold with the best Dice of the lesions over synthetic scans of held-out heads, with FLAIR."""
+def lesion_thresholds(config: TrainConfig, average: dict[str, torch.Tensor], run: Path) -> dict[str, float]:
+    """The thresholds with the best Dice of the lesions over synthetic scans of held-out heads, by what there is."""
     network = FoldedUNet(config.network)
     network.load_state_dict(average)
     network.eval().requires_grad_(False)
     task, make = make_task(config.task), generator(config, run, "cpu", held_out=True)
-    overlap, sizes = np.zeros(len(THRESHOLDS)), np.zeros(len(THRESHOLDS))
+    sums = {key: np.zeros((2, len(THRESHOLDS))) for key in (WITH_FLAIR, WITHOUT_FLAIR)}
     for number in range(CALIBRATION_SAMPLES):
         sample = make.sample(CALIBRATION_SEED + number)
-        if not sample.image[CONTRASTS.index("FLAIR")].any():
-            continue
+        key = WITH_FLAIR if sample.image[CONTRASTS.index("FLAIR")].any() else WITHOUT_FLAIR
         found, truth = forward(network, task, sample, config).softmax(0)[-1], sample.lesion > 0.5
         for index, threshold in enumerate(THRESHOLDS):
-            overlap[index] += int(((found > threshold) & truth).sum())
-            sizes[index] += int((found > threshold).sum() + truth.sum())
-    return float(THRESHOLDS[int(np.argmax(2 * overlap / np.maximum(sizes, 1)))])
+            above = found > threshold
+            sums[key][:, index] += int((above & truth).sum()), int(above.sum() + truth.sum())
+    return {
+        key: float(THRESHOLDS[int(np.argmax(2 * both / np.maximum(all_, 1)))]) for key, (both, all_) in sums.items()
+    }
 
 
 def _figures(run: Path) -> dict[str, object]:

@@ -50,7 +50,8 @@ class SegmentAll(SimpleInterface):
             tta=self.inputs.tta,
         )
         seen = segment.read_classes(found, mask)
-        threshold = segment.packaged().card["lesion_threshold"]
+        key = segment.WITH_FLAIR if "FLAIR" in self.inputs.contrasts else segment.WITHOUT_FLAIR
+        threshold = segment.packaged().card["lesion_threshold"][key]
         lesions = segment.lesion_mask(seen.lesion, threshold=threshold, voxel_size_mm=size)
         for name, data in (
             ("mask_file", seen.mask), ("posteriors_file", np.moveaxis(seen.tissues, 0, 3)),

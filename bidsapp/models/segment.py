@@ -16,6 +16,8 @@ from bidsapp.models.unet import symmetric_place
 
 #: Channels of the network, in order.
 CHANNELS = ("T1w", "T2w", "FLAIR")
+#: Keys of ``lesion_threshold`` in the model's card: without FLAIR the network is surer of less.
+WITH_FLAIR, WITHOUT_FLAIR = "with FLAIR", "without FLAIR"
 #: Voxels that neighbouring tiles share; their weights ramp across these.
 OVERLAP = 16
 #: The brain's box in training is that of the tissue; a brain mask holds this much fluid around it.

@@ -49,8 +49,8 @@ def plan(inputs: SessionInputs, config: Config) -> Plan:
     why = ""
     if config.lesion_model == "none":
         why = "lesion segmentation was switched off (--lesion-model none)"
-    elif "FLAIR" not in inputs.contrasts:
-        why = "lesions are found by their brightness on FLAIR, and there is no FLAIR"
+    elif config.lesion_model == "outlier" and "FLAIR" not in inputs.contrasts:
+        why = "this lesion model (outlier) finds lesions by their brightness on FLAIR, and there is no FLAIR"
     return Plan(brain, config.tissue_model, "none" if why else config.lesion_model, why)
 
 
@@ -229,7 +229,7 @@ def _segmentation_nodes(
         (tissue, compare, [("posteriors_file", "mixture_posteriors"), ("separable", "separable")]),
     ])  # fmt: skip
     lesions = None
-    if chosen.lesion_model != "none":
+    if chosen.lesion_model != "none" and "FLAIR" in inputs.contrasts:
         lesions = _node(SegmentLesions(**common), "lesions", memory="lesions")
         workflow.connect([
             (images, lesions, [("out", "in_files")]),
@@ -240,18 +240,21 @@ def _segmentation_nodes(
             (network, compare, [("lesion_mask", "network_lesions")]),
         ])  # fmt: skip
     by_network, by_mixture = chosen.tissue_model == "network", chosen.tissue_model == "mixture"
-    from_network = chosen.lesion_model == "network"
+    lesion_mask = lesion_probability = None
+    if chosen.lesion_model == "network":
+        lesion_mask, lesion_probability = (network, "lesion_mask"), (network, "lesion_probability")
+    elif lesions is not None:
+        lesion_mask, lesion_probability = (lesions, "mask_file"), (lesions, "probability_file")
     return _Found(
         mask=(network if by_network else brain, "mask_file"),
         posteriors=(network if by_network else tissue, "posteriors_file"),
         structures=(network, "structures_file"),
-        lesion_mask=None if lesions is None else (network, "lesion_mask") if from_network else (lesions, "mask_file"),
-        lesion_probability=None if lesions is None else
-        (network, "lesion_probability") if from_network else (lesions, "probability_file"),
+        lesion_mask=lesion_mask,
+        lesion_probability=lesion_probability,
         compare=compare,
         tissue=tissue if by_mixture else None,
         network=network,
-    )  # fmt: skip
+    )
 
 
 def _output_nodes(

@@ -1,4 +1,4 @@
-"""The network's tiles, what it is told, and what is read from it. Networks that do as told stand in for the real one."""
+"""The network's tiles, what it is told, what is read from it. Networks that do as told stand in for the real one."""
 
 from __future__ import annotations
 
@@ -192,5 +192,6 @@ def test_small_lesions_are_no_lesions() -> None:
 def test_packaged_network_names_all_structures() -> None:
     model = segment.packaged()
     assert tuple(model.card["classes"]) == NAMES
-    assert 0 < model.card["lesion_threshold"] < 1
+    assert set(model.card["lesion_threshold"]) == {segment.WITH_FLAIR, segment.WITHOUT_FLAIR}
+    assert all(0 < threshold < 1 for threshold in model.card["lesion_threshold"].values())
     assert model.card["channels"] == list(segment.CHANNELS)
