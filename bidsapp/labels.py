@@ -105,3 +105,16 @@ STRUCTURE_LOOKUP = (
     BACKGROUND, *sorted((label for s in STRUCTURES for label in s.labels), key=lambda label: label.index),
     STRUCTURE_LESION,
 )  # fmt: skip
+
+#: Labels of a change map: what became of lesions between two sessions.
+CHANGE_STABLE = Label(1, "Stable lesion", "STABLE", "#9aa5b1")
+CHANGE_NEW = Label(2, "New lesion", "NEW", "#e53935")
+CHANGE_GROWTH = Label(3, "Growth of an enlarging lesion", "GROWTH", "#fb8c00")
+CHANGE_LOSS = Label(4, "Loss of a shrinking lesion", "LOSS", "#26c6da")
+CHANGE_RESOLVED = Label(5, "Resolved lesion", "RESOLVED", "#1e88e5")
+CHANGE_UNCONFIRMED = Label(
+    6, "Segmented in one session only without a change of brightness, or too small to tell", "UNCONFIRMED", "#b39ddb"
+)
+CHANGE_LOOKUP = (
+    BACKGROUND, CHANGE_STABLE, CHANGE_NEW, CHANGE_GROWTH, CHANGE_LOSS, CHANGE_RESOLVED, CHANGE_UNCONFIRMED,
+)  # fmt: skip
