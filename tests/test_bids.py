@@ -7,8 +7,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from bidsapp.bids import collect, header_problem, missing_labels, write_json, write_text
-from bidsapp.errors import NothingSelectedError
+from bidsapp.bids import collect, header_problem, missing_labels, sha256, write_json, write_text
+from bidsapp.errors import NothingSelectedError, UsageError
 
 
 def scan(root: Path, name: str, sizes: tuple[float, float, float] = (1, 1, 1)) -> None:
@@ -157,3 +157,82 @@ def test_paths_stay_below_the_folder_that_was_given(root: Path, tmp_path_factory
     link = tmp_path_factory.mktemp("links") / "data"
     link.symlink_to(root)
     assert collect(link)[0].reference.path == link / "sub-01" / "anat" / "sub-01_T1w.nii.gz"
+
+
+FILTERS = [
+    {},
+    {"T1w": {"acquisition": "x"}},
+    {"T1w": {"acquisition": None}, "T2w": {"run": "*"}},
+    {"T1w": {"acquisition": ["x", None], "run": 1}, "FLAIR": {"extension": ".nii.gz"}},
+    {"T2w": {"run": "01"}},
+]
+
+
+@pytest.mark.parametrize("filters", FILTERS, ids=str)
+def test_folders_and_database_give_the_same(
+    root: Path, tmp_path_factory: pytest.TempPathFactory, filters: dict
+) -> None:
+    """The index of the folders reads names as pybids does."""
+    for name in (
+        "sub-01_ses-a_T1w", "sub-01_ses-a_acq-x_run-1_T1w", "sub-01_ses-a_run-01_T2w", "sub-01_ses-b_run-2_T2w",
+        "sub-02_acq-x_rec-norm_T1w", "sub-02_ce-gd_T1w", "sub-02_part-phase_FLAIR", "sub-02_echo-1_part-mag_FLAIR",
+        "sub-X3_ses-1_acq-yLong_run-1_T1w", "sub-X3_ses-1_task-a_FLAIR", "sub-04_ses-1_PDw",
+    ):  # fmt: skip
+        scan(root, name)
+    (root / "sub-01" / "sub-01_sessions.tsv").write_text("session_id\nses-a\n")
+    (root / "sub-05" / "func").mkdir(parents=True)
+    (root / "sub-05" / "func" / "sub-05_task-rest_bold.nii.gz").touch()
+    (root / "sub-06" / "anat").mkdir(parents=True)
+    database = tmp_path_factory.mktemp("db") / "index"
+    here, there = collect(root, filters=filters), collect(root, filters=filters, database_dir=database)
+    assert here == there
+    assert [session.name for session in here] == [
+        "sub-01_ses-a", "sub-01_ses-b", "sub-02", "sub-04_ses-1", "sub-05", "sub-X3_ses-1",
+    ]  # fmt: skip
+
+
+def test_filter_of_an_unknown_entity_is_refused(root: Path) -> None:
+    scan(root, "sub-01_T1w")
+    with pytest.raises(UsageError, match="T1w: acq is no entity"):
+        collect(root, filters={"T1w": {"acq": "x"}})
+
+
+@pytest.mark.parametrize("name", ["sub-a b", "sub-..", "sub-<b>", "sub-a;rm", "sub-", "sub-é"])
+def test_folders_that_are_no_labels_are_no_subjects(root: Path, name: str) -> None:
+    """Labels become names of files, of workflows, and options in the lines of --list-jobs."""
+    scan(root, "sub-01_T1w")
+    (root / name / "anat").mkdir(parents=True)
+    (root / name / "anat" / f"{name}_T1w.nii.gz").touch()
+    assert [session.name for session in collect(root)] == ["sub-01"]
+
+
+def test_names_that_disagree_with_their_folder_are_not_used(root: Path) -> None:
+    scan(root, "sub-01_T1w")
+    (root / "sub-01" / "anat" / "sub-02_FLAIR.nii.gz").touch()
+    (root / "sub-01" / "anat" / "sub-01_ses-a_T2w.nii.gz").touch()
+    assert collect(root)[0].contrasts == ("T1w",)
+
+
+def test_links_into_annex_are_read_and_missing_content_is_told(root: Path) -> None:
+    """A DataLad dataset: links into .git/annex; those of scans that were not fetched point nowhere. All read-only."""
+    scan(root, "sub-01_T1w")
+    annex = root / ".git" / "annex" / "objects"
+    annex.mkdir(parents=True)
+    path = root / "sub-01/anat/sub-01_T1w.nii.gz"
+    path.rename(annex / "key1")
+    path.symlink_to("../../.git/annex/objects/key1")
+    (root / "sub-01/anat/sub-01_FLAIR.nii.gz").symlink_to("../../.git/annex/objects/key2")
+    folders = [root, *(folder for folder in root.rglob("*") if folder.is_dir())]
+    before = sorted(root.rglob("*"))
+    for folder in folders:
+        folder.chmod(0o555)
+    try:
+        session = collect(root)[0]
+        assert session.contrasts == ("T1w", "FLAIR")
+        assert header_problem(session.scans[0]) == ""
+        assert "datalad get" in header_problem(session.scans[1])
+        assert len(sha256(session.scans[0].path)) == 64
+    finally:
+        for folder in folders:
+            folder.chmod(0o755)
+    assert sorted(root.rglob("*")) == before
