@@ -71,7 +71,7 @@ lock: | $(RUN) ## write requirements*.txt anew from pyproject.toml; UPGRADE=--up
 audit: | $(RUN) ## known vulnerabilities of what the locks hold (asks the network), and no pickle in the app
 	$(RUN) -m pip install -q pip-audit
 	$(RUN) scripts/audit.py
-	$(RUN) -m pip_audit --no-deps --disable-pip -r requirements.txt -r requirements-torch.txt
+	$(RUN) -m pip_audit --strict --no-deps --disable-pip -r requirements.txt -r requirements-torch.txt
 
 image: ## build the Docker image (buildah where there is no engine), check its size and speed; VARIANT=cuda
 	$(PYTHON) scripts/images.py build --variant $(VARIANT)
