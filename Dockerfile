@@ -1,7 +1,7 @@
 # CPU image (default) and image for NVIDIA GPUs, several GB larger, from one file. `make image` builds and checks it; by hand:
 #   docker build --build-arg PIP_EXTRA_INDEX_URL=ADDRESS --build-arg VERSION=$(cat version) -t bidsapp .
 #   docker build --build-arg VARIANT=cuda --build-arg VERSION=$(cat version) -t bidsapp:cuda .
-# ADDRESS: the CPU package index of the PyTorch project. See docs/images.md.
+# ADDRESS: the CPU package index of the PyTorch project (docs/images.md).
 # The base by digest, for a build that can be repeated: --build-arg BASE=python@sha256:...
 ARG BASE=python:3.11-slim-bookworm
 
@@ -12,27 +12,9 @@ ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
 ARG PIP_FIND_LINKS
 ARG PIP_CERT
-ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
-RUN python3 -m venv /opt/venv
 WORKDIR /opt/bidsapp
-COPY requirements.txt requirements-torch.txt requirements-cuda.txt ./
-# Nothing is installed whose hash is not in the lock. --no-deps: it is complete, and leaves out deepbet's graphical
-# interface. The CPU build of torch is asked for by its full version, so that an index that only has CUDA builds fails
-# here, at once, and not with an image of many GB.
-RUN case "${VARIANT}" in \
-        cpu) sed -i 's/^torch==[0-9.]*/&+cpu/' requirements-torch.txt; more= ;; \
-        cuda) more="-r requirements-cuda.txt" ;; \
-        *) echo "VARIANT is cpu or cuda, not ${VARIANT}" >&2; exit 1 ;; \
-    esac \
-    && { /opt/venv/bin/pip install --no-deps --require-hashes -r requirements-torch.txt ${more} \
-        || { echo "No torch for ${VARIANT}: give the index that has it, --build-arg PIP_EXTRA_INDEX_URL=..." >&2; exit 1; }; } \
-    && /opt/venv/bin/pip install --no-deps --require-hashes -r requirements.txt \
-    && /opt/venv/bin/pip uninstall -y pip setuptools \
-    && rm -rf /opt/venv/lib/python3*/site-packages/torch/include /opt/venv/lib/python3*/site-packages/torch/test \
-        requirements*.txt \
-    && find /opt/venv -name '*.a' -delete
-COPY scripts/packages.py ./
-RUN python3 packages.py /opt/venv/lib/python3*/site-packages > packages.tsv && rm packages.py
+COPY requirements.txt requirements-torch.txt requirements-cuda.txt scripts/packages.py scripts/install.sh ./
+RUN sh install.sh "${VARIANT}"
 COPY run.py version LICENSE CITATION.cff ./
 COPY bidsapp bidsapp
 RUN python3 -m compileall -q bidsapp

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,13 +74,14 @@ def _participant(config: Config) -> int:
     say = progress.Progress()
     if not config.skip_bids_validation:
         validate(config.bids_dir, say.note)
-    sessions = bids.collect(
-        config.bids_dir,
-        participant_label=config.participant_label,
-        session_label=config.session_label,
-        filters=config.bids_filters,
-        database_dir=config.bids_database_dir,
-    )
+    with _index_lock(config):
+        sessions = bids.collect(
+            config.bids_dir,
+            participant_label=config.participant_label,
+            session_label=config.session_label,
+            filters=config.bids_filters,
+            database_dir=config.bids_database_dir,
+        )
     for label in bids.missing_labels(sessions, config.participant_label):
         say.note(f"warning: sub-{label} was asked for but is not in {config.bids_dir}.")
     if config.list_jobs:
@@ -287,6 +288,16 @@ def _size(path: Path) -> int:
 
 
 # --- the work -------------------------------------------------------------------------------------------------------
+
+
+def _index_lock(config: Config) -> AbstractContextManager[object]:
+    """While an index of the dataset is being written; one that is there is only read, by any number of processes."""
+    folder = config.bids_database_dir
+    if folder is None or bids.has_database(folder):
+        return nullcontext()
+    held = locks.take(folder, "index")
+    assert held is not None  # it waits
+    return held
 
 
 def _at_work(out_dir: Path, say: progress.Progress) -> locks.Held:

@@ -295,6 +295,11 @@ def _from_database(bids_dir: Path, database_dir: Path, wanted: Mapping[str, Mapp
     return out
 
 
+def has_database(folder: Path) -> bool:
+    """Whether pybids' index is in the folder already."""
+    return (folder / "layout_index.sqlite").is_file()
+
+
 def _query_value(value: Any) -> Any:
     from bids.layout import Query
 

@@ -7,7 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from bidsapp.bids import collect, header_problem, missing_labels, sha256, write_json, write_text
+from bidsapp.bids import collect, has_database, header_problem, missing_labels, sha256, write_json, write_text
 from bidsapp.errors import NothingSelectedError, UsageError
 
 
@@ -236,3 +236,11 @@ def test_links_into_annex_are_read_and_missing_content_is_told(root: Path) -> No
         for folder in folders:
             folder.chmod(0o755)
     assert sorted(root.rglob("*")) == before
+
+
+def test_a_database_is_seen_where_there_is_one(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    scan(root, "sub-01_T1w")
+    database = tmp_path_factory.mktemp("db")
+    assert not has_database(database)
+    collect(root, database_dir=database)
+    assert has_database(database)

@@ -1,0 +1,23 @@
+#!/bin/sh
+# Install the app's environment into /opt/venv of an image: install.sh cpu|cuda, in a folder with the locks.
+# Used by the Dockerfile and by singularity-debian.def; pip's settings (PIP_EXTRA_INDEX_URL, ...) come from outside.
+set -eu
+case "$1" in
+    # By its full version, so that an index that only has CUDA builds fails here, at once, and not with many GB.
+    cpu) sed -i 's/^torch==[0-9.]*/&+cpu/' requirements-torch.txt; more= ;;
+    cuda) more="-r requirements-cuda.txt" ;;
+    *) echo "VARIANT is cpu or cuda, not $1" >&2; exit 1 ;;
+esac
+export PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+python3 -m venv /opt/venv
+# Nothing is installed whose hash is not in the locks. --no-deps: they are complete, and leave out deepbet's graphical
+# interface.
+# shellcheck disable=SC2086
+/opt/venv/bin/pip install --no-deps --require-hashes -r requirements-torch.txt $more \
+    || { echo "No torch for $1: name the index that has it in PIP_EXTRA_INDEX_URL (docs/images.md)." >&2; exit 1; }
+/opt/venv/bin/pip install --no-deps --require-hashes -r requirements.txt
+/opt/venv/bin/pip uninstall -y pip setuptools
+rm -rf /opt/venv/lib/python3*/site-packages/torch/include /opt/venv/lib/python3*/site-packages/torch/test
+find /opt/venv -name '*.a' -delete
+python3 packages.py /opt/venv/lib/python3*/site-packages > packages.tsv
+rm -f requirements*.txt packages.py install.sh
