@@ -42,14 +42,16 @@ class SegmentAll(SimpleInterface):
         mask_image = load(self.inputs.mask_file)
         mask = np.asarray(mask_image.dataobj) > 0
         size = tuple(float(size) for size in mask_image.header.get_zooms()[:3])
+        within = segment.grown(mask, segment.SURROUND_MM, size)
         found = segment.segment_network(
             {name: array(path) for name, path in zip(self.inputs.contrasts, self.inputs.in_files, strict=True)},
             mask,
             voxel_size_mm=size,
+            within=within,
             device=self.inputs.device,
             tta=self.inputs.tta,
         )
-        seen = segment.read_classes(found, mask)
+        seen = segment.read_classes(found, within)
         key = segment.WITH_FLAIR if "FLAIR" in self.inputs.contrasts else segment.WITHOUT_FLAIR
         threshold = segment.packaged().card["lesion_threshold"][key]
         lesions = segment.lesion_mask(seen.lesion, threshold=threshold, voxel_size_mm=size)

@@ -18,6 +18,8 @@ from bidsapp.models.unet import symmetric_place
 CHANNELS = ("T1w", "T2w", "FLAIR")
 #: Keys of ``lesion_threshold`` in the model's card: without FLAIR the network is surer of less.
 WITH_FLAIR, WITHOUT_FLAIR = "with FLAIR", "without FLAIR"
+#: The network is shown this much around a brain mask: it cuts off what is no brain, but adds nothing it does not see.
+SURROUND_MM = 2.0
 #: Voxels that neighbouring tiles share; their weights ramp across these.
 OVERLAP = 16
 #: The brain's box in training is that of the tissue; a brain mask holds this much fluid around it.
@@ -51,6 +53,7 @@ def segment_network(
     mask: np.ndarray,
     *,
     voxel_size_mm: tuple[float, float, float],
+    within: np.ndarray | None = None,
     device: str = "cpu",
     tta: bool = False,
     model: Model | None = None,
@@ -65,9 +68,11 @@ def segment_network(
     images : mapping of str to ndarray
         T1w, T2w, FLAIR, or any subset: (X, Y, Z), axes in RAS order, about 1 mm, bias-corrected; any scale.
     mask : ndarray of bool, shape (X, Y, Z)
-        Brain.
+        Brain: intensities are scaled by it.
     voxel_size_mm : tuple of float
         Along the axes of the images.
+    within : ndarray of bool, shape (X, Y, Z), optional
+        What the network is shown, if more than `mask`.
     device : str
         ``"cpu"`` or ``"cuda[:N]"``; out of memory there, the CPU does it.
     tta : bool
@@ -86,8 +91,9 @@ def segment_network(
     """
     _check(images, mask)
     model = model or packaged()
-    box = _box_of_tiles(mask, model.card["patch"])
-    x = torch.from_numpy(_channels(images, mask, box))
+    within = mask if within is None else within
+    box = _box_of_tiles(within, model.card["patch"])
+    x = torch.from_numpy(_channels(images, mask, within, box))
     places, note = _places(mask, box, voxel_size_mm), ""
     try:
         probability = _in_tiles(model, x, places, device, tta=tta)
@@ -135,10 +141,12 @@ def _box_of_tiles(mask: np.ndarray, patch: int) -> tuple[slice, slice, slice]:
     return tuple(box)  # type: ignore[return-value]
 
 
-def _channels(images: Mapping[str, np.ndarray], mask: np.ndarray, box: tuple[slice, ...]) -> np.ndarray:
-    """(3, X, Y, Z) float32 in `box`: z-scored within the brain, kept within +-5; zero outside, and where missing."""
+def _channels(
+    images: Mapping[str, np.ndarray], mask: np.ndarray, within: np.ndarray, box: tuple[slice, ...]
+) -> np.ndarray:
+    """(3, X, Y, Z) float32 in `box`: z-scored by the brain, kept within +-5; zero outside `within`, and where missing."""
     out = np.zeros((len(CHANNELS), *(s.stop - s.start for s in box)), np.float32)
-    part = mask[box]
+    part = within[box]
     there = tuple(slice(0, n) for n in part.shape)
     for channel, name in zip(out, CHANNELS, strict=True):
         if name in images:
@@ -228,7 +236,7 @@ def read_classes(found: NetworkResult, mask: np.ndarray) -> Reading:
     ----------
     found : NetworkResult
     mask : ndarray of bool, shape (X, Y, Z)
-        The brain mask that the network was given.
+        What the network was shown.
 
     Returns
     -------
@@ -279,6 +287,11 @@ def lesion_mask(
     keep = sizes >= minimum_mm3
     keep[0] = False
     return keep[labels]
+
+
+def grown(mask: np.ndarray, millimetres: float, voxel_size_mm: tuple[float, float, float]) -> np.ndarray:
+    """The mask and all within `millimetres` of it."""
+    return np.asarray(ndimage.distance_transform_edt(~mask, sampling=voxel_size_mm) <= millimetres)
 
 
 def _largest_filled(mask: np.ndarray) -> np.ndarray:
