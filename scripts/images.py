@@ -232,15 +232,28 @@ def build_sif() -> None:
     print(f"{folder / 'bidsapp.sif'}: {(folder / 'bidsapp.sif').stat().st_size / 1e9:.2f} GB (compressed)")
 
 
-def apptainer(folder: Path, command: str) -> list[str]:
-    """Command that runs Apptainer in `folder`: the machine's own, or one in a root folder of its own (``SIDROOT``)."""
+def apptainer(folder: Path, command: str, *, network: bool = True) -> list[str]:
+    """Command that runs Apptainer in `folder`: the machine's own, or one in a root folder of its own (``SIDROOT``).
+
+    Without `network` the second has none, not even by mistake; the first is told so by its own options.
+    """
     if shutil.which("apptainer"):
         return ["sh", "-c", f"cd {folder} && exec apptainer {command}"]
     root = _sid_root()
     (root / "w").mkdir(exist_ok=True)
     here = Path(__file__).parent
     inside = f"cd /w && exec apptainer {command}"
-    return [sys.executable, str(here / "userns.py"), "bash", str(here / "pivot.sh"), str(root), str(folder), inside]
+    options = [] if network else ["--no-network"]
+    return [
+        sys.executable,
+        str(here / "userns.py"),
+        *options,
+        "bash",
+        str(here / "pivot.sh"),
+        str(root),
+        str(folder),
+        inside,
+    ]
 
 
 def _sid_root() -> Path:
@@ -265,14 +278,13 @@ def run(data: Path, out: Path, arguments: Sequence[str], *, sif: bool = False) -
     what = ["/data", "/out", *arguments]
     if not sif:
         return subprocess.run(in_image(what, [f"{data}:/data:ro", f"{out}:/out"], writes=out), check=False)
-    options = "--containall --cleanenv --no-home"
     if shutil.which("apptainer"):
-        binds = f"--net --network=none -B {data}:/data:ro -B {out}:/out"
-        return subprocess.run(
-            apptainer(STORE / "sif", f"run {options} {binds} bidsapp.sif {' '.join(what)}"), check=False
-        )
-    binds = f"-B /host{data}:/data:ro -B /host{out}:/out"
-    return subprocess.run(apptainer(STORE / "sif", f"run {options} {binds} bidsapp.sif {' '.join(what)}"), check=False)
+        own, host = "--net --network=none", ""
+    else:
+        own, host = "", "/host"
+    binds = f"-B {host}{data}:/data:ro -B {host}{out}:/out"
+    command = f"run --containall --cleanenv --no-home {own} {binds} bidsapp.sif {' '.join(what)}"
+    return subprocess.run(apptainer(STORE / "sif", command, network=False), check=False)
 
 
 def check(data: Path, out: Path, arguments: Sequence[str], *, sif: bool = False) -> None:

@@ -1,6 +1,6 @@
 """Run a command as root of a user, mount and process namespace of its own (started by scripts/images.py).
 
-``python userns.py COMMAND...``; for machines where Apptainer may not make its own: needs root there.
+``python userns.py [--no-network] COMMAND...``; for machines where Apptainer may not make its own: needs root there.
 """
 
 from __future__ import annotations
@@ -11,16 +11,19 @@ import sys
 from pathlib import Path
 
 #: linux/sched.h
-CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWPID = 0x00020000, 0x10000000, 0x20000000
+CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x00020000, 0x10000000, 0x20000000, 0x40000000
 
 
 def main() -> int:
     """Fork, unshare, map the ids from outside, run the command as the first process of the new namespace."""
+    command, spaces = sys.argv[1:], CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID
+    if command[0] == "--no-network":
+        command, spaces = command[1:], spaces | CLONE_NEWNET
     ready, mapped = os.pipe(), os.pipe()
     child = os.fork()
     if child == 0:
         libc = ctypes.CDLL(None, use_errno=True)
-        if libc.unshare(CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID):
+        if libc.unshare(spaces):
             print(f"userns: {os.strerror(ctypes.get_errno())}", file=sys.stderr)
             os._exit(1)
         os.write(ready[1], b"x")
@@ -29,7 +32,7 @@ def main() -> int:
         os.setuid(0)
         first = os.fork()
         if first == 0:
-            os.execvp(sys.argv[1], sys.argv[1:])
+            os.execvp(command[0], command)
         os._exit(os.waitstatus_to_exitcode(os.waitpid(first, 0)[1]))
     os.close(ready[1])
     os.read(ready[0], 1)
