@@ -94,8 +94,10 @@ def _participant(config: Config) -> int:
         outcomes = [_outcome_so_far(inputs, config) for inputs in sessions]
         _write_problems(config.out_dir, [outcome for outcome in outcomes if outcome.status == "skipped"])
         _work_through([outcome for outcome in outcomes if outcome.status == "waiting"], config, say)
-        _assemble_reports(config.out_dir, _changed_subjects(outcomes, config.out_dir), say)
-        failed = any(outcome.status == "failed" for outcome in outcomes)
+        compared = _compare_sessions(outcomes, config, say)
+        changed = dict.fromkeys([*_changed_subjects(outcomes, config.out_dir), *compared])
+        _assemble_reports(config.out_dir, changed, say)
+        failed = any(outcome.status == "failed" for outcome in outcomes) or any(compared.values())
         if here.alone():
             locks.tidy(config.out_dir)
             if not (failed or config.keep_work or config.work_dir is not None):
@@ -446,6 +448,26 @@ def _drop_broken_results(session: Path) -> None:
                 stream.read()
         except (OSError, EOFError):
             shutil.rmtree(result.parent, ignore_errors=True)
+
+
+def _compare_sessions(outcomes: list[Outcome], config: Config, say: progress.Progress) -> dict[str, str]:
+    """Changes between the sessions of each subject that has several; by subject what went wrong, or ""."""
+    from bidsapp.workflows.subject import init_changes, run_changes
+
+    subjects = init_changes(config, dict.fromkeys(outcome.inputs.subject for outcome in outcomes))
+    if not subjects:
+        return {}
+    with ExitStack() as stack:
+        for subject in sorted(subjects):  # in one order, so that no two runs wait for each other
+            held = locks.take(config.out_dir, f"changes_sub-{subject}")
+            assert held is not None  # it waits
+            stack.enter_context(held)
+        say.note(f"Changes between the sessions of {len(subjects)} subject(s).")
+        problems = run_changes(config, subjects)
+    for subject, problem in problems.items():
+        if problem:
+            say.note(f"sub-{subject}: the changes between its sessions could not be measured ({problem}).")
+    return problems
 
 
 # --- after the work -------------------------------------------------------------------------------------------------

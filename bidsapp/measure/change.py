@@ -42,8 +42,7 @@ LESION_CHANGE_COLUMNS: dict[str, dict[str, Any]] = {
     "session_to": {"LongName": "Later session", "Description": "Label with ses-."},
     "change_id": {
         "LongName": "Number within the interval",
-        "Description": "By status (new, enlarging, shrinking, resolved, stable, unconfirmed, small), then by volume; "
-        "the map with desc-lesions carries it.",
+        "Description": "By status (new, enlarging, shrinking, resolved, stable, unconfirmed, small), then by volume.",
     },
     "status": {
         "LongName": "What became of the lesion",

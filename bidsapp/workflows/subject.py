@@ -1,0 +1,126 @@
+"""What is done for a subject once its sessions are there: the changes between them."""
+
+from __future__ import annotations
+
+import csv
+import multiprocessing
+import traceback
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from datetime import datetime
+from pathlib import Path
+
+from bidsapp import bids
+from bidsapp.config import Config
+from bidsapp.interfaces import change
+
+#: Peak memory (GB) of one comparison, measured on the sessions of `bids_ms_longitudinal`.
+MEMORY_GB = 2.0
+#: Columns of sessions.tsv that may hold the date of a session.
+DATE_COLUMN = "acq_time"
+
+
+def init_changes(config: Config, subjects: Iterable[str]) -> list[str]:
+    """Subjects with two or more finished sessions whose changes are not there yet, or are of other sessions."""
+    return [subject for subject in subjects if _to_do(config.out_dir, config.bids_dir, subject) is not None]
+
+
+def run_changes(config: Config, subjects: Iterable[str]) -> dict[str, str]:
+    """Compare the sessions of each subject, several subjects at a time.
+
+    Parameters
+    ----------
+    config : Config
+    subjects : iterable of str
+        Labels. The caller sees to it that no other run is at work on them.
+
+    Returns
+    -------
+    dict
+        By subject: "" where it is done, else what went wrong (the whole text is in ``logs/sub-X_changes-failed.txt``).
+        The sessions' own results are not touched.
+    """
+    waiting = list(subjects)
+    workers = config.nprocs if config.mem_gb is None else min(config.nprocs, int(config.mem_gb / MEMORY_GB))
+    told: dict[str, str] = {}
+    # Each in a process of its own, which gives its memory back; "spawn", as threads do not survive a fork.
+    with ProcessPoolExecutor(
+        max(1, min(workers, len(waiting))), multiprocessing.get_context("spawn"), max_tasks_per_child=1
+    ) as pool:
+        jobs = {pool.submit(_compare, config.out_dir, config.bids_dir, subject): subject for subject in waiting}
+        for job in as_completed(jobs):
+            subject = jobs[job]
+            try:
+                problem = job.result()
+            except Exception as error:  # the process died: out of memory, most often
+                problem = f"{type(error).__name__}: {error}"
+            told[subject] = problem.strip().splitlines()[-1] if problem else ""
+            _note(config.out_dir, subject, problem)
+    return {subject: told[subject] for subject in waiting}
+
+
+def session_dates(bids_dir: Path, subject: str) -> dict[str, datetime]:
+    """Dates of a subject's sessions, by label, as far as the dataset gives them.
+
+    From ``acq_time`` in ``sub-X_sessions.tsv``, else the earliest of the session's ``scans.tsv`` (BIDS: shifted dates
+    are fine, as long as all of a subject are shifted alike).
+    """
+    folder = bids_dir / f"sub-{subject}"
+    found: dict[str, datetime] = {}
+    for path in sorted(folder.glob(f"ses-*/sub-{subject}_ses-*_scans.tsv")):
+        times = [when for row in _rows(path) if (when := _moment(row.get(DATE_COLUMN))) is not None]
+        if times:
+            found[path.parent.name.removeprefix("ses-")] = min(times)
+    for row in _rows(folder / f"sub-{subject}_sessions.tsv"):
+        if (when := _moment(row.get(DATE_COLUMN))) is not None and row.get("session_id"):
+            found[row["session_id"].removeprefix("ses-")] = when
+    return found
+
+
+def _to_do(out_dir: Path, bids_dir: Path, subject: str) -> tuple[list[change.Finished], dict, dict] | None:
+    """(sessions in order, dates, record) of changes that have to be made; None where they are there or need not be."""
+    sessions = change.finished_sessions(out_dir, subject)
+    if len(sessions) < 2:
+        return None
+    known = {one.record["session"] for one in sessions}
+    dates = {label: when for label, when in session_dates(bids_dir, subject).items() if label in known}
+    sessions = change.in_order(sessions, dates)
+    wanted = change.record_of_changes(sessions, dates)
+    return None if change.is_current(out_dir, subject, wanted) else (sessions, dates, wanted)
+
+
+def _compare(out_dir: Path, bids_dir: Path, subject: str) -> str:
+    """The work, in a process of its own; the text of the error, if any."""
+    to_do = _to_do(out_dir, bids_dir, subject)  # another run may have done it while we waited
+    if to_do is None:
+        return ""
+    sessions, dates, wanted = to_do
+    try:
+        change.write_changes(out_dir, subject, sessions, dates, wanted)
+    except Exception:
+        return traceback.format_exc()
+    return ""
+
+
+def _note(out_dir: Path, subject: str, problem: str) -> None:
+    path = out_dir / "logs" / f"sub-{subject}_changes-failed.txt"
+    if problem:
+        bids.write_text(path, problem)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            return list(csv.DictReader(stream, delimiter="\t"))
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return []
+
+
+def _moment(text: str | None) -> datetime | None:
+    """A date of BIDS (ISO 8601, without time zone or with Z); None for ``n/a`` and whatever is no date."""
+    try:
+        return datetime.fromisoformat((text or "").strip()).replace(tzinfo=None)
+    except ValueError:
+        return None
