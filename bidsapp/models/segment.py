@@ -144,7 +144,7 @@ def _box_of_tiles(mask: np.ndarray, patch: int) -> tuple[slice, slice, slice]:
 def _channels(
     images: Mapping[str, np.ndarray], mask: np.ndarray, within: np.ndarray, box: tuple[slice, ...]
 ) -> np.ndarray:
-    """(3, X, Y, Z) float32 in `box`: z-scored by the brain, kept within +-5; zero outside `within`, and where missing."""
+    """(3, X, Y, Z) float32 in `box`: z-scored by the brain, kept within +-5; 0 outside `within`, and where missing."""
     out = np.zeros((len(CHANNELS), *(s.stop - s.start for s in box)), np.float32)
     part = within[box]
     there = tuple(slice(0, n) for n in part.shape)

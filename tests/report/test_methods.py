@@ -34,7 +34,7 @@ def test_options_change_the_text(text_of):
     plain = text_of(options={"normalization": "nyul", "denoise": True}, methods={"brain_extraction": "bet"}).plain
     for cited in ("Nyúl et al., 2000", "Manjón et al., 2010", "Smith, 2002"):
         assert f"({cited})" in plain
-    assert "Fisch" not in plain and "z-scores" not in plain
+    assert "Fisch et al." not in plain and "z-scores" not in plain
 
 
 def test_flair_alone(text_of):
@@ -42,7 +42,7 @@ def test_flair_alone(text_of):
         reference="FLAIR", contrasts=["FLAIR"], not_measured={"gm_mm3": "FLAIR alone"},
         methods={"brain_extraction": "template", "tissue_model": "mixture", "lesion_model": "outlier"},
     ).plain  # fmt: skip
-    assert "could not be told apart" in plain and "registered to it rigidly" not in plain and "Fisch" not in plain
+    assert "could not be told apart" in plain and "registered to it rigidly" not in plain and "Fisch et al." not in plain
 
 
 def test_no_lesions(text_of):
@@ -78,3 +78,13 @@ def test_every_citation_has_its_reference_and_every_reference_is_cited():
 
 def test_without_a_record_there_is_no_text(tmp_path):
     assert methods.methods_text(read_subject(tmp_path, "ghost")).paragraphs == ()
+
+
+def test_network(text_of):
+    plain = text_of(
+        options={"tta": True}, contrasts=["T1w"], reference="T1w",
+        methods={"brain_extraction": "deepbet", "tissue_model": "network", "lesion_model": "network"},
+    ).plain  # fmt: skip
+    for said in ("Billot et al., 2023", "second opinion", "mirror images", "border was then drawn", "26-connected"):
+        assert said in plain
+    assert "robust estimates of its parameters" not in plain and "does not explain" not in plain
