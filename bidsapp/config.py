@@ -49,8 +49,8 @@ class Config:
     bids_database_dir: Path | None = None
     skip_bids_validation: bool = False
     brain_extraction: str = "auto"
-    tissue_model: str = "mixture"
-    lesion_model: str = "outlier"
+    tissue_model: str = "network"
+    lesion_model: str = "network"
     tta: bool = False
     normalization: str = "zscore"
     denoise: bool = False

@@ -172,15 +172,31 @@ def test_numbers_can_be_recomputed_from_the_files(finished: Finished) -> None:
             assert lesions["volume_mm3"].sum() == pytest.approx(table["lesion_mm3"], rel=1e-3)
 
 
-def test_what_cannot_be_measured_is_na_with_the_reason(finished: Finished) -> None:
-    flair_only, t2_only = (
-        pd.read_csv(one(anat(finished.out, session), "*_volumes.tsv"), sep="\t", na_values="n/a").iloc[0]
-        for session in ("sub-02_ses-1", "sub-07")
-    )
-    assert np.isnan(flair_only["gm_mm3"]) and flair_only["brain_mm3"] > 0 and flair_only["lesion_mm3"] > 0
-    assert np.isnan(t2_only["lesion_mm3"]) and t2_only["brain_mm3"] > 0
-    record = json.loads(one(anat(finished.out, "sub-07"), "*_provenance.json").read_text())
-    assert "no FLAIR" in record["not_measured"]["lesion_mm3"]
+def test_network_measures_all_from_any_contrast(finished: Finished) -> None:
+    for session in ("sub-02_ses-1", "sub-07"):  # FLAIR alone, T2w alone
+        row = pd.read_csv(one(anat(finished.out, session), "*_volumes.tsv"), sep="\t", na_values="n/a").iloc[0]
+        assert row.notna().all()
+        assert row["gm_mm3"] > row["left_cerebral_cortex_mm3"] + row["right_cerebral_cortex_mm3"] > 200_000
+        assert 0.5 < row["left_thalamus_mm3"] / row["right_thalamus_mm3"] < 2
+        structures = nib.load(one(anat(finished.out, session), "*_space-orig_seg-structures_dseg.nii.gz"))
+        voxel = abs(np.linalg.det(structures.affine[:3, :3]))
+        voxels = int(np.count_nonzero(np.asarray(structures.dataobj) == 10))
+        assert row["left_thalamus_mm3"] == pytest.approx(voxels * voxel, rel=1e-4)
+        middle = nib.affines.apply_affine(structures.affine, np.argwhere(np.asarray(structures.dataobj) == 10).mean(0))
+        other = nib.affines.apply_affine(structures.affine, np.argwhere(np.asarray(structures.dataobj) == 49).mean(0))
+        assert middle[0] + 8 < other[0]  # left is left
+
+
+def test_unsupervised_models_say_what_they_cannot_measure(finished: Finished, tmp_path: Path) -> None:
+    """FLAIR alone: the mixture does not tell grey from white matter."""
+    which = ("--participant-label", "02", "--session-label", "1", "--output-spaces", "orig", "--skip-bids-validation")
+    done = run_app(finished.data, tmp_path, "--tissue-model", "mixture", "--lesion-model", "outlier", *which)
+    assert done.code == 0, done.stderr
+    row = pd.read_csv(one(anat(tmp_path, "sub-02_ses-1"), "*_volumes.tsv"), sep="\t", na_values="n/a").iloc[0]
+    assert np.isnan(row["gm_mm3"]) and row["brain_mm3"] > 0 and row["lesion_mm3"] > 0
+    record = json.loads(one(anat(tmp_path, "sub-02_ses-1"), "*_provenance.json").read_text())
+    assert record["not_measured"]["gm_mm3"]
+    assert record["methods"]["tissue_model"] == "mixture" and record["methods"]["lesion_model"] == "outlier"
 
 
 @pytest.mark.parametrize(

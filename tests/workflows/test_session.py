@@ -73,6 +73,31 @@ def test_unset_input_would_be_seen(tmp_path: Path) -> None:
     ],
 )
 def test_plan_follows_the_contrasts(tmp_path: Path, contrasts: tuple[str, ...], brain: str, lesions: str) -> None:
-    chosen = plan(session(tmp_path, contrasts), config(tmp_path))
+    chosen = plan(session(tmp_path, contrasts), config(tmp_path, lesion_model="outlier"))
     assert (chosen.brain_extraction, chosen.lesion_model) == (brain, lesions)
     assert bool(chosen.no_lesions_because) == (lesions == "none")
+
+
+@pytest.mark.parametrize("contrasts", SUBSETS, ids="+".join)
+def test_network_looks_for_lesions_in_any_contrast(tmp_path: Path, contrasts: tuple[str, ...]) -> None:
+    assert plan(session(tmp_path, contrasts), config(tmp_path)).lesion_model == "network"
+    none = plan(session(tmp_path, contrasts), config(tmp_path, lesion_model="none"))
+    assert none.lesion_model == "none" and "switched off" in none.no_lesions_because
+
+
+@pytest.mark.parametrize(("tissue", "lesions"), [("network", "outlier"), ("mixture", "network")])
+def test_results_come_from_the_models_asked_for(tmp_path: Path, tissue: str, lesions: str) -> None:
+    workflow = init_session_wf(
+        session(tmp_path, ("T1w", "FLAIR")), config(tmp_path, tissue_model=tissue, lesion_model=lesions)
+    )
+    carry = workflow.get_node("carry")
+    sources = {
+        sink: source.name
+        for source, _, data in workflow._graph.in_edges(carry, data=True)
+        for _, sink in data["connect"]
+    }
+    by_network = tissue == "network"
+    assert sources["mask_file"] == ("network" if by_network else "brain")
+    assert sources["posteriors_file"] == ("network" if by_network else "tissue")
+    assert sources["lesion_mask"] == sources["lesion_probability"] == ("network" if lesions == "network" else "lesions")
+    assert sources["structures_file"] == "network"
