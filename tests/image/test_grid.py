@@ -4,7 +4,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from bidsapp.image.grid import average_onto, on_grid, work_image
+from bidsapp.image.grid import average_onto, labels_onto, on_grid, work_image
 
 # LPS, 2 x 2 x 4 mm, oblique by 10 degrees about x
 ANGLE = np.deg2rad(10)
@@ -81,3 +81,39 @@ def test_result_carries_the_exact_affine_and_codes_of_the_scan() -> None:
 def test_masks_are_stored_as_bytes() -> None:
     scan = oblique()
     assert on_grid(np.ones(scan.shape, bool), scan).get_data_dtype() == np.uint8
+
+
+def test_a_voxel_gets_the_label_that_covers_most_of_it() -> None:
+    """Slices of 3 mm over a column of labels 1 1 2 | 0 0 5 | 5 5 5, seen from an LPS scan."""
+    affine = np.diag([-1.0, -1, 3, 1])
+    affine[:3, 3] = (3, 4, 1)
+    scan = nib.Nifti1Image(np.zeros((4, 5, 3), np.float32), affine)
+    work = work_image(scan)
+    assert work.shape == (4, 5, 9)
+    labels = np.zeros(work.shape, np.uint8)
+    labels[0, 0] = (1, 1, 2, 0, 0, 5, 5, 5, 5)
+    found = labels_onto(on_grid(labels, work), scan)
+    assert found.get_data_dtype() == np.uint8
+    np.testing.assert_array_equal(found.affine, affine)
+    values = np.asarray(found.dataobj)
+    assert values[3, 4].tolist() == [1, 0, 5]  # the corner of low x and y is that of high i and j
+    values[3, 4] = 0
+    assert not values.any()
+
+
+def test_labels_on_finer_voxels_keep_their_place() -> None:
+    affine = np.diag([0.5, 0.5, 0.5, 1])
+    scan = nib.Nifti1Image(np.zeros((14, 16, 18), np.float32), affine)
+    work = work_image(scan)
+    labels = np.zeros(work.shape, np.int16)
+    labels[1:4, 2:5, 3:6] = 42
+    found = np.asarray(labels_onto(on_grid(labels, work), scan).dataobj)
+    assert set(np.unique(found)) == {0, 42}
+    # Where linear interpolation puts the border; a corner is mostly outside (0.75 ** 3 < 0.5).
+    assert (found > 0).sum() == (found[2:8, 4:10, 6:12] > 0).sum() == 6**3 - 8
+
+
+def test_no_label_at_all() -> None:
+    scan = nib.Nifti1Image(np.zeros((4, 5, 6), np.float32), np.eye(4))
+    empty = on_grid(np.zeros((4, 5, 6), np.uint8), scan)
+    assert not np.asarray(labels_onto(empty, scan).dataobj).any()

@@ -1,13 +1,22 @@
 from __future__ import annotations
 
+import dataclasses
+
 import nibabel as nib
 import numpy as np
 import pytest
 
 from bidsapp.image.grid import on_grid, work_image
 from bidsapp.image.itk import displacement_field
-from bidsapp.image.results import Segmentation, carry_points, in_template, lesions_on_scan, on_native
-from bidsapp.labels import CSF, GM, LESION, PARENCHYMA, WM
+from bidsapp.image.results import (
+    Segmentation,
+    carry_points,
+    in_template,
+    lesions_on_scan,
+    on_native,
+    with_sides,
+)
+from bidsapp.labels import CSF, EXTRA_AXIAL_CSF, GM, LESION, PARENCHYMA, STRUCTURE_LESION, WM
 
 
 @pytest.fixture
@@ -98,3 +107,29 @@ def test_points_go_with_the_field() -> None:
     field = displacement_field(shift, affine)
     points = np.array([[0.0, 2, 4], [3, 2, 4], [100, 2, 4]])
     np.testing.assert_allclose(carry_points(points, field), [[0, 2, 4], [4.5, 2, 4], [104, 2, 4]])
+
+
+def test_structures_fill_the_mask_and_lesions_are_apart(found: Segmentation, scan: nib.Nifti1Image) -> None:
+    """Cortex where GM is, white matter where WM is, nothing named in the fluid; the lesion lies in the white matter."""
+    labels = np.zeros(found.mask.shape, np.uint8)
+    labels[2:6], labels[6:10] = 3, 2
+    out = on_native(dataclasses.replace(found, structures=on_grid(labels, found.mask)), scan)
+    values, counts = np.unique(np.asarray(out.structures.dataobj), return_counts=True)
+    assert dict(zip(values.tolist(), counts.tolist(), strict=True)) == {
+        0: 16 * 18 * 10 - 12 * 12 * 6, 2: 4 * 12 * 6 - 8, 3: 4 * 12 * 6, EXTRA_AXIAL_CSF: 4 * 12 * 6,
+        STRUCTURE_LESION.index: 8,
+    }  # fmt: skip
+    assert on_native(found, scan).structures is None
+
+
+def test_sides_are_those_of_the_template(found: Segmentation) -> None:
+    """The subject lies 3 mm to the left of the template: its midplane is at x = -3 mm."""
+    labels = np.zeros(found.mask.shape, np.uint8)
+    labels[2:14, 5, 8], labels[2:14, 6, 8] = 10, 14  # thalamus has sides, the third ventricle has none
+    image = on_grid(labels, found.mask)
+    shift = np.zeros((*labels.shape, 3))
+    shift[..., 0] = 3
+    sided = np.asarray(with_sides(image, displacement_field(shift, image.affine)).dataobj)
+    x = image.affine[0, 3] + image.affine[0, 0] * np.arange(2, 14)
+    assert sided[2:14, 5, 8].tolist() == [49 if place > -3 else 10 for place in x]
+    assert {10, 49} <= set(sided[2:14, 5, 8].tolist()) and (sided[2:14, 6, 8] == 14).all()

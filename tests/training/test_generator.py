@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import nibabel as nib
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from training.anatomy import INSIDE_BRAIN, POSITION, STRUCTURES
-from training.generator import Generator, GeneratorConfig, apply_along, slice_profiles, smooth_field
+from training.generator import Generator, GeneratorConfig, Sample, apply_along, slice_profiles, smooth_field
 from training.heads import Heads, brain_hull, signed_distance, to_positions
 from training.lesions import SHAPE, SPOTS, Lesions, load_lesions
 from training.tasks import BrainTask, SegmentTask
@@ -168,14 +169,66 @@ def test_mask_files_come_onto_one_grid(tmp_path: Path) -> None:
 
 def test_segment_task_rewards_the_truth(ball: Heads, everywhere: Lesions) -> None:
     task, sample = SegmentTask(), Generator(ball, PATCH, everywhere).sample(1)
-    target = task._soft_target(sample)
-    torch.testing.assert_close(target.sum(0), torch.ones(32, 32, 32))
+    target = _soft_target(task, sample)
     right, wrong = target.clamp(min=1e-6).log(), torch.zeros_like(target)
     assert task.loss(right, sample) < 0.2 * task.loss(wrong, sample)
     assert all(np.isnan(d) or d == 1 for d in task.dice(right, sample))
-    inputs = task.inputs(sample)
-    for image, raw in zip(inputs, sample.image, strict=True):
-        assert float(image[raw > 0].mean()) == pytest.approx(0, abs=0.1)
+
+
+def _soft_target(task: SegmentTask, sample: Sample) -> torch.Tensor:
+    """(classes, X, Y, Z): one-hot labels that give way to the lesion's share."""
+    onehot = torch.nn.functional.one_hot(task._labels(sample), len(task.classes)).movedim(-1, 0).float()
+    onehot = onehot * (1 - sample.lesion)
+    onehot[-1] = sample.lesion
+    return onehot
+
+
+def test_segment_loss_is_cross_entropy_and_dice(ball: Heads, everywhere: Lesions) -> None:
+    """The loss is written so that no target of all classes is made; here it is made."""
+    task, sample = SegmentTask(), Generator(ball, PATCH, everywhere).sample(2)
+    assert sample.lesion.max() > 0.5
+    logits = torch.randn((len(task.classes), *sample.lesion.shape), generator=torch.Generator().manual_seed(0))
+    target, probability = _soft_target(task, sample), logits.softmax(0)
+    weight = 1 + sample.lesion
+    entropy = (-(target * logits.log_softmax(0)).sum(0) * weight).sum() / weight.sum()
+    overlap, size = (probability * target).flatten(1).sum(1), (probability**2 + target**2).flatten(1).sum(1)
+    present = (target**2).flatten(1).sum(1) > 10
+    expected = entropy + 1 - (2 * overlap / (size + 1))[present].mean()
+    torch.testing.assert_close(task.loss(logits, sample), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_scale_is_that_of_the_whole_brain(ball: Heads) -> None:
+    """A patch of all of the head but its corners: the brain in it has mean 0 and standard deviation 1, about."""
+    config = dataclasses.replace(PATCH, patch=64, p_lesions=0, bias=(0, 0), noise=(0, 0), texture=(0, 0.01), p_thick=0)
+    make, task = Generator(ball, config), SegmentTask()
+    for seed in range(3):
+        sample = make.sample(seed)
+        inside = (sample.distance > 0) & (sample.image[0] > 0)
+        values = task.inputs(sample)[:, inside]
+        assert values.mean(1).abs().max() < 0.25
+        assert ((values.std(1) - 1).abs() < 0.3).all()
+
+
+def test_place_is_relative_to_the_brain(ball: Heads) -> None:
+    """Where x is -1 and 1 the brain of 24 mm (times its scale) ends."""
+    config = dataclasses.replace(PATCH, patch=64, p_lesions=0, p_stripped=0, shear=0, elastic_mm=(0, 0))
+    for seed in range(4):
+        sample = Generator(ball, config).sample(seed)
+        tissue = torch.isin(sample.labels, torch.tensor([POSITION[i] for i in (2, 41, 3, 42)]))
+        for axis in range(3):
+            along = tissue.any(dim=tuple(a for a in range(3) if a != axis))
+            ends = sample.place[axis][along][[0, -1]]
+            cut = along[0] or along[-1]  # the patch may end before the brain does
+            assert cut or ends.tolist() == pytest.approx([-1, 1], abs=0.12)
+
+
+def test_lesions_need_no_flow_or_bright_cortex(ball: Heads, everywhere: Lesions) -> None:
+    """What imitates lesions changes the images, never the truth."""
+    plain = Generator(ball, PATCH, everywhere).sample(5)
+    config = dataclasses.replace(PATCH, p_flow=1.0, p_bright_cortex=1.0)
+    spoiled = Generator(ball, config, everywhere).sample(5)
+    torch.testing.assert_close(plain.lesion, spoiled.lesion)
+    assert not torch.equal(plain.image, spoiled.image)
 
 
 def test_brain_task_rewards_the_truth(ball: Heads) -> None:
