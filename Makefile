@@ -6,6 +6,7 @@ VENV   ?= .venv
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
 RUN    := $(VENV)/bin/python
+TOOLS   := .tools
 VARIANT ?= cpu
 DEMO   ?= demo-data
 OUT    ?= demo-out
@@ -66,14 +67,17 @@ $(DEV): requirements-dev.txt requirements-torch.txt pyproject.toml | $(RUN)
 	$(call install,requirements-dev.txt)
 	touch $(RUNTIME)
 
-lock: | $(RUN) ## write requirements*.txt anew from pyproject.toml; UPGRADE=--upgrade for the newest versions
-	$(RUN) -m pip install -q uv
-	PATH="$(abspath $(VENV)/bin):$$PATH" $(RUN) scripts/lock.py $(UPGRADE)
+lock: $(TOOLS) ## write requirements*.txt anew from pyproject.toml; UPGRADE=--upgrade for the newest versions
+	PATH="$(abspath $(TOOLS)/bin):$$PATH" $(TOOLS)/bin/python scripts/lock.py $(UPGRADE)
 
-audit: | $(RUN) ## known vulnerabilities of what the locks hold (asks the network), and no pickle in the app
-	$(RUN) -m pip install -q pip-audit
-	$(RUN) scripts/audit.py
-	$(RUN) -m pip_audit --strict --no-deps --disable-pip -r requirements.txt -r requirements-torch.txt
+audit: $(TOOLS) ## no pickle in the app, and known vulnerabilities of what the locks hold (asks the network)
+	$(TOOLS)/bin/python scripts/audit.py
+	$(TOOLS)/bin/pip-audit --strict --no-deps --disable-pip -r requirements.txt -r requirements-torch.txt
+
+# Apart from the app's environment, which holds what is locked and nothing else.
+$(TOOLS):
+	$(PYTHON) -m venv $@
+	$@/bin/pip install --disable-pip-version-check -q uv pip-audit
 
 image: ## build the Docker image (buildah where there is no engine), check its size and speed; VARIANT=cuda
 	$(PYTHON) scripts/images.py build --variant $(VARIANT)
