@@ -116,5 +116,10 @@ def main() -> None:
     device = ModuleType("bidsapp.models.device")
     device.resolve = lambda name: "cpu" if name == "auto" else name  # type: ignore[attr-defined]
     sys.modules["bidsapp.models.device"] = device
+    # Light sessions have no images whose changes could be measured.
+    changes = ModuleType("bidsapp.workflows.subject")
+    changes.init_changes = lambda config, subjects: []  # type: ignore[attr-defined]
+    changes.run_changes = None  # type: ignore[attr-defined]
+    sys.modules["bidsapp.workflows.subject"] = changes
     real.init_session_wf = init_light_wf
     raise SystemExit(app())
