@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 import pandas as pd
 import pytest
 
+from bidsapp.measure.volumes import STRUCTURE_COLUMNS, VOLUME_COLUMNS
 from bidsapp.report import assemble
 from bidsapp.report.read import read_subject
 from bidsapp.report.subject import view_subject
@@ -275,3 +276,22 @@ def test_layout_names_columns_that_exist():
     assert set(layout["quality"]["names"]) <= set(QC_COLUMNS)
     lesion = {name for key, entry in layout["lesions"]["columns"].items() for name in entry.get("columns", [key])}
     assert lesion == set(LESION_COLUMNS)
+
+
+def test_structures_have_their_own_table(tmp_path, write_session):
+    """Left 4 ml and right 3 ml differ by 29 % of their mean; a structure without sides has one cell."""
+    volumes = dict.fromkeys(VOLUME_COLUMNS, "100000")
+    measured = dict.fromkeys(STRUCTURE_COLUMNS, "1000")
+    measured |= {"left_hippocampus_mm3": "4000", "right_hippocampus_mm3": "3000", "brain_stem_mm3": "22000"}
+    pictures = ("brain", "tissue", "structures", "lesion", "registration")
+    write_session("01", volumes=volumes | measured, pictures=pictures)
+    page = page_of(tmp_path)
+    text = " ".join(page.text.split())
+    assert "Hippocampus 4.00 3.00 ml +29" in text and "Brain stem 22.0 ml" in text
+    assert text.count("Hippocampus") == 2  # in the legend of the picture, and in the table
+    assert "No picture" not in text
+
+
+def test_without_structures_there_is_a_word(tmp_path, write_session):
+    write_session("01")
+    assert "No anatomical structures were measured." in page_of(tmp_path).text
