@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pandas as pd
 
 from bidsapp.measure import cohort
 from bidsapp.measure.volumes import VOLUME_COLUMNS
+from bidsapp.report import group_figures
 from bidsapp.report.analysis import KEY_DICTIONARY, Z_LIMIT, Analysis, tables
 from bidsapp.report.group_models import (
     Comparison,
@@ -112,6 +114,7 @@ class Picture:
     caption: str
     png: PictureFile
     others: tuple[str, ...]
+    plot: bool = False
 
 
 @dataclass(frozen=True)
@@ -193,7 +196,7 @@ def view_group(
         full = f"{column}_mm3" if f"{column}_mm3" in analysis.measures else column
         return _value(full, None, group, layout).name
 
-    def who(row: pd.Series) -> tuple[str, str]:
+    def who(row: Mapping[str, Any]) -> tuple[str, str]:
         return _name(_key(row)), _href(_key(row))
 
     return GroupView(
@@ -221,6 +224,39 @@ def view_group(
         headings=tuple(_value(column, None, group, layout) for column in columns),
         rows=rows,
     )
+
+
+def draw_figures(out_dir: Path, analysis: Analysis, group: Cohort, layout: Mapping[str, Any]) -> list[Picture]:
+    """Write the figures of the tables (SVG and PNG), as far as there is something to draw."""
+    for old in sorted((out_dir / group_figures.FOLDER).glob("group_*")):
+        old.unlink()
+    shown = [c for c in layout["group"]["distributions"] if c in analysis.measures]
+    shown = [c for c in shown if analysis.frame[c.removesuffix("_mm3")].notna().sum() >= cohort.MINIMUM_SUBJECTS]
+    columns = [column.removesuffix("_mm3") for column in shown]
+    names = [_value(column, None, group, layout).name for column in shown]
+    units = ["ml" if c.endswith("_mm3") else "%" if "percent" in c else "" for c in shown]
+    by_column = dict(zip(columns, names, strict=True))
+    made = []
+    if columns:
+        about = "by group " if analysis.design.group else ""
+        made.append(("group_distributions", group_figures.by_group(analysis, columns, names, units), "Distributions",
+                     f"Measures {about}(boxes: median and quartiles; whiskers: 1.5 times their distance)."))  # fmt: skip
+    if columns and analysis.design.age:
+        made.append(("group_age", group_figures.against_age(analysis, columns, names, units), "Against age",
+                     "Measures against age, with a straight line of each group, adjusted for nothing."))  # fmt: skip
+    drawn = (
+        group_figures.forest(analysis.terms, lambda column: by_column.get(column, column))
+        if len(analysis.terms)
+        else None
+    )
+    if drawn is not None:
+        made.append(("group_effects", drawn, "Effect sizes",
+                     "Effect sizes with 95 % confidence intervals, coloured where q is below 0.05."))  # fmt: skip
+    pictures = []
+    for stem, figure, title, caption in made:
+        png, others = group_figures.save(out_dir, stem, figure)
+        pictures.append(Picture(title, caption, png, others, plot=True))
+    return pictures
 
 
 def _words(column: str) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -146,7 +147,10 @@ def view_terms(terms: pd.DataFrame, name: Callable[[str], str]) -> tuple[ModelTe
 
 
 def view_models(
-    fits: Sequence[Fit], name: Callable[[str], str], frame: pd.DataFrame, href: Callable[[pd.Series], tuple[str, str]]
+    fits: Sequence[Fit],
+    name: Callable[[str], str],
+    frame: pd.DataFrame,
+    href: Callable[[Mapping[str, Any]], tuple[str, str]],
 ) -> tuple[ModelView, ...]:
     """Every model with its checks shown."""
     views = []
@@ -180,7 +184,7 @@ def view_comparisons(table: pd.DataFrame, name: Callable[[str], str]) -> tuple[C
     return tuple(rows)
 
 
-def _plots(fit: Fit, frame: pd.DataFrame, href: Callable[[pd.Series], tuple[str, str]]) -> tuple[Plot, ...]:
+def _plots(fit: Fit, frame: pd.DataFrame, href: Callable[[Mapping[str, Any]], tuple[str, str]]) -> tuple[Plot, ...]:
     """Normal quantiles and residuals against fitted values (standardised residuals)."""
     if not len(fit.residuals):
         return ()
@@ -189,7 +193,8 @@ def _plots(fit: Fit, frame: pd.DataFrame, href: Callable[[pd.Series], tuple[str,
     kept = np.unique(np.linspace(0, n - 1, min(n, MAXIMUM_DOTS)).round().astype(int))
     quantiles = stats.norm.ppf((np.arange(n) + 0.5) / n)
     chosen = order[kept]
-    names = [href(frame.loc[fit.index[i]]) for i in chosen]
+    records = frame.loc[fit.index[chosen], ["participant_id", "session_id"]].to_dict("records")
+    names = [href(record) for record in records]
     quantile = _plot(
         "Normal quantiles", "expected of a normal distribution", "residual", quantiles[kept], fit.residuals[chosen],
         names, diagonal=True,

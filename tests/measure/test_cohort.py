@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from bidsapp.measure import cohort
 from bidsapp.measure.cohort import merge_sessions, modified_z, outliers, summary
 
 
@@ -114,3 +115,43 @@ def test_thousands_of_rows_take_no_time(rng):
     outliers(big)
     summary(big)
     assert time.perf_counter() - start < 2
+
+
+def test_covariates_are_merged_by_subject_and_session():
+    merged = cohort.merge_sessions([
+        pd.DataFrame({"participant_id": ["sub-1"], "session_id": ["ses-1"], "gm_mm3": ["5"]}),
+        pd.DataFrame({"participant_id": ["sub-1"], "session_id": ["ses-2"], "gm_mm3": ["6"]}),
+        pd.DataFrame({"participant_id": ["sub-2"], "gm_mm3": ["7"]}),
+    ])  # fmt: skip
+    people = pd.DataFrame(
+        {"participant_id": ["2", "sub-1", "sub-9"], "age": ["50", "40", "1"], "sex": ["F", "n/a", "M"]}
+    )
+    visits = pd.DataFrame({"participant_id": ["sub-1"], "session_id": ["2"], "age": ["41.5"]})
+    scale = pd.DataFrame({"participant_id": ["sub-1", "sub-1"], "edss": ["2", "3"], "gm_mm3": ["x", "y"]})
+    wrong = pd.DataFrame({"id": ["sub-1"]})
+    found, notes = cohort.add_covariates(
+        merged, [("participants.tsv", people), ("edss.tsv", scale), ("sessions.tsv", visits), ("wrong.tsv", wrong)]
+    )
+    # In the table's order: sub-1 ses-1, sub-1 ses-2, sub-2.
+    assert found["age"].to_list() == [40, 41.5, 50] and found["edss"].to_list()[:2] == [2, 2]
+    assert found["sex"].isna().to_list() == [True, True, False]
+    assert found["gm_mm3"].to_list() == [5, 6, 7] and found["edss_gm_mm3"].to_list()[:2] == ["x", "x"]
+    assert notes == [
+        "edss.tsv has more than one row of sub-1: the first is used.",
+        "wrong.tsv has no column participant_id: it is not used.",
+    ]
+
+
+def test_lesions_are_summed_by_every_class():
+    lesions = pd.DataFrame({
+        "participant_id": ["sub-1"] * 3 + ["sub-2"], "session_id": ["ses-1"] * 3 + [np.nan], "lesion_id": [1, 2, 3, 1],
+        "volume_mm3": [100.0, 30.0, 20.0, 7.0],
+        "region": ["deep white matter", "infratentorial", "deep white matter", "infratentorial"],
+        "hemisphere": ["left", "right", None, "left"],
+    })  # fmt: skip
+    found = cohort.lesion_summary(lesions).set_index("participant_id")
+    assert found["lesion_region_deep_white_matter_mm3"].to_dict() == {"sub-1": 120, "sub-2": 0}
+    assert found["lesion_region_infratentorial_count"].to_dict() == {"sub-1": 1, "sub-2": 1}
+    assert found["lesion_hemisphere_left_mm3"].to_dict() == {"sub-1": 100, "sub-2": 7}
+    assert found["lesion_largest_mm3"].to_dict() == {"sub-1": 100, "sub-2": 7}
+    assert found.loc["sub-1", "lesion_median_mm3"] == 30 and not [name for name in found if "lesion_id" in name]

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from bidsapp.report import assemble
+from bidsapp.report import group as group_module
 from bidsapp.report.analysis import Options, analyse
 from bidsapp.report.covariates import read_covariates
 from bidsapp.report.group import collect_cohort, view_group
@@ -121,3 +122,23 @@ def test_columns_of_another_model_are_kept(tmp_path, write_session):
     assert table.loc[0, "thalamus_mm3"] == 14000
     view = view_of(tmp_path)
     assert "Long name of thalamus_mm3" in [strip.name for strip in view.strips]
+
+
+def test_hundreds_of_sessions_become_a_histogram_with_the_outliers_as_dots(tmp_path, ten, monkeypatch):
+    monkeypatch.setattr(group_module, "MAXIMUM_DOTS", 5)
+    view = view_of(tmp_path)
+    brain = {strip.name: strip for strip in view.strips}["Brain parenchyma"]
+    assert [dot.session for dot in brain.dots] == ["sub-09 ses-1"] and len(brain.bars) > 1
+    assert sum(height == 40 for _, _, height in brain.bars) >= 1
+
+
+def test_what_is_unusual_for_its_head_is_an_outlier(tmp_path, write_session, rng):
+    """Not far from the others as it is, but far from what the head's size predicts."""
+    for number in range(30):
+        tiv = 1_300_000 + 15_000 * number
+        brain = 0.75 * tiv + 3_000 * rng.normal() - (150_000 if number == 25 else 0)
+        write_session(f"{number:02}", volumes={"tiv_mm3": str(tiv), "brain_mm3": str(brain)})
+    ((name, _, what, far, alike),) = view_of(tmp_path).outliers
+    assert (
+        name == "sub-25" and what.startswith("Brain parenchyma") and far == "" and float(alike.replace("−", "-")) < -5
+    )

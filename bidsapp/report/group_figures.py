@@ -1,0 +1,185 @@
+"""Figures of the group as drawings (SVG) and pictures (PNG), for papers and the page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bidsapp.image.save import replacing
+from bidsapp.report.analysis import Analysis
+from bidsapp.report.read import PictureFile, png_size
+
+FOLDER = "group_figures"
+#: Colours of groups; they differ for colour-blind eyes (Wong 2011, Nat Methods 8:441).
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
+DPI = 110
+#: Of more sessions a random sample is drawn as dots; lines and boxes are of all.
+MAXIMUM_DOTS = 2000
+#: Height of axial slices in MNI space (mm), on the 1 mm grid.
+SLICES_MM = (-30, -15, 0, 12, 24, 36, 48, 60)
+LOG_P_LIMIT = 1.30103  # -log10(0.05)
+
+# Same bytes every time: no date, no random identifiers; text stays text.
+_STYLE = {
+    "svg.hashsalt": "bidsapp", "svg.fonttype": "none", "font.size": 9, "axes.spines.top": False,
+    "axes.spines.right": False, "axes.linewidth": 0.8, "figure.constrained_layout.use": True,
+}  # fmt: skip
+
+
+def _figure(**options: Any) -> Any:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    matplotlib.rcParams.update(_STYLE)
+    from matplotlib import pyplot
+
+    return pyplot.subplots(**options)
+
+
+def save(out_dir: Path, stem: str, figure: Any) -> tuple[PictureFile, tuple[str, ...]]:
+    """Write ``group_figures/<stem>.png`` and ``.svg``; returns the picture and the drawing's path."""
+    from matplotlib import pyplot
+
+    folder = out_dir / FOLDER
+    for kind in ("png", "svg"):
+        metadata = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
+        with replacing(folder / f"{stem}.{kind}") as aside:
+            figure.savefig(aside, format=kind, dpi=DPI, metadata=metadata)
+    pyplot.close(figure)
+    png = folder / f"{stem}.png"
+    return PictureFile(f"{FOLDER}/{stem}.png", *png_size(png)), (f"{FOLDER}/{stem}.svg",)
+
+
+def by_group(analysis: Analysis, columns: Sequence[str], names: Sequence[str], units: Sequence[str]) -> Any:
+    """Boxes with dots of every measure, by group."""
+    group = analysis.design.group
+    frame = analysis.frame
+    levels = list(frame[group].cat.categories)[: len(COLOURS)] if group else [""]
+    across = min(len(columns), 4)
+    down = -(-len(columns) // across)
+    figure, axes = _figure(nrows=down, ncols=across, figsize=(2.6 * across, 2.6 * down), squeeze=False)
+    rng = np.random.default_rng(0)
+    for axis, column, name, unit in zip(axes.flat, columns, names, units, strict=False):
+        for place, level in enumerate(levels):
+            values = (frame.loc[frame[group] == level, column] if group else frame[column]).dropna().to_numpy(float)
+            if not len(values):
+                continue
+            axis.boxplot([values], positions=[place], widths=0.5, showfliers=False, medianprops={"color": "black"})
+            shown = values if len(values) <= MAXIMUM_DOTS else rng.choice(values, MAXIMUM_DOTS, replace=False)
+            jitter = place + rng.uniform(-0.17, 0.17, len(shown))
+            axis.scatter(
+                jitter, shown, s=7, color=COLOURS[place], alpha=0.55, linewidths=0, rasterized=len(shown) > 300
+            )
+        axis.set_xticks(range(len(levels)), [str(level) for level in levels])
+        axis.set_ylabel(f"{name}{f' ({unit})' if unit else ''}", wrap=True)
+    for axis in list(axes.flat)[len(columns) :]:
+        axis.set_visible(False)
+    return figure
+
+
+def against_age(analysis: Analysis, columns: Sequence[str], names: Sequence[str], units: Sequence[str]) -> Any:
+    """Every measure against age, with the line of each group."""
+    group, age = analysis.design.group, str(analysis.design.age)
+    frame = analysis.frame
+    x_column = "age" if "age" in frame and pd.api.types.is_numeric_dtype(frame["age"]) else age
+    levels = list(frame[group].cat.categories)[: len(COLOURS)] if group else [""]
+    across = min(len(columns), 4)
+    down = -(-len(columns) // across)
+    figure, axes = _figure(nrows=down, ncols=across, figsize=(3.2 * across, 2.7 * down), squeeze=False)
+    rng = np.random.default_rng(0)
+    for axis, column, name, unit in zip(axes.flat, columns, names, units, strict=False):
+        for place, level in enumerate(levels):
+            some = frame[frame[group] == level] if group else frame
+            pairs = some[[x_column, column]].dropna().to_numpy(float)
+            if not len(pairs):
+                continue
+            shown = pairs if len(pairs) <= MAXIMUM_DOTS else pairs[rng.choice(len(pairs), MAXIMUM_DOTS, replace=False)]
+            axis.scatter(
+                *shown.T, s=9, color=COLOURS[place], alpha=0.55, linewidths=0, label=str(level) or None,
+                rasterized=len(shown) > 300,
+            )  # fmt: skip
+            if len(pairs) > 2 and np.ptp(pairs[:, 0]) > 0:
+                slope, start = np.polyfit(*pairs.T, 1)
+                ends = np.array([pairs[:, 0].min(), pairs[:, 0].max()])
+                axis.plot(ends, start + slope * ends, color=COLOURS[place], linewidth=1.4)
+        axis.set_xlabel(x_column.replace("_", " "))
+        axis.set_ylabel(f"{name}{f' ({unit})' if unit else ''}", wrap=True)
+    if group:
+        axes.flat[0].legend(frameon=False, title=group, fontsize=8)
+    for axis in list(axes.flat)[len(columns) :]:
+        axis.set_visible(False)
+    return figure
+
+
+def forest(terms: pd.DataFrame, name: Any) -> Any | None:
+    """Effect sizes with their intervals, a panel for each term."""
+    known = terms[terms["effect_low"].notna() & ~terms["term"].str.contains(":", regex=False)]
+    panels = list(dict.fromkeys(known["term"]))[:6]
+    if not panels:
+        return None
+    labels = list(dict.fromkeys(_label(row, name) for _, row in known.iterrows()))[:30]
+    figure, axes = _figure(
+        ncols=len(panels), figsize=(2.4 + 1.9 * len(panels), 1.0 + 0.24 * len(labels)), squeeze=False, sharey=True
+    )
+    for axis, term in zip(axes.flat, panels, strict=True):
+        axis.axvline(0, color="#999999", linewidth=0.8)
+        some = known[known["term"] == term]
+        for _, row in some.iterrows():
+            if _label(row, name) not in labels:
+                continue
+            place = len(labels) - 1 - labels.index(_label(row, name))
+            colour = COLOURS[1] if row["q_fdr"] < 0.05 else "#555555"
+            axis.plot([row["effect_low"], row["effect_high"]], [place, place], color=colour, linewidth=1.3)
+            axis.plot(row["effect_size"], place, "o", color=colour, markersize=4)
+        axis.set_title(term, fontsize=9)
+        axis.set_xlabel(str(some["effect"].iloc[0]))
+        axis.set_yticks(range(len(labels)), labels[::-1])
+    return figure
+
+
+def _label(row: pd.Series, name: Any) -> str:
+    return f"{name(str(row['outcome']))}{', ' + row['part'] if row['part'] else ''}"
+
+
+def slices(
+    rows: Sequence[tuple[np.ndarray, str, float, float, str]],
+    *,
+    background: np.ndarray | None = None,
+    contour: np.ndarray | None = None,
+) -> Any:
+    """Axial slices of maps on the 1 mm MNI grid, left on the left.
+
+    Parameters
+    ----------
+    rows : sequence of (ndarray of shape (X, Y, Z), colour map, lowest, highest, name)
+    background : ndarray of shape (X, Y, Z), optional
+        Drawn in gray where the map is zero.
+    contour : ndarray of shape (X, Y, Z), optional
+        -log10 of p-values: a line is drawn around those below 0.05.
+    """
+    depth = rows[0][0].shape[2]
+    bottom = 72 if depth == 189 else depth // 2  # the packaged template's first plane lies at z = -72 mm
+    planes = [min(max(z + bottom, 0), depth - 1) for z in SLICES_MM]
+    figure, axes = _figure(
+        nrows=len(rows), ncols=len(planes), figsize=(1.35 * len(planes) + 0.9, 1.7 * len(rows) + 0.3), squeeze=False
+    )
+    figure.patch.set_facecolor("white")
+    for row, (values, colours, low, high, name) in zip(axes, rows, strict=True):
+        for axis, plane in zip(row, planes, strict=True):
+            if background is not None:
+                axis.imshow(background[:, :, plane].T, origin="lower", cmap="gray", vmin=0, vmax=1.1)
+            shown = np.ma.masked_less_equal(np.abs(values[:, :, plane].T), 1e-4 if background is not None else -1)
+            shown = np.ma.array(values[:, :, plane].T, mask=np.ma.getmaskarray(shown))
+            picture = axis.imshow(shown, origin="lower", cmap=colours, vmin=low, vmax=high, interpolation="nearest")
+            if contour is not None:
+                inside = contour[:, :, plane].T > LOG_P_LIMIT
+                if inside.any():
+                    axis.contour(inside, levels=[0.5], colors="#00d000", linewidths=0.7)
+            axis.set_axis_off()
+            axis.set_title(f"z = {plane - bottom}", fontsize=7)
+        figure.colorbar(picture, ax=list(row), shrink=0.8, label=name, pad=0.01)
+    return figure

@@ -1,0 +1,191 @@
+"""The group's maps in MNI space: which images go in, what is written, and their pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+
+from bidsapp.image.save import write_image
+from bidsapp.image.template import TEMPLATE, load_template
+from bidsapp.measure import cohort
+from bidsapp.measure.maps import DifferenceMap, MeanMap, lesion_difference, mean_map
+from bidsapp.report.analysis import Analysis, Options
+from bidsapp.report.group import Picture
+from bidsapp.report.group_figures import save, slices
+from bidsapp.report.wording import count_of
+
+FOLDER = "group_maps"
+TISSUES = ("GM", "WM", "CSF")
+#: Of the packaged template (docs/architecture.md).
+TEMPLATE_SHAPE = (197, 233, 189)
+_START = f"group_space-{TEMPLATE}"
+
+
+def make_maps(
+    out_dir: Path, analysis: Analysis, options: Options, *, say: Callable[[str], None], write: Any
+) -> tuple[list[Picture], list[str]]:
+    """Write lesion frequency, mean tissue maps and the difference of two groups, where MNI images are there.
+
+    One session of each subject counts, the first with the image in question.
+
+    Returns
+    -------
+    pictures : list of Picture
+    notes : list of str
+        What could not be made, and why.
+    """
+    for old in sorted((out_dir / FOLDER).glob("group_*")):
+        old.unlink()
+    images = {kind: _images(out_dir, analysis, kind) for kind in ("lesion", *TISSUES)}
+    images = {kind: found for kind, found in images.items() if found}
+    if not images:
+        return [], []
+    say(f"Maps in MNI space: {', '.join(f'{kind} of {len(found)}' for kind, found in images.items())} subjects.")
+    paths = {kind: [path for _, path in found] for kind, found in images.items()}
+    means = _means(paths, options.processes)
+    notes = [f"Left out of the maps: {why}" for mean in means.values() if mean for why in mean.skipped]
+    about: dict[str, Any] = {}
+    pictures: list[Picture] = []
+    tissues: list[tuple[str, MeanMap]] = []
+    for kind, mean in means.items():
+        if mean is None:
+            continue
+        desc = "frequency" if kind == "lesion" else "mean"
+        name = f"{_START}_label-{kind}_desc-{desc}_map.nii.gz"
+        write_image(_rounded(mean.mean), out_dir / FOLDER / name)
+        what = "Share of subjects with a lesion in the voxel." if kind == "lesion" else f"Mean {kind} probability."
+        about[name] = {"Description": what, "Subjects": mean.count}
+        if kind == "lesion":
+            pictures.append(_lesion_picture(out_dir, mean, name))
+        else:
+            tissues.append((kind, mean))
+    if tissues:
+        pictures.append(_tissue_picture(out_dir, tissues, [name for name in about if "_desc-mean_" in name]))
+    difference, why = _difference(images.get("lesion", []), analysis, options)
+    notes += why
+    if difference is not None:
+        pictures.append(_write_difference(out_dir, difference, analysis, about))
+    write(out_dir / FOLDER / "group_maps.json", json.dumps(about, indent=2) + "\n")
+    return pictures, notes
+
+
+def _images(out_dir: Path, analysis: Analysis, kind: str) -> list[tuple[int, Path]]:
+    """(row of the table, image) of each subject's first session that has one."""
+    end = "label-lesion_mask" if kind == "lesion" else f"label-{kind}_probseg"
+    found: dict[str, tuple[int, Path]] = {}
+    for place, row in enumerate(analysis.volumes[cohort.KEYS].to_dict("records")):
+        subject, session = str(row["participant_id"]), row["session_id"]
+        if subject in found:
+            continue
+        folder = out_dir / subject / ("" if pd.isna(session) else str(session)) / "anat"
+        paths = sorted(folder.glob(f"{subject}*_space-{TEMPLATE}_{end}.nii.gz"))
+        if paths:
+            found[subject] = (place, paths[0])
+    return list(found.values())
+
+
+def _means(paths: dict[str, list[Path]], processes: int) -> dict[str, MeanMap | None]:
+    """Each kind of map in a process of its own: sums stay in order, so the bytes do not depend on their number."""
+    if processes < 2 or len(paths) < 2:
+        return {kind: mean_map(some) for kind, some in paths.items()}
+    with ProcessPoolExecutor(min(processes, len(paths))) as pool:
+        return dict(zip(paths, pool.map(mean_map, paths.values()), strict=True))
+
+
+def _difference(
+    lesions: Sequence[tuple[int, Path]], analysis: Analysis, options: Options
+) -> tuple[DifferenceMap | None, list[str]]:
+    group = analysis.design.group
+    if group is None or not lesions:
+        return None, []
+    levels = list(analysis.frame[group].cat.categories)
+    if len(levels) != 2:
+        return None, [f"Lesion frequency was not compared: {group} has {len(levels)} levels, two are wanted."]
+    names = [name for name in (analysis.design.age, analysis.design.sex) if name]
+    rows = analysis.frame.iloc[[place for place, _ in lesions]]
+    known = rows[[group, *names]].notna().all(axis=1).to_numpy()
+    rows = rows[known]
+    columns = [pd.get_dummies(rows[n], drop_first=True) if n == analysis.design.sex else rows[[n]] for n in names]
+    confounds = np.hstack([column.to_numpy(float) for column in columns]) if columns else None
+    if confounds is not None:
+        confounds = confounds[:, np.ptp(confounds, axis=0) > 0]
+    try:
+        return lesion_difference(
+            [path for (_, path), use in zip(lesions, known, strict=True) if use],
+            (rows[group] == levels[1]).to_numpy(),
+            confounds=confounds if confounds is not None and confounds.shape[1] else None,
+            permutations=options.permutations,
+            random_seed=options.random_seed,
+        ), []
+    except ValueError as error:
+        return None, [f"Lesion frequency was not compared between the groups: {error}"]
+
+
+def _write_difference(out_dir: Path, found: DifferenceMap, analysis: Analysis, about: dict[str, Any]) -> Picture:
+    group = str(analysis.design.group)
+    first, second = analysis.frame[group].cat.categories[:2]
+    adjusted = [name for name in (analysis.design.age, analysis.design.sex) if name]
+    names = [f"{_START}_label-lesion_desc-{desc}_map.nii.gz" for desc in ("difference", "logp")]
+    write_image(_rounded(found.difference), out_dir / FOLDER / names[0])
+    write_image(_rounded(found.log_p), out_dir / FOLDER / names[1])
+    test = {"Permutations": found.permutations, "VoxelsTested": found.tested, "VoxelsBelow0.05": found.significant,
+            "AdjustedFor": adjusted}  # fmt: skip
+    about[names[0]] = {"Description": f"Share of subjects with a lesion: {second} minus {first}.", **test}
+    about[names[1]] = {"Description": "-log10 of the p-value, corrected for all voxels by permutation.", **test}
+    values = np.asarray(found.difference.dataobj)
+    reach = max(float(np.abs(values).max()), 0.01)
+    title = f"Lesion frequency: {second} minus {first}"
+    extent = f"{found.significant} of {found.tested} tested voxels differ" if found.significant else (
+        f"no voxel of {found.tested} differs (smallest corrected p {found.smallest_p:.3f})"
+    )  # fmt: skip
+    caption = (
+        f"Difference of the shares of subjects with a lesion. {found.permutations} permutations, corrected for all"
+        f" voxels{', adjusted for ' + ' and '.join(adjusted) if adjusted else ''}: {extent} at 0.05."
+    )
+    figure = slices(
+        [(values, "RdBu_r", -reach, reach, "difference")],
+        background=_background(found.difference),
+        contour=np.asarray(found.log_p.dataobj),
+    )
+    return _picture(out_dir, "group_lesion_difference", figure, title, caption, names)
+
+
+def _lesion_picture(out_dir: Path, mean: MeanMap, name: str) -> Picture:
+    values = np.asarray(mean.mean.dataobj)
+    figure = slices(
+        [(values, "inferno", 0.0, max(float(values.max()), 0.01), "share of subjects")],
+        background=_background(mean.mean),
+    )
+    caption = (
+        f"Share of {count_of(mean.count, 'subject')} with a lesion in each voxel of {TEMPLATE}, at most"
+        f" {values.max():.0%}; one session of each. Left is left."
+    )
+    return _picture(out_dir, "group_lesion_frequency", figure, "Lesion frequency", caption, [name])
+
+
+def _tissue_picture(out_dir: Path, tissues: list[tuple[str, MeanMap]], names: list[str]) -> Picture:
+    rows = [(np.asarray(mean.mean.dataobj), "viridis", 0.0, 1.0, kind) for kind, mean in tissues]
+    count = count_of(max(mean.count for _, mean in tissues), "subject")
+    caption = f"Mean probability of each tissue over {count} in {TEMPLATE}. Blurred where brains differ. Left is left."
+    return _picture(out_dir, "group_tissue_means", slices(rows), "Mean tissue maps", caption, names)
+
+
+def _picture(out_dir: Path, stem: str, figure: Any, title: str, caption: str, names: list[str]) -> Picture:
+    png, others = save(out_dir, stem, figure)
+    return Picture(title, caption, png, (*others, *(f"{FOLDER}/{name}" for name in names)))
+
+
+def _background(image: nib.Nifti1Image) -> np.ndarray | None:
+    """The template, where the maps lie on its grid."""
+    return np.asarray(load_template().t1.dataobj) if image.shape == TEMPLATE_SHAPE else None
+
+
+def _rounded(image: nib.Nifti1Image) -> nib.Nifti1Image:
+    return nib.Nifti1Image(np.round(np.asarray(image.dataobj, dtype=np.float32), 4), image.affine)

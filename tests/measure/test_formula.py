@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bidsapp.measure import formula
+from bidsapp.measure.formula import FormulaError, find_design, model_frame, parse
+
+
+@pytest.fixture
+def merged() -> pd.DataFrame:
+    n = 12
+    return pd.DataFrame({
+        "participant_id": [f"sub-{i:02}" for i in range(n)], "session_id": np.nan, "tiv_mm3": 1e6 + np.arange(n),
+        "gm_mm3": 5e5 + 10.0 * np.arange(n), "left_hippocampus_mm3": 3000.0 + np.arange(n),
+        "lesion_load_percent_tiv": 0.1, "group": ["patient", "HC"] * 6, "sex": [1, 2, 2] * 4,
+        "age": np.arange(n) + 20, "site": ["a"] * 10 + ["b"] * 2, "EDSS score": 1.0 * np.arange(n),
+    })  # fmt: skip
+
+
+def test_volumes_are_in_ml_and_controls_are_the_reference(merged):
+    frame = model_frame(merged)
+    assert frame["gm"][1] == pytest.approx(500.01) and frame["left_hippocampus"][2] == pytest.approx(3.002)
+    assert list(frame["group"].cat.categories) == ["HC", "patient"]
+    assert list(frame["sex"].cat.categories) == ["1", "2"]  # codes, not amounts
+    assert frame["age"].dtype == float
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("gm ~ group + age", "gm ~ group + age"),
+        ("GM_mm3 ~ Group*age", "gm ~ group * age"),
+        ("icv ~ age + (1|subject)", "tiv ~ age"),
+        ("left_hippocampus_mm3 ~ tiv", "left_hippocampus ~ tiv"),
+        ("lesion_load ~ np.log(age) + C(sex, Treatment(reference='1'))",
+         "lesion_load_percent_tiv ~ log(age) + C(sex,Treatment(reference='1'))"),
+        ('gm ~ Q("EDSS score")', "gm ~ Q('EDSS score')"),
+        ("log1p(gm) ~ bs(age, df=3) - 1", "log1p(gm) ~ bs(age,df=3) - 1"),
+    ],
+)  # fmt: skip
+def test_short_names(merged, text, expected):
+    (one,) = parse(text, list(model_frame(merged).columns))
+    assert one.text == expected
+
+
+def test_several_outcomes_and_all(merged):
+    columns = list(model_frame(merged).columns)
+    assert [one.outcome for one in parse("gm, tiv ~ age", columns)] == ["gm", "tiv"]
+    every = parse("all ~ age + tiv", columns, measures=["gm", "tiv", "left_hippocampus"])
+    assert [one.outcome for one in every] == ["gm", "left_hippocampus"]  # tiv stands on the right
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("gm", "is no formula"),
+        ("gm ~ ", "is no formula"),
+        ("gm ~ agee", "no column 'agee'"),
+        ("gm ~ __import__('os').system('true')", "function __import__ is not there"),
+        ("gm ~ age.__class__", "cannot be read"),
+        ("gm ~ [1, 2]", "cannot be read"),
+        ("gm ~ (1|site)", "for subjects only"),
+        ("gm ~ (age|subject)", "only (1|subject)"),
+        ("gm ~ gm + age", "both sides"),
+        ("gm + tiv ~ age", "must name one column"),
+    ],
+)
+def test_what_is_no_formula_says_why(merged, text, why):
+    with pytest.raises(FormulaError) as error:
+        parse(text, list(model_frame(merged).columns))
+    assert why in str(error.value)
+
+
+def test_design_and_default_models(merged):
+    frame = model_frame(merged)
+    design = find_design(frame)
+    assert (design.group, design.age, design.sex, design.tiv, design.time) == ("group", "age", "sex", "tiv", None)
+    assert design.site is None and "fewer than 3 subjects are b" in " ".join(design.notes)
+    texts = [one.text for one in formula.default_formulas(design, ["gm", "tiv", "lesion_load_percent_tiv"])]
+    assert texts == [
+        "gm ~ group + age + sex + tiv", "tiv ~ group + age + sex", "lesion_load_percent_tiv ~ group + age + sex",
+    ]  # fmt: skip
+    assert formula.default_formulas(find_design(frame.drop(columns=["group", "age", "sex"])), ["gm"]) == []
+
+
+@pytest.mark.parametrize("source", ["dates", "ages", "labels"])
+def test_time_of_repeated_sessions(merged, source):
+    twice = merged.loc[merged.index.repeat(2)].reset_index(drop=True)
+    twice["session_id"] = ["ses-1", "ses-2"] * 12
+    if source == "dates":
+        twice["acq_time"] = ["2020-01-01T10:00:00", "2021-12-31T22:00:00"] * 12
+    if source == "ages":
+        twice["age"] = twice["age"] + np.tile([0.0, 2.0], 12)
+    frame = model_frame(twice)
+    design = find_design(frame)
+    if source == "labels":
+        assert design.time == "session_id"
+        return
+    assert design.time == "time" and frame["time"][:2].to_list() == pytest.approx([0, 2], abs=0.01)
+    assert design.age == ("age_first" if source == "ages" else "age")
+    assert design.predictors()[0] == "group*time"

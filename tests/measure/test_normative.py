@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import statsmodels.api as sm
+from scipy import stats
+from statsmodels.stats.outliers_influence import OLSInfluence
+
+from bidsapp.measure import formula, normative
+
+
+def test_one_session_each_gives_the_externally_studentised_residual(rng):
+    x = sm.add_constant(rng.normal(size=(40, 2)))
+    y = x @ [1, 2, 3] + rng.normal(size=40)
+    z = normative.leave_one_out(y, x, np.arange(40))
+    t = OLSInfluence(sm.OLS(y, x).fit()).resid_studentized_external
+    assert stats.norm.sf(np.abs(z)) == pytest.approx(stats.t.sf(np.abs(t), 36)) and (np.sign(z) == np.sign(t)).all()
+
+
+def test_several_sessions_are_left_out_together(rng):
+    subject = np.repeat(np.arange(20), [1, 2, 3, 1] * 5)
+    x = sm.add_constant(rng.normal(size=len(subject)))
+    y = x @ [1, 2] + rng.normal(size=len(subject))
+    z = normative.leave_one_out(y, x, subject)
+    for who in (1, 2, 3):
+        others, own = subject != who, subject == who
+        fit = sm.OLS(y[others], x[others]).fit()
+        spread = np.sqrt(fit.mse_resid * (1 + np.einsum("ij,jk,ik->i", x[own], fit.normalized_cov_params, x[own])))
+        t = (y[own] - x[own] @ fit.params) / spread
+        assert z[own] == pytest.approx(np.sign(t) * stats.norm.isf(stats.t.sf(np.abs(t), fit.df_resid)))
+
+
+def test_too_few_or_constant_give_none(rng):
+    assert np.isnan(normative.leave_one_out(rng.normal(size=10), np.ones((10, 1)), np.arange(10))).all()
+    assert np.isnan(normative.leave_one_out(np.ones(30), np.ones((30, 1)), np.arange(30))).all()
+
+
+def test_a_large_head_is_no_outlier_but_a_small_brain_in_it_is(rng):
+    n = 60
+    tiv = rng.normal(1.5e6, 1e5, n)
+    tiv[0], tiv[1] = 2.0e6, 2.0e6
+    gm = 0.4 * tiv + rng.normal(0, 1e4, n)
+    gm[1] = 0.34 * tiv[1]
+    age = np.where(np.arange(n) == 5, np.nan, rng.uniform(20, 60, n))
+    merged = pd.DataFrame({
+        "participant_id": [f"sub-{i}" for i in range(n)], "session_id": np.nan, "tiv_mm3": tiv, "gm_mm3": gm,
+        "age": age, "sex": ["F", "M"] * 30,
+    })  # fmt: skip
+    frame = formula.model_frame(merged)
+    scores = normative.adjusted_scores(frame, formula.find_design(frame), ["gm", "tiv"])
+    assert abs(scores["gm"][0]) < 3 and scores["gm"][1] < -5 and scores["tiv"][0] > 3
+    assert np.isnan(scores["gm"][5])  # age n/a

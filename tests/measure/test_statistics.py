@@ -1,0 +1,254 @@
+"""Against published results: NIST, Pinheiro and Bates, Greene, Benjamini and Hochberg, Student; and statsmodels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import statsmodels.api as sm
+from scipy import stats
+from statsmodels.regression.mixed_linear_model import MixedLM
+
+from bidsapp.measure import formula, statistics
+
+# Potthoff and Roy 1964 (Biometrika 51:313): pituitary to pterygomaxillary fissure, mm, at ages 8, 10, 12, 14.
+ORTHODONT = {
+    "M": """26 25 29 31  21.5 22.5 23 26.5  23 22.5 24 27.5  25.5 27.5 26.5 27  20 23.5 22.5 26  24.5 25.5 27 28.5
+            22 22 24.5 26.5  24 21.5 24.5 25.5  23 20.5 31 26  27.5 28 31 31.5  23 23 23.5 25  21.5 23.5 24 28
+            17 24.5 26 29.5  22.5 25.5 25.5 26  23 24.5 26 30  22 21.5 23.5 25""",
+    "F": """21 20 21.5 23  21 21.5 24 25.5  20.5 24 24.5 26  23.5 24.5 25 26.5  21.5 23 22.5 23.5  20 21 21 22.5
+            21.5 22.5 23 25  23 23 23.5 24  20 21 22 21.5  16.5 19 19 19.5  24.5 25 28 28""",
+}
+
+
+def frame_of(**columns) -> pd.DataFrame:
+    n = len(next(iter(columns.values())))
+    keys = {"participant_id": [f"sub-{i:03}" for i in range(n)], "session_id": np.nan}
+    return formula.model_frame(pd.DataFrame(keys | columns))
+
+
+def fits_of(text: str, frame: pd.DataFrame) -> list[statistics.Fit]:
+    (one,) = formula.parse(text, list(frame.columns))
+    return statistics.fit(one, frame)
+
+
+@pytest.fixture
+def orthodont() -> pd.DataFrame:
+    rows = []
+    for sex, text in ORTHODONT.items():
+        for child, values in enumerate(np.array(text.split(), float).reshape(-1, 4)):
+            rows += [
+                {
+                    "participant_id": f"sub-{sex}{child:02}",
+                    "session_id": f"ses-{age}",
+                    "years": age,
+                    "kind": sex,
+                    "y": value,
+                }
+                for age, value in zip((8, 10, 12, 14), values, strict=True)
+            ]
+    frame = formula.model_frame(pd.DataFrame(rows))
+    frame["kind"] = frame["kind"].cat.reorder_categories(["M", "F"])
+    return frame
+
+
+def test_linear_model_gives_the_certified_values_of_nist():
+    # Longley 1967; NIST Statistical Reference Datasets, certified to 15 digits.
+    data = sm.datasets.longley.load_pandas().data
+    names = {"GNPDEFL": "a", "GNP": "b", "UNEMP": "c", "ARMED": "d", "POP": "e", "YEAR": "f"}
+    frame = frame_of(y=data["TOTEMP"].to_numpy(), **{new: data[old].to_numpy() for old, new in names.items()})
+    (fit,) = fits_of("y ~ a + b + c + d + e + f", frame)
+    certified = [-3482258.63459582, 15.0618722713733, -0.0358191792925910, -2.02022980381683, -1.03322686717359,
+                 -0.0511041056535807, 1829.15146461355]  # fmt: skip
+    errors = [890420.383607373, 84.9149257747669, 0.0334910077722432, 0.488399681651699, 0.214274163161675,
+              0.226073200069370, 455.478499142212]  # fmt: skip
+    assert fit.terms["estimate"].to_numpy() == pytest.approx(certified, rel=1e-6)
+    assert fit.terms["se"].to_numpy() == pytest.approx(errors, rel=1e-6)
+    assert set(fit.terms["df"]) == {9}
+    assert {check.name: check.doubtful for check in fit.checks}["Predictors differ"]  # Longley's are famous for it
+
+
+def test_mixed_model_gives_the_published_values_of_pinheiro_and_bates(orthodont):
+    # Mixed-Effects Models in S and S-PLUS (2000), lme(distance ~ age * Sex, random = ~ 1 | Subject), REML.
+    (fit,) = fits_of("y ~ years * kind + (1|subject)", orthodont)
+    found = fit.terms.set_index("term")
+    terms = ["Intercept", "years", "kind = F", "years : kind = F"]
+    assert found.loc[terms, "estimate"].to_list() == pytest.approx([16.340625, 0.784375, 1.032102, -0.304830], abs=2e-6)
+    assert found.loc[terms, "se"].to_list() == pytest.approx([0.9813122, 0.0775011, 1.5374208, 0.1214209], abs=2e-6)
+    # Between children 25 degrees of freedom, within 79 (lme's for age and its product with sex).
+    assert found.loc[terms, "df"].to_list() == [25, 79, 25, 79]
+    between, residual = 1.816214**2, 1.386382**2
+    assert float(fit.summary.split()[-1]) == pytest.approx(between / (between + residual), abs=6e-4)
+
+
+@pytest.mark.parametrize("spread", [0.0, 1.0, 8.0])
+def test_random_intercept_is_that_of_statsmodels(spread):
+    rng = np.random.default_rng(0)
+    subject = np.repeat(np.arange(25), [1, 2, 3, 4, 5] * 5)
+    x = np.c_[np.ones(len(subject)), rng.normal(size=len(subject)), (subject % 2).astype(float)]
+    y = x @ [10, -2, 3] + spread * rng.normal(size=25)[subject] + rng.normal(0, 2, len(subject))
+    ratio, y_moved, x_moved = statistics.random_intercept(y, x, subject)
+    ours = sm.OLS(y_moved, x_moved).fit()
+    theirs = MixedLM(y, x, subject).fit(reml=True)
+    assert ours.params == pytest.approx(theirs.params[:3], abs=2e-3)
+    # Near the boundary (hardly any variance between subjects) statsmodels' numerical Hessian is a little off.
+    assert ours.bse == pytest.approx(theirs.bse_fe, rel=5e-3 if spread else 3e-2)
+    assert ratio == pytest.approx(float(theirs.cov_re[0, 0] / theirs.scale), rel=0.02, abs=2e-3)
+
+
+def test_logistic_part_gives_the_values_of_greene():
+    # Spector and Mazzeo 1980; Greene, Econometric Analysis, table 21.1.
+    data = sm.datasets.spector.load_pandas().data
+    frame = frame_of(lesion=data["GRADE"].to_numpy() * np.linspace(1, 2, 32), gpa=data["GPA"].to_numpy(),
+                     tuce=data["TUCE"].to_numpy(), psi=data["PSI"].to_numpy())  # fmt: skip
+    any_lesion, load = fits_of("lesion ~ gpa + tuce + psi", frame)
+    assert (any_lesion.part, load.part) == ("any lesion", "load")
+    assert np.log(any_lesion.terms["estimate"].to_numpy()) == pytest.approx(
+        [-13.0213, 2.8261, 0.0952, 2.3787], abs=1e-4
+    )
+    assert any_lesion.terms["se"].to_numpy() == pytest.approx([4.9313, 1.2629, 0.1416, 1.0646], abs=1e-4)
+    assert set(any_lesion.terms["estimate_kind"]) == {"odds ratio"}
+    assert load.sessions == 11 and "21 sessions without lesions" in " ".join(load.notes)
+
+
+def test_load_is_a_model_of_the_logarithm_told_as_a_ratio(rng):
+    group = np.repeat(["control", "patient"], 20)
+    load = np.exp(rng.normal(0, 0.5, 40) + np.log(2) * (group == "patient"))
+    _, fit = fits_of("lesion ~ group", frame_of(lesion=load, group=group))
+    row = fit.terms.set_index("term").loc["group = patient"]
+    logs = np.log(load)
+    t = stats.ttest_ind(logs[20:], logs[:20])
+    assert row["estimate"] == pytest.approx(np.exp(logs[20:].mean() - logs[:20].mean()))
+    assert (row["statistic"], row["p"]) == pytest.approx((t.statistic, t.pvalue))
+    assert (row["ci_low"], row["ci_high"]) == pytest.approx(tuple(np.exp(t.confidence_interval())))
+    pooled = np.sqrt((logs[:20].var(ddof=1) + logs[20:].var(ddof=1)) / 2)
+    assert row["effect"] == "Cohen's d" and row["effect_size"] == pytest.approx(np.log(row["estimate"]) / pooled)
+
+
+def test_counts_are_quasi_poisson(rng):
+    age = rng.uniform(20, 60, 50)
+    count = rng.negative_binomial(3, 0.2, 50)
+    (fit,) = fits_of("lesion_count ~ age", frame_of(lesion_count=count, age=age))
+    reference = sm.GLM(count, sm.add_constant(age), family=sm.families.Poisson()).fit(scale="X2")
+    assert np.log(fit.terms["estimate"].to_numpy()) == pytest.approx(reference.params)
+    assert fit.terms["se"].to_numpy() == pytest.approx(reference.bse)
+    assert fit.terms["p"].to_numpy() == pytest.approx(2 * stats.t.sf(np.abs(reference.tvalues), 48))
+
+
+def test_clustered_counts_are_less_sure_than_if_sessions_were_independent(rng):
+    subject = np.repeat(np.arange(20), 4)
+    age = rng.uniform(20, 60, 20)[subject]
+    count = rng.poisson(5 * rng.gamma(2, 0.5, 20)[subject])
+    frame = frame_of(lesion_count=count, age=age)
+    alone = fits_of("lesion_count ~ age", frame)[0]
+    frame["participant_id"] = [f"sub-{i}" for i in subject]
+    clustered = fits_of("lesion_count ~ age", frame)[0]
+    assert clustered.terms["estimate"].to_numpy() == pytest.approx(alone.terms["estimate"].to_numpy())
+    assert clustered.terms["se"][1] > 1.3 * alone.terms["se"][1] and clustered.subjects == 20
+
+
+def test_factor_of_three_levels_is_tested_jointly(rng):
+    kind = np.tile(["a", "b", "c"], 12)
+    y = rng.normal(size=36) + (kind == "c")
+    (fit,) = fits_of("y ~ kind", frame_of(y=y, kind=kind))
+    joint = fit.terms.set_index("term").loc["kind (jointly)"]
+    reference = stats.f_oneway(*(y[kind == level] for level in "abc"))
+    assert (joint["statistic"], joint["p"]) == pytest.approx((reference.statistic, reference.pvalue))
+    assert joint["effect_size"] == pytest.approx(2 * joint["statistic"] / (2 * joint["statistic"] + 33))
+
+
+def test_fdr_gives_the_example_of_benjamini_and_hochberg():
+    # Their table of 15 p-values (1995, section 4.1): four are rejected at 0.05.
+    p = [
+        0.0001,
+        0.0004,
+        0.0019,
+        0.0095,
+        0.0201,
+        0.0278,
+        0.0298,
+        0.0344,
+        0.0459,
+        0.3240,
+        0.4262,
+        0.5719,
+        0.6528,
+        0.7590,
+        1.0,
+    ]
+    table = pd.DataFrame(np.nan, index=range(15), columns=statistics.TERM_COLUMNS).astype(object)
+    table = table.assign(formula=[f"y{i} ~ group" for i in range(15)], term="group = MS", p=p)
+    one = statistics.Fit(formula.Formula("y", "group", "y", ("y", "group")), "", "", table)
+    q = statistics.with_fdr([one])["q_fdr"]
+    assert (q < 0.05).sum() == 4 and q[3] == pytest.approx(0.0095 * 15 / 4)
+
+
+def test_groups_and_sessions_give_the_values_of_r_on_students_sleep_data():
+    # Student 1908, R's data(sleep): t.test and wilcox.test.
+    extra = [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0, 1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4]
+    groups = statistics.compare_groups(frame_of(y=extra, group=["1"] * 10 + ["2"] * 10), "group", ["y"]).iloc[0]
+    assert (groups["t"], groups["df"], groups["p_t"]) == pytest.approx((1.8608, 17.776, 0.07939), rel=1e-4)
+    assert (groups["ci_low"], groups["ci_high"]) == pytest.approx((-0.2054832, 3.3654832), abs=1e-6)
+    assert groups["p_rank"] == pytest.approx(0.06933, abs=1e-5)
+    both = frame_of(y=extra)
+    both["participant_id"] = [f"sub-{i}" for i in range(10)] * 2
+    both["session_id"] = ["ses-1"] * 10 + ["ses-2"] * 10
+    pair = statistics.compare_sessions(both, ["y"]).iloc[0]
+    assert (pair["t"], pair["df"], pair["p_t"]) == pytest.approx((4.0621, 9, 0.002833), rel=1e-4)
+    assert (pair["ci_low"], pair["ci_high"]) == pytest.approx((0.7001142, 2.4598858), abs=1e-6)
+    assert pair["p_rank"] == pytest.approx(2 / 2**9)  # exact: the nine changes that are not zero are all positive
+    assert pair["effect_size"] == pytest.approx(4.0621 / np.sqrt(10), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("text", "columns", "why"),
+    [
+        ("y ~ age", {"y": range(6), "age": [1, 2, 3, 4, 5, 7]}, "degrees of freedom"),
+        (
+            "y ~ group + site",
+            {"y": range(20), "group": ["a", "b"] * 10, "site": ["x", "z"] * 10},
+            "determine one another",
+        ),
+        ("y ~ age", {"y": range(20), "age": [3] * 20}, "age is the same"),
+        ("y ~ age", {"y": [np.nan] * 20, "age": range(20)}, "y is n/a"),
+        ("y ~ x", {"y": np.arange(20) * 2.0, "x": range(20)}, "without rest"),
+        ("log(y) ~ x", {"y": range(20), "x": np.arange(20) ** 2}, "not finite"),
+    ],
+)
+def test_what_cannot_be_fitted_says_why(text, columns, why):
+    (fit,) = fits_of(text, frame_of(**columns))
+    assert why in fit.refused and fit.terms.empty
+
+
+def test_no_odds_without_enough_sessions_free_of_lesions_nor_under_separation(rng):
+    age = np.arange(30.0)
+    any_lesion, load = fits_of("lesion ~ age", frame_of(lesion=np.r_[np.zeros(2), rng.uniform(1, 2, 28)], age=age))
+    assert "2 of 30 sessions are without lesions" in any_lesion.refused and not load.refused
+    any_lesion, _ = fits_of("lesion ~ age", frame_of(lesion=np.r_[np.zeros(15), rng.uniform(1, 2, 15)], age=age))
+    assert any_lesion.refused and any_lesion.terms.empty
+
+
+def test_rows_left_out_are_told_and_checks_find_what_is_wrong(rng):
+    x = rng.uniform(1, 10, 200)
+    y = x + x**2 * rng.standard_exponential(200)
+    frame = frame_of(y=np.r_[y, 1.0], x=np.r_[x, np.nan])
+    (fit,) = fits_of("y ~ x", frame)
+    assert fit.sessions == 200 and "1 of 201 sessions are left out, n/a in x (1)." in fit.notes
+    doubtful = {check.name for check in fit.checks if check.doubtful}
+    assert {"Residuals are normal", "Spread is even"} <= doubtful
+    assert fit.residuals.std() == pytest.approx(1, abs=0.02) and len(fit.residuals) == len(fit.index) == 200
+    (fine,) = fits_of("z ~ x", frame_of(z=x + rng.normal(size=200), x=x))
+    assert not any(check.doubtful for check in fine.checks)
+
+
+def test_intervals_hold_the_truth_as_often_as_they_say():
+    """150 cohorts: coverage and false positives within three standard errors (see benchmarks/cohort.py for all)."""
+    rng = np.random.default_rng(1)
+    inside = false = 0
+    for _ in range(150):
+        group = np.tile(["a", "b"], 10)
+        y = rng.normal(size=20) + 2.0 * (group == "b")
+        row = fits_of("y ~ group", frame_of(y=y, group=group))[0].terms.iloc[1]
+        inside += row["ci_low"] <= 2.0 <= row["ci_high"]
+        false += fits_of("y ~ group", frame_of(y=rng.normal(size=20), group=group))[0].terms["p"][1] < 0.05
+    assert inside / 150 == pytest.approx(0.95, abs=0.053) and false / 150 == pytest.approx(0.05, abs=0.053)

@@ -1,0 +1,149 @@
+"""The group level from files: tables with dictionaries, models on the page, figures, maps."""
+
+from __future__ import annotations
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+from bidsapp.image.template import TEMPLATE
+from bidsapp.report import assemble
+from bidsapp.report.assemble import FormulaError, Options
+
+
+def tables_of(folder):
+    return {path.name: pd.read_csv(path, sep="\t") for path in sorted(folder.glob("group_*.tsv"))}
+
+
+@pytest.fixture
+def cohort(tmp_path, write_session, rng):
+    """24 subjects, 12 patients with 60 ml less gray matter; two sites; one subject has no lesion."""
+    rows = ["participant_id\tage\tsex\tgroup\tscanner"]
+    for i in range(24):
+        patient = i % 2 == 1
+        age = 20 + 1.5 * i
+        gm = 600_000 - 1000 * age - 60_000 * patient + 5_000 * rng.normal() + (8_000 if i < 12 else 0)
+        load = 0 if i == 0 else round(float(np.exp(8 + patient + rng.normal())))
+        volumes = {"tiv_mm3": str(1_500_000 + 10_000 * rng.normal()), "gm_mm3": str(gm), "wm_mm3": str(0.7 * gm + rng.normal()),
+                   "lesion_mm3": str(load), "lesion_count": str(i)}  # fmt: skip
+        write_session(f"{i:02}", volumes=volumes, lesions=i % 5)
+        rows.append(f"sub-{i:02}\t{age}\t{'FM'[i // 6 % 2]}\t{'MS' if patient else 'HC'}\t{'ab'[i // 12]}")
+    bids = tmp_path / "bids"
+    (bids / "phenotype").mkdir(parents=True)
+    (bids / "participants.tsv").write_text("\n".join(rows) + "\n")
+    (bids / "participants.json").write_text(json.dumps({"age": {"Description": "Age at scan.", "Units": "year"}}))
+    (bids / "phenotype" / "edss.tsv").write_text("participant_id\tedss\nsub-01\t2.5\n")
+    return bids
+
+
+def run(tmp_path, cohort, **options):
+    page = assemble.assemble_group(tmp_path, bids_dir=cohort, options=Options(**options), say=lambda _: None)
+    return page.read_text(), tables_of(tmp_path)
+
+
+def test_tables_have_covariates_and_dictionaries(tmp_path, cohort):
+    _, tables = run(tmp_path, cohort, maps=False)
+    assert set(tables) == {
+        "group_volumes.tsv", "group_lesions.tsv", "group_single_lesions.tsv", "group_models.tsv", "group_checks.tsv",
+        "group_comparisons.tsv", "group_zscores.tsv",
+    }  # fmt: skip
+    for name, table in tables.items():
+        about = json.loads((tmp_path / name).with_suffix(".json").read_text())
+        assert list(about) == list(table.columns)
+        assert [column for column in about if not about[column].get("Description")] == [], name
+    volumes = tables["group_volumes.tsv"]
+    assert list(volumes.columns[-5:]) == ["age", "sex", "group", "scanner", "edss"]
+    assert volumes["edss"].notna().sum() == 1 and volumes["age"][3] == 24.5
+    assert json.loads((tmp_path / "group_volumes.json").read_text())["age"]["Units"] == "year"
+
+
+def test_lesion_tables(tmp_path, cohort):
+    _, tables = run(tmp_path, cohort, maps=False)
+    lesions, single = tables["group_lesions.tsv"], tables["group_single_lesions.tsv"]
+    assert len(lesions) == 24 and len(single) == sum(i % 5 for i in range(24))
+    assert (single["participant_id"] == "sub-03").sum() == 3
+    assert lesions["lesion_largest_mm3"].isna().sum() == 5  # every fifth subject has an empty table
+    assert lesions["lesion_largest_mm3"].max() == single["volume_mm3"].max()
+
+
+def test_default_models_find_the_effect_in_ml(tmp_path, cohort):
+    page, tables = run(tmp_path, cohort, maps=False)
+    terms = tables["group_models.tsv"]
+    gm = terms[(terms["outcome"] == "gm") & (terms["term"] == "group = MS")].iloc[0]
+    assert gm["formula"].startswith("gm ~ group + age + sex") and gm["unit"] == "ml" and gm["subjects"] == 24
+    assert gm["ci_low"] < -60 < gm["ci_high"] and gm["q_fdr"] < 0.001 and gm["effect"] == "Cohen's d"
+    assert "Gray matter" in page and "group = MS" in page and "scanner" not in gm["formula"].split("~")[0]
+    checks = tables["group_checks.tsv"]
+    refused = checks[(checks["part"] == "any lesion") & (checks["check"] == "not fitted")]
+    assert "1 of 24 sessions are without lesions" in refused["finding"].iloc[0]
+    assert "Shapiro-Wilk" in page and "1 of 24 sessions are without lesions" in page
+
+
+def test_asked_models_and_wrong_ones(tmp_path, cohort):
+    _, tables = run(tmp_path, cohort, maps=False, models=("gm, wm ~ age", "log(gm) ~ group"))
+    terms = tables["group_models.tsv"]
+    assert list(dict.fromkeys(terms["formula"])) == ["gm ~ age", "wm ~ age", "log(gm) ~ group"]
+    assert set(terms.loc[terms["formula"] == "log(gm) ~ group", "unit"].fillna("")) == {""}
+    with pytest.raises(FormulaError, match="no column 'hippo'"):
+        run(tmp_path, cohort, maps=False, models=("hippo ~ age",))
+
+
+def test_harmonised_and_raw_tables_are_apart(tmp_path, cohort):
+    _, before = run(tmp_path, cohort, maps=False)
+    page, tables = run(tmp_path, cohort, maps=False, harmonize="scanner", models=("gm ~ group",))
+    raw, done = tables["group_volumes.tsv"], tables["group_volumes_harmonized.tsv"]
+    pd.testing.assert_frame_equal(raw, before["group_volumes.tsv"])
+    assert not np.allclose(raw["gm_mm3"], done["gm_mm3"]) and (raw["lesion_mm3"] == done["lesion_mm3"]).all()
+    assert "ComBat" in json.loads((tmp_path / "group_volumes_harmonized.json").read_text())["gm_mm3"]["Description"]
+    assert "harmonised across" in page and set(tables["group_harmonization.tsv"]["site"]) == {"a", "b"}
+    page, tables = run(tmp_path, cohort, maps=False, harmonize="sex_at_birth")
+    assert "was not harmonised: there is no column" in page and "group_volumes_harmonized.tsv" not in tables
+
+
+def test_changes_of_subjects_become_one_table(tmp_path, cohort):
+    for subject in ("00", "01"):
+        path = tmp_path / f"sub-{subject}" / f"sub-{subject}_changes.tsv"
+        path.write_text(f"participant_id\tsession_from\tchange\tvolume_mm3\nsub-{subject}\tses-1\tnew\t12.5\n")
+        path.with_suffix(".json").write_text('{"change": {"Description": "What became of it."}}')
+    (tmp_path / "sub-02" / "sub-02_changes.tsv").write_bytes(b"\xff\xfe")
+    page, tables = run(tmp_path, cohort, maps=False)
+    assert tables["group_changes.tsv"]["volume_mm3"].to_list() == [12.5, 12.5]
+    assert json.loads((tmp_path / "group_changes.json").read_text())["change"]["Description"] == "What became of it."
+    assert "sub-02/sub-02_changes.tsv: is not text" in page
+
+
+def test_without_participants_there_are_no_models_and_it_says_so(tmp_path, cohort):
+    page = assemble.assemble_group(tmp_path, bids_dir=tmp_path / "nowhere", options=Options(maps=False)).read_text()
+    assert "No model was fitted" in page and "There is no participants.tsv" in page
+    assert not (tmp_path / "group_models.tsv").exists()
+
+
+def test_maps_and_figures(tmp_path, cohort):
+    rng = np.random.default_rng(1)
+    for i in range(24):
+        mask = (rng.random((20, 24, 22)) < 0.1).astype(np.uint8)
+        mask[3, 4, 5] = i % 2
+        start = tmp_path / f"sub-{i:02}" / "anat" / f"sub-{i:02}_space-{TEMPLATE}"
+        nib.save(nib.Nifti1Image(mask, np.eye(4)), f"{start}_label-lesion_mask.nii.gz")
+        if i < 4:
+            nib.save(nib.Nifti1Image(mask.astype(np.float32), np.eye(4)), f"{start}_label-GM_probseg.nii.gz")
+    page, _ = run(tmp_path, cohort, permutations=100)
+    about = json.loads((tmp_path / "group_maps" / "group_maps.json").read_text())
+    frequency, gm, difference, logp = (
+        f"group_space-{TEMPLATE}_label-{label}_map.nii.gz"
+        for label in ("lesion_desc-frequency", "GM_desc-mean", "lesion_desc-difference", "lesion_desc-logp")
+    )
+    assert set(about) == {frequency, gm, difference, logp} and about[gm]["Subjects"] == 4
+    shares = np.asarray(nib.load(tmp_path / "group_maps" / frequency).dataobj)
+    assert shares[3, 4, 5] == pytest.approx(0.5) and shares.max() <= 1
+    assert np.asarray(nib.load(tmp_path / "group_maps" / difference).dataobj)[3, 4, 5] == 1
+    assert about[logp]["VoxelsBelow0.05"] == 1 and "1 of" in page
+    for stem in ("distributions", "age", "effects", "lesion_frequency", "lesion_difference", "tissue_means"):
+        for kind in ("svg", "png"):
+            assert (tmp_path / "group_figures" / f"group_{stem}.{kind}").stat().st_size > 1000
+    first = {path.name: path.read_bytes() for path in (tmp_path / "group_figures").iterdir()}
+    run(tmp_path, cohort, permutations=100, processes=2)
+    assert first == {path.name: path.read_bytes() for path in (tmp_path / "group_figures").iterdir()}
