@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from markupsafe import Markup
 from bidsapp.image.save import replacing
 from bidsapp.report.analysis import FormulaError, Options, analyse, with_changes, write_tables
 from bidsapp.report.covariates import read_covariates
-from bidsapp.report.group import collect_cohort, view_group
+from bidsapp.report.group import collect_cohort, draw_figures, view_group
+from bidsapp.report.group_maps import make_maps
 from bidsapp.report.read import read_subject, subjects
 from bidsapp.report.subject import view_subject
 
@@ -73,16 +75,22 @@ def assemble_group(
     """
     sessions = [session for subject in subjects(out_dir) for session in read_subject(out_dir, subject)]
     group = collect_cohort(sessions)
+    options = options or Options()
     found = analyse(
         group.frame,
         list(group.sessions.values()),
         read_covariates(bids_dir, out_dir),
         dictionary=group.dictionary,
-        options=options or Options(),
+        options=options,
     )
     found = with_changes(found, out_dir)
     write_tables(out_dir, found, _write)
-    view = view_group(group, found, layout())
+    pictures = draw_figures(out_dir, found, group, layout())
+    if options.maps:
+        maps, notes = make_maps(out_dir, found, options, say=say, write=_write)
+        pictures += maps
+        found = replace(found, notes=(*found.notes, *notes))
+    view = view_group(group, found, layout(), pictures=pictures)
     return _write(out_dir / "group.html", _render("group.jinja", view=view, layout=layout()))
 
 
