@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bidsapp import __version__, cli, config
+from bidsapp.measure.change import INTERVAL_COLUMNS, LESION_CHANGE_COLUMNS
 from bidsapp.measure.lesions import LESION_COLUMNS, LOAD_COLUMNS
 from bidsapp.measure.quality import QC_COLUMNS
 from bidsapp.measure.volumes import VOLUME_COLUMNS
@@ -45,8 +46,8 @@ def test_an_undocumented_option_would_be_found():
 
 @pytest.mark.parametrize(
     "columns",
-    [VOLUME_COLUMNS, LESION_COLUMNS, LOAD_COLUMNS, QC_COLUMNS],
-    ids=["volumes", "lesions", "load", "qc"],
+    [VOLUME_COLUMNS, LESION_COLUMNS, LOAD_COLUMNS, QC_COLUMNS, INTERVAL_COLUMNS, LESION_CHANGE_COLUMNS],
+    ids=["volumes", "lesions", "load", "qc", "changes", "lesionchanges"],
 )
 def test_every_column_is_in_the_outputs_with_the_text_of_its_dictionary(columns):
     text = (ROOT / "docs" / "outputs.md").read_text()

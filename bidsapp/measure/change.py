@@ -185,7 +185,8 @@ INTERVAL_COLUMNS: dict[str, dict[str, Any]] = {
         "LongName": "Change of the brain's volume",
         "Description": "Mean over the parenchyma of the Jacobian of the deformation between the sessions in the "
         "half-way space, less 1, times 100; of both directions (Boyes et al. 2006, NeuroImage 32:159-169). n/a where "
-        "the sessions share no contrast. A change of scanner or protocol alone can make one percent.",
+        "the sessions differ in contrasts, voxel edges (by 20 %) or estimated intracranial volume (by 2 %): another "
+        "protocol or scanner alone makes more than a year of atrophy.",
         "Units": "percent",
     },
     "brain_change_percent_per_year": {

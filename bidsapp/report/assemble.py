@@ -17,6 +17,7 @@ from markupsafe import Markup
 
 from bidsapp.image.save import replacing
 from bidsapp.report.analysis import FormulaError, Options, analyse, with_changes, write_tables
+from bidsapp.report.changes import has_changes, view_changes
 from bidsapp.report.covariates import read_covariates
 from bidsapp.report.group import collect_cohort, draw_figures, view_group
 from bidsapp.report.group_maps import make_maps
@@ -41,8 +42,12 @@ def assemble_subject(out_dir: Path, subject: str) -> Path:
     Returns
     -------
     Path
-        ``out_dir/sub-X.html``. A page is made whatever is missing or broken, and says so.
+        ``out_dir/sub-X.html``. A page is made whatever is missing or broken, and says so. Where there are changes
+        between sessions, ``sub-X_changes.html`` is made as well.
     """
+    if has_changes(out_dir, subject):
+        text = _render("changes.jinja", view=view_changes(out_dir, subject), layout=layout())
+        _write(out_dir / f"sub-{subject}_changes.html", text)
     sessions = read_subject(out_dir, subject)
     view = view_subject(sessions, layout(), exists=lambda path: (out_dir / path).is_file())
     return _write(out_dir / f"sub-{subject}.html", _render("subject.jinja", view=view, layout=layout()))

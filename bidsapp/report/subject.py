@@ -138,6 +138,7 @@ class SubjectView:
     sessions: tuple[SessionView, ...]
     trends: tuple[Trend, ...]
     caution: str
+    changes: str
     methods: Methods
 
 
@@ -157,6 +158,7 @@ def view_subject(sessions: Sequence[Session], layout: Mapping[str, Any], *, exis
     versions = sorted({str(session.record["version"]) for session in sessions if session.record.get("version")})
     done = [session for session in sessions if session.record]
     contrast_sets = {frozenset(session.record["contrasts"]) for session in done}
+    changes = f"sub-{sessions[0].subject}_changes.html"
     return SubjectView(
         subject=sessions[0].subject,
         version=enumerate_words(versions),
@@ -164,6 +166,7 @@ def view_subject(sessions: Sequence[Session], layout: Mapping[str, Any], *, exis
         sessions=views,
         trends=_trends(views, layout) if len(done) > 1 else (),
         caution=CAUTION if len(contrast_sets) > 1 else "",
+        changes=changes if exists(changes) else "",
         methods=methods_text(sessions),
     )
 

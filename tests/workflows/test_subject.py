@@ -1,0 +1,163 @@
+"""When changes are made, from which dates, in which order; and that a failure costs nothing else."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import ndimage
+
+from bidsapp import bids
+from bidsapp.config import Config
+from bidsapp.interfaces import change
+from bidsapp.workflows import subject as workflow
+
+SHAPE = (60, 70, 50)
+AFFINE = np.diag([2.5, 2.5, 2.5, 1.0])
+AFFINE[:3, 3] = (-75, -87, -62)
+#: Lesions (balls) of either session: centre in voxels, radius, session.
+NEW, OLD = (40, 45, 30), (20, 30, 25)
+
+
+def ball(centre, radius: float) -> np.ndarray:
+    grid = np.stack(np.meshgrid(*[np.arange(n) for n in SHAPE], indexing="ij"))
+    return ((grid - np.array(centre)[:, None, None, None]) ** 2).sum(axis=0) <= radius**2
+
+
+def session(out: Path, label: str, rng: np.random.Generator, *, with_new: bool) -> None:
+    """The derivatives of a session of sub-01, made by hand: FLAIR alone, a head of lumps, one or two lesions."""
+    anatomy = np.random.default_rng(5)  # the same in both
+    brain = ball((30, 35, 25), 22)
+    lumps = ndimage.gaussian_filter(anatomy.normal(size=SHAPE), 2)
+    white = brain & (lumps > 0)
+    flair = np.where(brain, 60 + 40 * (lumps > 0) + 300 * lumps, 0) + rng.normal(0, 1.5, SHAPE)
+    lesion = ball(OLD, 3) | (ball(NEW, 3) if with_new else np.zeros(SHAPE, bool))
+    flair[lesion] += 90
+    folder = out / "sub-01" / f"ses-{label}" / "anat"
+    folder.mkdir(parents=True)
+    start = f"sub-01_ses-{label}"
+    dseg = np.where(lesion, 7, np.where(white, 2, np.where(brain, 1, 0))).astype(np.uint8)
+    field = nib.Nifti1Image(np.zeros((10, 10, 10, 1, 3), np.float32), np.diag([20.0, 20, 20, 1]))
+    field.header.set_intent("vector")
+    images = {
+        "space-orig_desc-preproc_FLAIR": flair.astype(np.float32),
+        "space-orig_desc-brain_mask": brain.astype(np.uint8),
+        "space-orig_seg-tissue_dseg": dseg,
+        "space-orig_label-lesion_mask": lesion.astype(np.uint8),
+    }
+    for name, data in images.items():
+        nib.save(nib.Nifti1Image(data, AFFINE), folder / f"{start}_{name}.nii.gz")
+    nib.save(field, folder / f"{start}_from-MNI152NLin2009aSym_to-orig_mode-image_xfm.nii.gz")
+    count = 2 if with_new else 1
+    rows = "".join(f"{i}\tdeep_white_matter\n" for i in range(1, count + 1))
+    (folder / f"{start}_lesions.tsv").write_text(f"lesion_id\tregion\n{rows}")
+    record = {
+        "subject": "01",
+        "session": label,
+        "reference": "FLAIR",
+        "contrasts": ["FLAIR"],
+        "inputs": [{"contrast": "FLAIR", "voxel_size_mm": [2.5, 2.5, 2.5]}],
+        "outputs": {path.relative_to(out).as_posix(): path.stat().st_size for path in sorted(folder.iterdir())},
+    }
+    bids.write_json(folder / f"{start}_provenance.json", record)
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    folder = tmp_path / "data"
+    (folder / "sub-01").mkdir(parents=True)
+    bids.write_json(folder / "dataset_description.json", {"Name": "t", "BIDSVersion": "1.10.0"})
+    (folder / "sub-01" / "sub-01_sessions.tsv").write_text(
+        "session_id\tacq_time\nses-1\t2020-01-01T10:00:00\nses-10\t2022-01-01T10:00:00\n"
+    )
+    return folder
+
+
+def config(data: Path, out: Path) -> Config:
+    return Config(bids_dir=data, out_dir=out, level="participant", nprocs=1)
+
+
+@pytest.mark.slow
+def test_a_new_lesion_from_files_to_tables(dataset, tmp_path, rng):
+    out = tmp_path / "out"
+    session(out, "10", rng, with_new=True)
+    session(out, "1", rng, with_new=False)
+    options = config(dataset, out)
+    assert workflow.init_changes(options, ["01", "02"]) == ["01"]
+    assert workflow.run_changes(options, ["01"]) == {"01": ""}
+    anat = out / "sub-01" / "anat"
+    row = pd.read_csv(anat / "sub-01_changes.tsv", sep="\t").iloc[0]
+    assert (row["session_from"], row["session_to"]) == ("ses-1", "ses-10")
+    assert row["years"] == pytest.approx(731 / 365.25, abs=1e-3)
+    assert (row["new_count"], row["stable_count"], row["enlarging_count"], row["resolved_count"]) == (1, 1, 0, 0)
+    truth = ball(NEW, 3).sum() * 2.5**3
+    assert row["new_mm3"] == pytest.approx(truth, rel=0.15)
+    assert row["lesion_change_mm3_per_year"] == pytest.approx(row["lesion_change_mm3"] / row["years"], rel=1e-3)
+    assert abs(row["brain_change_percent"]) < 0.5
+    table = pd.read_csv(anat / "sub-01_lesionchanges.tsv", sep="\t", keep_default_na=False)
+    new = table[table["status"] == "new"].iloc[0]
+    expected = AFFINE @ [*NEW, 1]  # the field to MNI is empty, and the sessions lie on each other
+    assert [float(new[f"mni_{axis}_mm"]) for axis in "xyz"] == pytest.approx(expected[:3].tolist(), abs=1.5)
+    assert new["lesions_from"] == "n/a" and new["lesions_to"] in ("1", "2")
+    assert new["region"] == "deep_white_matter"
+    assert json.loads((anat / "sub-01_changes.json").read_text())["new_count"]["Description"]
+    assert (out / "sub-01/figures/sub-01_desc-change1to10Beside.png").is_file()
+    # made once; the same bytes when made again; made again when a session changes
+    assert workflow.init_changes(options, ["01"]) == []
+    before = {path.name: path.read_bytes() for path in anat.iterdir()}
+    (anat / "sub-01_changes.tsv").unlink()
+    assert workflow.init_changes(options, ["01"]) == ["01"]
+    workflow.run_changes(options, ["01"])
+    assert {path.name: path.read_bytes() for path in anat.iterdir()} == before
+
+
+def test_a_failure_is_told_and_costs_nothing(dataset, tmp_path, rng):
+    out = tmp_path / "out"
+    for label in ("1", "10"):
+        session(out, label, rng, with_new=False)
+    mask = out / "sub-01/ses-10/anat/sub-01_ses-10_space-orig_desc-brain_mask.nii.gz"
+    mask.write_bytes(b"broken")
+    kept = sorted(path for path in (out / "sub-01").rglob("ses-*/anat/*"))
+    problems = workflow.run_changes(config(dataset, out), ["01"])
+    assert problems["01"]
+    assert problems["01"] in (out / "logs" / "sub-01_changes-failed.txt").read_text()
+    assert sorted(path for path in (out / "sub-01").rglob("ses-*/anat/*")) == kept
+    assert not (out / "sub-01/anat/sub-01_desc-changes_provenance.json").exists()
+    assert workflow.init_changes(config(dataset, out), ["01"]) == ["01"]  # the next run tries again
+
+
+def test_dates_from_sessions_and_from_scans(tmp_path):
+    folder = tmp_path / "sub-01"
+    for label, times in (("a", ["2020-02-01T00:00:00", "2020-01-01T12:00:00"]), ("b", ["n/a"]), ("c", ["soon"])):
+        (folder / f"ses-{label}").mkdir(parents=True)
+        rows = "".join(f"anat/x{i}.nii.gz\t{time}\n" for i, time in enumerate(times))
+        (folder / f"ses-{label}" / f"sub-01_ses-{label}_scans.tsv").write_text(f"filename\tacq_time\n{rows}")
+    assert workflow.session_dates(tmp_path, "01") == {"a": datetime(2020, 1, 1, 12)}
+    (folder / "sub-01_sessions.tsv").write_text(
+        "session_id\tacq_time\nses-a\t1900-01-01\nses-b\t1901-01-01T00:00:00Z\n"
+    )
+    assert workflow.session_dates(tmp_path, "01") == {"a": datetime(1900, 1, 1), "b": datetime(1901, 1, 1)}
+    assert workflow.session_dates(tmp_path, "nobody") == {}
+
+
+def test_sessions_go_by_number_or_by_date():
+    def one(label: str) -> change.Finished:
+        return change.Finished(Path(), Path(), {"session": label})
+
+    labels = ["10", "2", "baseline"]
+    natural = sorted(map(one, labels), key=lambda s: change._natural(s.record["session"]))
+    assert [s.record["session"] for s in natural] == ["2", "10", "baseline"]
+    dates = {"baseline": datetime(2019, 1, 1), "2": datetime(2020, 1, 1), "10": datetime(2021, 1, 1)}
+    assert [s.record["session"] for s in change.in_order(natural, dates)] == ["baseline", "2", "10"]
+    dates.pop("2")
+    assert change.in_order(natural, dates) == natural
+
+
+def test_one_session_has_no_changes(dataset, tmp_path, rng):
+    session(tmp_path / "out", "1", rng, with_new=False)
+    assert workflow.init_changes(config(dataset, tmp_path / "out"), ["01"]) == []
