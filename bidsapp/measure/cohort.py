@@ -148,6 +148,15 @@ def lesion_summary(lesions: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(out).rename_axis(KEYS).reset_index()
 
 
+def even_out(values: pd.DataFrame) -> pd.DataFrame:
+    """Lesion loads and counts as their logarithms (NaN for zero: no lesion is no small lesion), all else as it is.
+
+    Loads are skewed by orders of magnitude: as they are, every large one would stand out.
+    """
+    skewed = [name for name in values if "lesion" in str(name) and "_with_lesions" not in str(name)]
+    return values.assign(**{str(name): np.log(values[name].where(values[name] > 0)) for name in skewed})
+
+
 def modified_z(values: pd.DataFrame) -> pd.DataFrame:
     """Modified z-score of every value within its column (Iglewicz and Hoaglin 1993).
 
@@ -179,7 +188,7 @@ def outliers(frame: pd.DataFrame, *, limit: float = MODIFIED_Z_LIMIT, minimum: i
     frame : DataFrame
         From `merge_sessions`.
     limit : float
-        Outlier above this |modified z-score|.
+        Outlier above this |modified z-score| (of lesion loads and counts: of their logarithms).
     minimum : int
         With fewer subjects nothing is flagged, and `note` says so; so it is for single columns with fewer subjects
         measured.
@@ -196,7 +205,7 @@ def outliers(frame: pd.DataFrame, *, limit: float = MODIFIED_Z_LIMIT, minimum: i
     measured = values.notna().groupby(frame["participant_id"]).any().sum()
     few = [str(name) for name in values if measured[name] < minimum]
     values = values.drop(columns=few)
-    scores = modified_z(values)
+    scores = modified_z(even_out(values))
     rows, columns = np.nonzero(scores.abs().to_numpy() > limit)
     note = f"Not looked for in {', '.join(few)}: fewer than {minimum} subjects measured." if few else ""
     if not len(rows):

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from bidsapp.measure.cohort import KEYS
+from bidsapp.measure.cohort import KEYS, even_out
 from bidsapp.measure.formula import Design
 
 #: Fewer other subjects make no norm.
@@ -70,7 +70,7 @@ def _z(error: np.ndarray, variance: np.ndarray, rest: np.ndarray, df: int) -> np
 def adjusted_scores(frame: pd.DataFrame, design: Design, measures: Sequence[str]) -> pd.DataFrame:
     """Leave-one-out z-scores of all measures, adjusted for age, sex and TIV as far as they are there.
 
-    Lesion loads and counts are compared as log(1 + value): among skewed numbers every large one would stand out.
+    Lesion loads and counts are compared as logarithms, where there are lesions (`cohort.even_out`).
 
     Parameters
     ----------
@@ -88,9 +88,7 @@ def adjusted_scores(frame: pd.DataFrame, design: Design, measures: Sequence[str]
     out = {name: frame[name] for name in KEYS if name in frame}
     subject = frame["participant_id"].astype(str).to_numpy()
     for measure in measures:
-        values = frame[measure].astype(float)
-        if "lesion" in measure and "_with_lesions" not in measure:
-            values = np.log1p(values.clip(lower=0))
+        values = even_out(frame[[measure]].astype(float))[measure]
         terms = design.adjustments(outcome=measure)
         columns = [
             pd.get_dummies(frame[term], drop_first=True) if term == design.sex else frame[[term]] for term in terms

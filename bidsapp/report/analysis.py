@@ -21,6 +21,12 @@ from bidsapp.report.read import BrokenFile, Session, read_json, read_table
 #: |leave-one-out z| above which a value stands out (as `cohort.MODIFIED_Z_LIMIT`).
 Z_LIMIT = cohort.MODIFIED_Z_LIMIT
 
+#: Tables that are there only where there is something to say.
+OPTIONAL_TABLES = (
+    "volumes_harmonized", "harmonization", "lesions", "single_lesions", "changes", "lesionchanges", "models", "checks",
+    "comparisons", "zscores",
+)  # fmt: skip
+
 KEY_DICTIONARY = {
     "participant_id": {"LongName": "Subject", "Description": "Label of the subject, with sub-."},
     "session_id": {
@@ -56,7 +62,7 @@ class Analysis:
         The same rows for models (ml, factors); of the harmonised table where there is one.
     design : Design
     fits : tuple of Fit
-    terms, comparisons, scores, lesions, changes, single_lesions : DataFrame
+    terms, comparisons, scores, lesions, single_lesions, changes, lesion_changes : DataFrame
     harmonized : Harmonized or None
     dictionaries : dict
         By table name.
@@ -75,6 +81,7 @@ class Analysis:
     lesions: pd.DataFrame = field(default_factory=pd.DataFrame)
     single_lesions: pd.DataFrame = field(default_factory=pd.DataFrame)
     changes: pd.DataFrame = field(default_factory=pd.DataFrame)
+    lesion_changes: pd.DataFrame = field(default_factory=pd.DataFrame)
     harmonized: Harmonized | None = None
     dictionaries: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -203,26 +210,32 @@ def _lesions(
 
 
 def with_changes(analysis: Analysis, out_dir: Path) -> Analysis:
-    """Add all ``sub-X_changes.tsv`` of the subjects, where there are any, as one table."""
-    frames, about, broken = [], {}, []
-    for path in sorted([*out_dir.glob("sub-*/sub-*_changes.tsv"), *out_dir.glob("sub-*/**/anat/sub-*_changes.tsv")]):
-        try:
-            table = read_table(path)
-            content = read_json(path.with_suffix(".json")) if path.with_suffix(".json").is_file() else {}
-        except BrokenFile as error:
-            broken.append(f"{path.relative_to(out_dir).as_posix()}: {error}.")
-            continue
-        if "participant_id" not in table:
-            table.insert(0, "participant_id", path.name.split("_")[0])
-        frames.append(table)
-        about |= {name: text for name, text in content.items() if name not in about}
-    analysis = replace(analysis, notes=(*analysis.notes, *broken))
-    if not frames:
-        return analysis
-    merged = pd.concat(frames, ignore_index=True).astype(object).replace(["n/a", ""], np.nan)
-    merged = merged[["participant_id", *(name for name in merged if name != "participant_id")]]
-    dictionaries = {**analysis.dictionaries, "changes": {**about, "participant_id": KEY_DICTIONARY["participant_id"]}}
-    return replace(analysis, changes=merged.apply(cohort.numeric_if_possible), dictionaries=dictionaries)
+    """Add the subjects' tables of changes between sessions, of the brain and of single lesions, as one table each."""
+    notes, found = list(analysis.notes), {}
+    dictionaries = dict(analysis.dictionaries)
+    for kind in ("changes", "lesionchanges"):
+        frames, about = [], {}
+        for path in sorted([*out_dir.glob(f"sub-*/sub-*_{kind}.tsv"), *out_dir.glob(f"sub-*/anat/sub-*_{kind}.tsv")]):
+            try:
+                table = read_table(path)
+                content = read_json(path.with_suffix(".json")) if path.with_suffix(".json").is_file() else {}
+            except BrokenFile as error:
+                notes.append(f"{path.relative_to(out_dir).as_posix()}: {error}.")
+                continue
+            if "participant_id" not in table:
+                table.insert(0, "participant_id", path.name.split("_")[0])
+            frames.append(table)
+            about |= {name: text for name, text in content.items() if name not in about}
+        if frames:
+            merged = pd.concat(frames, ignore_index=True).astype(object).replace(["n/a", ""], np.nan)
+            merged = merged[["participant_id", *(name for name in merged if name != "participant_id")]]
+            found[kind] = merged.apply(cohort.numeric_if_possible)
+            dictionaries[kind] = {**about, "participant_id": KEY_DICTIONARY["participant_id"]}
+    empty = pd.DataFrame()
+    return replace(
+        analysis, changes=found.get("changes", empty), lesion_changes=found.get("lesionchanges", empty),
+        dictionaries=dictionaries, notes=tuple(notes),
+    )  # fmt: skip
 
 
 # --- tables and dictionaries -----------------------------------------------------------------------------------------
@@ -286,6 +299,7 @@ def tables(analysis: Analysis) -> dict[str, pd.DataFrame]:
         "lesions": analysis.lesions if "volume_mm3" in analysis.single_lesions or _has_lesions(analysis) else None,
         "single_lesions": analysis.single_lesions,
         "changes": analysis.changes,
+        "lesionchanges": analysis.lesion_changes,
         "models": analysis.terms,
         "checks": checks_table(analysis.fits),
         "comparisons": analysis.comparisons,
@@ -297,8 +311,7 @@ def tables(analysis: Analysis) -> dict[str, pd.DataFrame]:
 def write_tables(out_dir: Path, analysis: Analysis, write: Any) -> list[Path]:
     """Write every table as ``group_<name>.tsv`` with its data dictionary; tables of an earlier run are taken away."""
     current = tables(analysis)
-    for name in ("volumes_harmonized", "harmonization", "lesions", "single_lesions", "changes", "models", "checks",
-                 "comparisons", "zscores"):  # fmt: skip
+    for name in OPTIONAL_TABLES:
         if name not in current:
             (out_dir / f"group_{name}.tsv").unlink(missing_ok=True)
             (out_dir / f"group_{name}.json").unlink(missing_ok=True)
@@ -349,7 +362,11 @@ def _dictionaries(
             "LongName": f"z-score of {name}",
             "Description": "Distance from what the other subjects predict (this subject left out), in standard"
             f" deviations, adjusted for {adjusted} (TIV not for itself and for fractions)."
-            + (" Compared as log(1 + value)." if "lesion" in str(name) else ""),
+            + (
+                " Compared as logarithms, n/a without lesions."
+                if "lesion" in str(name) and "_with_lesions" not in str(name)
+                else ""
+            ),
         }
         for name in _values(analysis.scores)
     }

@@ -240,7 +240,7 @@ def draw_figures(out_dir: Path, analysis: Analysis, group: Cohort, layout: Mappi
     if columns:
         about = "by group " if analysis.design.group else ""
         made.append(("group_distributions", group_figures.by_group(analysis, columns, names, units), "Distributions",
-                     f"Measures {about}(boxes: median and quartiles; whiskers: 1.5 times their distance)."))  # fmt: skip
+                     f"Measures {about}(boxes: median and quartiles; whiskers: 1.5 times that)."))  # fmt: skip
     if columns and analysis.design.age:
         made.append(("group_age", group_figures.against_age(analysis, columns, names, units), "Against age",
                      "Measures against age, with a straight line of each group, adjusted for nothing."))  # fmt: skip

@@ -17,6 +17,8 @@ MAXIMUM_DOTS = 400
 #: Size of a diagnostic picture (user units of the SVG).
 WIDTH, HEIGHT, MARGIN = 260, 180, 12
 
+#: Effect sizes in short: Cohen's d, partial r, partial eta squared.
+_EFFECTS = {"Cohen's d": "d", "partial r": "r", "partial eta squared": "η²"}
 _SORTED_BY = ("estimate", "p", "q_fdr", "effect_size")
 
 
@@ -127,12 +129,15 @@ def view_terms(terms: pd.DataFrame, name: Callable[[str], str]) -> tuple[ModelTe
     for _, row in shown.iterrows():
         kind = str(row["estimate_kind"])
         unit = f"\u00a0{row['unit']}" if row["unit"] else ""
-        times = "× " if kind.endswith("ratio") else ""
+        times = "OR\u00a0" if kind == "odds ratio" else "×\u00a0" if kind.endswith("ratio") else ""
         joint = not np.isfinite(row["estimate"])
         estimate = f"F = {row['statistic']:.2f}" if joint else f"{times}{signed(row['estimate'])}{unit}"
         interval = "" if joint else f"{signed(row['ci_low'])} to {signed(row['ci_high'])}"
-        effect = f"{signed(row['effect_size'])} {row['effect']}" if np.isfinite(row["effect_size"]) else (
-            kind if kind.endswith(" ratio") else "")  # fmt: skip
+        effect = (
+            f"{_EFFECTS[row['effect']]}\u00a0{signed(row['effect_size'])}"
+            if row["effect"] and np.isfinite(row["effect_size"])
+            else ""
+        )
         bar = None
         if np.isfinite(row["effect_low"]) and np.isfinite(reach) and reach > 0:
             places = [50 + 48 * float(row[end]) / reach for end in ("effect_low", "effect_size", "effect_high")]

@@ -155,3 +155,10 @@ def test_lesions_are_summed_by_every_class():
     assert found["lesion_hemisphere_left_mm3"].to_dict() == {"sub-1": 100, "sub-2": 7}
     assert found["lesion_largest_mm3"].to_dict() == {"sub-1": 100, "sub-2": 7}
     assert found.loc["sub-1", "lesion_median_mm3"] == 30 and not [name for name in found if "lesion_id" in name]
+
+
+def test_loads_are_compared_as_logarithms_and_none_is_no_outlier():
+    load = [0.0, *np.exp(np.linspace(5, 10, 20)), 5e9]
+    frame = pd.DataFrame({"participant_id": [f"sub-{i:02}" for i in range(22)], "lesion_mm3": load})
+    found = outliers(frame).table
+    assert found["participant_id"].to_list() == ["sub-21"] and found["value"].to_list() == [5e9]

@@ -176,3 +176,64 @@ def test_group_page(tmp_path, write_session, visit):
     assert page.locator("#volumes tr.lit th").all_text_contents() == ["sub-5"]
     dot.click()
     assert page.title() == "sub-5: brain segmentation" and page.url.endswith("sub-5.html#ses-1")
+
+
+@pytest.fixture
+def group_models_page(tmp_path, write_session, visit):
+    """Thirty subjects in two groups, with models, figures and a table to filter."""
+    rows = ["participant_id\tage\tgroup"]
+    for i in range(30):
+        gm = 600_000 - 2_000 * i - 40_000 * (i % 2) + 7_000 * ((i * 7) % 5)
+        write_session(f"{i:02}", volumes={"tiv_mm3": str(1_400_000 + 9_000 * ((i * 11) % 7)), "gm_mm3": str(gm)})
+        rows.append(f"sub-{i:02}\t{20 + i}\t{'MS' if i % 2 else 'HC'}")
+    (tmp_path / "participants.tsv").write_text("\n".join(rows) + "\n")
+    for i in range(30):
+        assemble.assemble_subject(tmp_path, f"{i:02}")
+    return visit(assemble.assemble_group(tmp_path, say=lambda _: None))
+
+
+def test_group_models_are_filtered_sorted_and_opened(group_models_page):
+    page = group_models_page
+    rows = page.locator("#terms tbody tr:not([hidden])")
+    before = rows.count()
+    page.fill("input[data-filter=terms]", "gray group")
+    assert rows.count() == 1 and "MS" in rows.first.inner_text() and f"1 of {before} rows" in page.content()
+    page.fill("input[data-filter=terms]", "")
+    page.locator("#terms thead button", has_text="Estimate").click()
+    cells = page.locator("#terms tbody tr td:nth-child(3)").all()
+    values = [float(cell.get_attribute("data-value")) for cell in cells if cell.get_attribute("data-value")]
+    assert values == sorted(values) and len(values) > 3
+    model = page.locator("details.model", has_text="Gray matter").first
+    assert not model.locator("table.checks").is_visible()
+    model.locator("summary").click()
+    assert model.locator("table.checks").is_visible() and model.locator("svg circle").count() == 60
+
+
+def test_group_dots_light_up_their_subject_and_lead_to_its_report(group_models_page):
+    page = group_models_page
+    dot = page.locator(".strip a[data-session=sub-07]").first
+    dot.hover()
+    assert page.locator("#volumes tr[data-session=sub-07]").get_attribute("class") == "lit"
+    assert page.locator(".diagnostics a[data-session=sub-07].lit").count() >= 2
+    dot.click()
+    page.wait_for_url("**/sub-07.html*")
+    assert "sub-07" in page.title() or "07" in page.locator("h1").inner_text()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_group_colours_differ_from_the_paper(group_models_page, scheme):
+    page = group_models_page
+    page.emulate_media(color_scheme=scheme)
+    colour = "selector => getComputedStyle(document.querySelector(selector)).{}".format
+    paper = page.evaluate(colour("backgroundColor"), "body")
+    dots = [page.evaluate(colour("fill"), f".strip .c{i} circle") for i in (1, 2)]
+    assert len({paper, *dots}) == 3
+    assert all(page.eval_on_selector_all("figure.sheet img", "all => all.map(one => one.naturalWidth > 100)"))
+
+
+def test_group_table_of_models_fits_the_printed_page(group_models_page):
+    page = group_models_page
+    page.emulate_media(media="print")
+    page.set_viewport_size({"width": 700, "height": 1000})
+    assert page.evaluate("document.querySelector('#terms').getBoundingClientRect().right") <= 700
+    assert not page.locator("input[data-filter=terms]").is_visible()

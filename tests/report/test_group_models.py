@@ -27,7 +27,8 @@ def cohort(tmp_path, write_session, rng):
         age = 20 + 1.5 * i
         gm = 600_000 - 1000 * age - 60_000 * patient + 5_000 * rng.normal() + (8_000 if i < 12 else 0)
         load = 0 if i == 0 else round(float(np.exp(8 + patient + rng.normal())))
-        volumes = {"tiv_mm3": str(1_500_000 + 10_000 * rng.normal()), "gm_mm3": str(gm), "wm_mm3": str(0.7 * gm + rng.normal()),
+        volumes = {"tiv_mm3": str(1_500_000 + 10_000 * rng.normal()), "gm_mm3": str(gm),
+                   "wm_mm3": str(0.7 * gm + rng.normal()),
                    "lesion_mm3": str(load), "lesion_count": str(i)}  # fmt: skip
         write_session(f"{i:02}", volumes=volumes, lesions=i % 5)
         rows.append(f"sub-{i:02}\t{age}\t{'FM'[i // 6 % 2]}\t{'MS' if patient else 'HC'}\t{'ab'[i // 12]}")
