@@ -22,6 +22,8 @@ REGIONS = ("periventricular", "juxtacortical", "infratentorial", "deep_white_mat
 #: A lesion with a voxel this near (mm, centre to centre) to a lateral ventricle abuts it: the juxtaventricular rim of
 #: Kim et al. 2008 (Biol Psychiatry 64:273-280), which is also about one slice of a 2D scan.
 VENTRICLE_MM = 3.0
+#: Voxel sizes in headers are rounded: a slice of 3 mm is at times one of 3.000008.
+ROUNDING_MM = 0.05
 #: A lesion abuts the cortex where at least `CONTACT` of its voxels have cortex within this distance (mm), or within
 #: one voxel along the scan's finest axis. Of one voxel in touch the segmentation's noise would decide.
 CORTEX_MM = 1.5
@@ -199,13 +201,13 @@ def locate(
     ids = np.arange(1, count + 1)
     to_ventricles = _distance(anatomy.ventricles, voxel_size_mm)
     to_cortex = _distance(anatomy.cortex, voxel_size_mm)
-    reach = max(CORTEX_MM, 1.01 * min(voxel_size_mm))
+    reach = max(CORTEX_MM, min(voxel_size_mm)) + ROUNDING_MM
     ventricle, cortex = (np.asarray(ndimage.minimum(field, labels, ids)) for field in (to_ventricles, to_cortex))
     below, deep, touching = (
         np.asarray(ndimage.mean(part.astype(np.float32), labels, ids))
         for part in (anatomy.infratentorial, anatomy.deep_gray, to_cortex <= reach)
     )
-    conditions = [below > MOSTLY, deep > MOSTLY, ventricle <= VENTRICLE_MM, touching >= CONTACT]
+    conditions = [below > MOSTLY, deep > MOSTLY, ventricle <= VENTRICLE_MM + ROUNDING_MM, touching >= CONTACT]
     names = ["infratentorial", "deep_gray_matter", "periventricular", "juxtacortical"]
     region = np.select(conditions, names, default="deep_white_matter")
     return {

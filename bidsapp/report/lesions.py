@@ -24,9 +24,28 @@ class Projection:
 
 @dataclass(frozen=True)
 class Lesions:
-    """The lesion table and what sums it up."""
+    """The lesion table and what sums it up.
+
+    Attributes
+    ----------
+    sentence, interval : str
+    regions : tuple
+        (name, number, volume in ml, percent of the load) of each region.
+    sizes : tuple
+        (name, number) of each size class.
+    facts : tuple of Value
+    headings, rows : tuple
+        Of the table.
+    first : int
+        Rows shown before the table is opened.
+    projections : tuple of Projection
+    """
 
     sentence: str
+    interval: str
+    regions: tuple[tuple[str, str, str, float], ...]
+    sizes: tuple[tuple[str, str], ...]
+    facts: tuple[Value, ...]
     headings: tuple[tuple[str, str, str], ...]
     rows: tuple[tuple[tuple[str, str], ...], ...]
     first: int
@@ -52,8 +71,21 @@ def view_lesions(session: Session, values: Mapping[str, Value], layout: Mapping[
         tuple(_lesion_cell(record, sources, heading[0]) for heading, sources in columns)
         for record in table.to_dict("records")
     )
+    load = _first(session.tables.get("load"))
     return Lesions(
         sentence=_lesion_sentence(table.to_dict("records"), values),
+        interval=_interval(load),
+        regions=_regions(load, layout),
+        sizes=tuple(
+            (words, f"{count:.0f}")
+            for name, words in layout["lesions"]["sizes"].items()
+            if (count := number(load.get(f"{name}_count"))) is not None
+        ),
+        facts=tuple(
+            describe(column, number(load[column]), names={}, dictionary=session.dictionaries.get("load", {}))
+            for column in ("largest_lesion_mm3", "confluence", "t1w_hypointense_count")
+            if column in load
+        ),
         headings=tuple(heading for heading, _ in columns),
         rows=rows,
         first=layout["lesions"]["first"],
@@ -74,7 +106,7 @@ def _lesion_columns(
             out.append(((str(entry["title"]), str(entry.get("unit", "")), about), sources))
             taken.update(sources)
     for column in present:
-        if column not in taken:
+        if column not in taken and column not in layout["lesions"]["hidden"]:
             value = describe(column, None, names={}, dictionary=dictionary)
             out.append(((value.name, "", value.about), [column]))
     return out
@@ -82,6 +114,9 @@ def _lesion_columns(
 
 def _lesion_cell(record: Mapping[str, str], sources: Sequence[str], title: str) -> tuple[str, str]:
     """Text and sorting key of a cell."""
+    if sources[0] in ("region", "hemisphere", "t1w_hypointense"):
+        text = record[sources[0]].replace("_", " ")
+        return text, ("" if text == "n/a" else text)
     numbers = [value for value in (number(record[column]) for column in sources) if value is not None]
     if len(numbers) < len(sources):
         return ("n/a" if len(sources) > 1 else record[sources[0]]), ""
@@ -95,6 +130,8 @@ def _lesion_cell(record: Mapping[str, str], sources: Sequence[str], title: str) 
         return grouped(value, 0 if value >= 100 else 1), key
     if sources[0].endswith("_mm"):
         return f"{value:.1f}", key
+    if sources[0].endswith("_contrast"):
+        return f"{value:+.1f}".replace("-", "−"), key
     return f"{value:.0f}" if sources[0].endswith("_id") else f"{value:.2f}", key
 
 
@@ -116,6 +153,30 @@ def _lesion_sentence(records: Sequence[Mapping[str, str]], values: Mapping[str, 
         if (value := values.get(column)) is not None and value.number is not None
     ]
     return f"{told}. Lesion load: {enumerate_words(loads)}." if loads else f"{told}."
+
+
+def _first(table: Any) -> Mapping[str, str]:
+    return {} if table is None or table.empty else table.iloc[0].to_dict()
+
+
+def _interval(load: Mapping[str, str]) -> str:
+    low, high = number(load.get("lesion_low_mm3")), number(load.get("lesion_high_mm3"))
+    if low is None or high is None:
+        return ""
+    return (
+        f"By the probability map the load lies between {millilitres(low)} and {millilitres(high)}\u00a0ml (even odds,"
+        " if the probabilities are right and all borders err to the same side)."
+    )
+
+
+def _regions(load: Mapping[str, str], layout: Mapping[str, Any]) -> tuple[tuple[str, str, str, float], ...]:
+    total = number(load.get("lesion_mm3"))
+    out = []
+    for region, name in layout["lesions"]["regions"].items():
+        count, volume = number(load.get(f"{region}_count")), number(load.get(f"{region}_mm3"))
+        if count is not None and volume is not None:
+            out.append((name, f"{count:.0f}", millilitres(volume), 100 * volume / total if total else 0.0))
+    return tuple(out)
 
 
 def _projections(records: Sequence[Mapping[str, str]], layout: Mapping[str, Any]) -> tuple[Projection, ...]:

@@ -68,6 +68,8 @@ def test_distances_are_in_mm_of_each_axis():
     assert out["ventricle_distance_mm"].tolist() == pytest.approx([2.7])
     assert out["cortex_distance_mm"].tolist() == pytest.approx([13 * 1.5])
     assert out["region"].tolist() == ["periventricular"]
+    rounded = locate(mask.astype(int), 1, anatomy_from_structures(structures()), voxel_size_mm=(1.000003, 1.5, 3))
+    assert rounded["region"].tolist() == ["periventricular"]  # 3.000009 mm
     further = locate(mask.astype(int), 1, anatomy_from_structures(structures()), voxel_size_mm=(1.1, 1.5, 3))
     assert further["region"].tolist() == ["deep_white_matter"]  # 3.3 mm
 

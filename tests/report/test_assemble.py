@@ -262,7 +262,7 @@ def test_links(path, link):
 
 
 def test_layout_names_columns_that_exist():
-    from bidsapp.measure.lesions import LESION_COLUMNS
+    from bidsapp.measure.lesions import LESION_COLUMNS, LOAD_COLUMNS
     from bidsapp.measure.quality import QC_COLUMNS
     from bidsapp.measure.volumes import VOLUME_COLUMNS
 
@@ -275,7 +275,9 @@ def test_layout_names_columns_that_exist():
     assert set(VOLUME_COLUMNS) <= set(volumes["names"])
     assert set(layout["quality"]["names"]) <= set(QC_COLUMNS)
     lesion = {name for key, entry in layout["lesions"]["columns"].items() for name in entry.get("columns", [key])}
-    assert lesion == set(LESION_COLUMNS)
+    assert lesion | set(layout["lesions"]["hidden"]) == set(LESION_COLUMNS)
+    load = {f"{name}_count" for part in ("regions", "sizes") for name in layout["lesions"][part]}
+    assert load < set(LOAD_COLUMNS)
 
 
 def test_structures_have_their_own_table(tmp_path, write_session):
