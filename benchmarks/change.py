@@ -115,9 +115,9 @@ def as_markdown(scores: Sequence[Score]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for one in scores:
-        share = 100 * one.brighter_found_mm3 / one.brighter_mm3 if one.brighter_mm3 else float("nan")
+        share = f"{100 * one.brighter_found_mm3 / one.brighter_mm3:.0f} %" if one.brighter_mm3 else "–"
         rows.append(
-            f"| sub-{one.subject} | {one.marked} | {one.brighter_found} of {one.brighter} | {share:.0f} % |"
+            f"| sub-{one.subject} | {one.marked} | {one.brighter_found} of {one.brighter} | {share} |"
             f" {one.darker_found} of {one.darker} | {one.reported} | {one.false} ({one.false_mm3 / 1000:.2f} ml) |"
         )
     frame = pd.DataFrame([vars(one) for one in scores]).sum(numeric_only=True)
@@ -126,7 +126,7 @@ def as_markdown(scores: Sequence[Score]) -> str:
         f" regions that became brighter ({frame['brighter_found_mm3'] / max(1, frame['brighter_mm3']):.2f} of their"
         f" volume), {frame['darker_found'] / max(1, frame['darker']):.2f} of {frame['darker']:.0f} that became darker;"
         f" {frame['false'] / len(scores):.1f} false alarms per pair of sessions,"
-        f" {frame['false'] / max(1, frame['reported']):.2f} of what is reported."
+        f" {frame['false'] / max(1, frame['reported']):.2f} of what is told."
     )
     return "\n".join(rows) + f"\n\n{told}"
 
