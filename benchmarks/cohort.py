@@ -20,6 +20,7 @@ import shutil
 import sys
 import tempfile
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -126,7 +127,7 @@ QUESTIONS = (
 
 def judge_statistics(repeats: int) -> bool:
     """Coverage of the intervals and rate of false positives, of every kind of model."""
-    print(f"## Intervals and false positives, {repeats} cohorts each\n")
+    print(f"## Intervals and false positives, {repeats} cohorts each\n", flush=True)
     print(
         "| model | subjects x sessions | fitted | coverage of 95 % | false positives at 5 % | mean | truth | verdict |"
     )
@@ -272,16 +273,8 @@ def _write_images(folder: Path, name: str, row: dict, rng: np.random.Generator) 
     """Lesion mask (balls in the white matter, more on the left in patients) and GM map on the template's grid."""
     import nibabel as nib
 
-    from bidsapp.image.template import load_template
-
-    template = load_template()
-    priors = template.priors
-    affine, grid = priors.affine, priors.shape[:3]
-    gm = np.asarray(priors.dataobj[..., 0])
-    shift = int(rng.integers(-1, 2))
-    gm = np.round(np.roll(gm, shift, axis=0), 3).astype(np.float32)
+    affine, grid, white = _white_matter()
     mask = np.zeros(grid, dtype=np.uint8)
-    white = np.argwhere(np.asarray(priors.dataobj[..., 1]) > 0.9)
     left = white[white[:, 0] < grid[0] // 2]
     for _ in range(int(row["lesion_count"])):
         pool = left if row["group"] == "patient" and rng.random() < 0.7 else white
@@ -291,7 +284,34 @@ def _write_images(folder: Path, name: str, row: dict, rng: np.random.Generator) 
         mask[window] |= (sum((a - c) ** 2 for a, c in zip(axes, centre, strict=True)) <= radius**2).astype(np.uint8)
     start = f"{name}_space-MNI152NLin2009aSym"
     nib.save(nib.Nifti1Image(mask, affine), folder / f"{start}_label-lesion_mask.nii.gz")
-    nib.save(nib.Nifti1Image(gm, affine), folder / f"{start}_label-GM_probseg.nii.gz")
+    # A few maps serve all subjects: reading them takes as long as if they were different.
+    os.link(
+        _gray_matter(folder.parents[1] / ".maps", int(rng.integers(4))), folder / f"{start}_label-GM_probseg.nii.gz"
+    )
+
+
+@cache
+def _white_matter() -> tuple[np.ndarray, tuple[int, ...], np.ndarray]:
+    """Affine and shape of the template, and its voxels of white matter."""
+    from bidsapp.image.template import load_template
+
+    priors = load_template().priors
+    return priors.affine, priors.shape[:3], np.argwhere(np.asarray(priors.dataobj[..., 1]) > 0.9)
+
+
+@cache
+def _gray_matter(folder: Path, shift: int) -> Path:
+    """A GM map on disk: the template's, moved a little."""
+    import nibabel as nib
+
+    from bidsapp.image.template import load_template
+
+    priors = load_template().priors
+    moved = np.roll(np.asarray(priors.dataobj[..., 0]), shift, axis=0)
+    folder.mkdir(exist_ok=True)
+    path = folder / f"gm{shift}.nii.gz"
+    nib.save(nib.Nifti1Image(np.round(moved, 3).astype(np.float32), priors.affine), path)
+    return path
 
 
 if __name__ == "__main__":
