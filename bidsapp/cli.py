@@ -100,8 +100,8 @@ def _parser() -> _Parser:
     add = group.add_argument
     add("--brain-extraction", "--brain_extraction", default="auto", metavar="NAME",
         help="auto (deepbet with a T1w, else template), deepbet, template, network, or bet (FSL's)")  # fmt: skip
-    add("--tissue-model", "--tissue_model", default="network", metavar="NAME", help=", ".join(config.TISSUE_MODELS))
-    add("--lesion-model", "--lesion_model", default="network", metavar="NAME", help=", ".join(config.LESION_MODELS))
+    add("--tissue-model", "--tissue_model", default="consensus", metavar="NAME", help=", ".join(config.TISSUE_MODELS))
+    add("--lesion-model", "--lesion_model", default="consensus", metavar="NAME", help=", ".join(config.LESION_MODELS))
     add("--tta", action="store_true", help="the network also sees the mirror image: slower, a little steadier")
     add("--normalization", default="zscore", metavar="NAME", help=", ".join(config.NORMALIZATIONS))
     add("--denoise", action="store_true", help="non-local means before the segmentation")

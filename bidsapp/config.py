@@ -13,8 +13,8 @@ from bidsapp.errors import AnalysisLevelError, NotBidsError, UsageError
 
 LEVELS = ("participant", "group")
 BRAIN_EXTRACTIONS = ("auto", "deepbet", "template", "network", "bet")
-TISSUE_MODELS = ("network", "mixture")
-LESION_MODELS = ("network", "outlier", "none")
+TISSUE_MODELS = ("consensus", "network", "mixture")
+LESION_MODELS = ("consensus", "network", "outlier", "none")
 NORMALIZATIONS = ("zscore", "nyul")
 OUTPUT_SPACES = ("orig", "MNI152NLin2009aSym", "FLAIR")
 CONTRASTS = ("T1w", "T2w", "FLAIR")
@@ -49,8 +49,8 @@ class Config:
     bids_database_dir: Path | None = None
     skip_bids_validation: bool = False
     brain_extraction: str = "auto"
-    tissue_model: str = "network"
-    lesion_model: str = "network"
+    tissue_model: str = "consensus"
+    lesion_model: str = "consensus"
     tta: bool = False
     normalization: str = "zscore"
     denoise: bool = False

@@ -150,38 +150,60 @@ class SegmentLesions(SimpleInterface):
         return runtime
 
 
-class _CompareModelsInput(BaseInterfaceInputSpec):
+class _CombineModelsInput(BaseInterfaceInputSpec):
+    mask_file = File(exists=True, mandatory=True, desc="brain, as the network sees it")
     network_posteriors = File(exists=True, mandatory=True)
     mixture_posteriors = File(exists=True, mandatory=True)
     separable = traits.Bool(mandatory=True, desc="whether the mixture tells GM from WM")
-    network_lesions = File(exists=True)
-    outlier_lesions = File(exists=True)
+    network_lesions = File(exists=True, mandatory=True)
+    network_lesion_probability = File(exists=True, mandatory=True)
+    outlier_lesions = File(exists=True, desc="where there is a FLAIR")
+    outlier_lesion_probability = File(exists=True)
 
 
-class _CompareModelsOutput(TraitedSpec):
+class _CombineModelsOutput(TraitedSpec):
+    posteriors_file = File(desc="mean of both; the network's, where the mixture does not tell GM from WM")
+    lesion_mask = File(desc="by the mean of both; the network's, where it is alone")
+    lesion_probability = File()
     agreement = traits.Dict(desc="Dice of the two by class; None where one has no opinion")
 
 
-class CompareModels(SimpleInterface):
-    """How far the network and the unsupervised models agree: neither knows the other."""
+class CombineModels(SimpleInterface):
+    """The network and the unsupervised models: how far they agree, and what they say together."""
 
-    input_spec = _CompareModelsInput
-    output_spec = _CompareModelsOutput
+    input_spec = _CombineModelsInput
+    output_spec = _CombineModelsOutput
 
     def _run_interface(self, runtime):
+        from bidsapp.image.grid import on_grid
         from bidsapp.measure.quality import model_agreement
+        from bidsapp.models import consensus, segment
 
+        inputs, mask_image = self.inputs, load(self.inputs.mask_file)
+        network, mixture = array(inputs.network_posteriors), array(inputs.mixture_posteriors)
+        both_lesions = isdefined(inputs.outlier_lesions)
         lesions = None
-        if isdefined(self.inputs.network_lesions):
-            lesions = tuple(
-                array(path, np.uint8) > 0 for path in (self.inputs.network_lesions, self.inputs.outlier_lesions)
+        if both_lesions:
+            lesions = tuple(array(path, np.uint8) > 0 for path in (inputs.network_lesions, inputs.outlier_lesions))
+        self._results["agreement"] = model_agreement(network, mixture, separable=inputs.separable, lesions=lesions)
+        self._results["posteriors_file"] = inputs.network_posteriors
+        if inputs.separable:
+            tissues = consensus.mean_tissues(network, mixture, np.asarray(mask_image.dataobj) > 0)
+            image = on_grid(np.moveaxis(tissues, 0, 3), mask_image)
+            self._results["posteriors_file"] = save(image, runtime.cwd, "posteriors")
+        self._results["lesion_mask"] = inputs.network_lesions
+        self._results["lesion_probability"] = inputs.network_lesion_probability
+        if both_lesions:
+            probability = consensus.mean_lesions(
+                array(inputs.network_lesion_probability), array(inputs.outlier_lesion_probability)
             )
-        self._results["agreement"] = model_agreement(
-            array(self.inputs.network_posteriors),
-            array(self.inputs.mixture_posteriors),
-            separable=self.inputs.separable,
-            lesions=lesions,
-        )
+            found = segment.lesion_mask(
+                probability,
+                threshold=consensus.LESION_THRESHOLD,
+                voxel_size_mm=tuple(float(size) for size in mask_image.header.get_zooms()[:3]),
+            )
+            self._results["lesion_mask"] = save(on_grid(found, mask_image), runtime.cwd, "lesions")
+            self._results["lesion_probability"] = save(on_grid(probability, mask_image), runtime.cwd, "probability")
         return runtime
 
 

@@ -20,6 +20,8 @@ CHANNELS = ("T1w", "T2w", "FLAIR")
 WITH_FLAIR, WITHOUT_FLAIR = "with FLAIR", "without FLAIR"
 #: The network is shown this much around a brain mask: it cuts off what is no brain, but adds nothing it does not see.
 SURROUND_MM = 2.0
+#: Longest side of the smallest lesion that counts: Thompson et al. 2018, Lancet Neurol 17:162.
+SHORTEST_LESION_MM = 3.0
 #: Voxels that neighbouring tiles share; their weights ramp across these.
 OVERLAP = 16
 #: The brain's box in training is that of the tissue; a brain mask holds this much fluid around it.
@@ -265,28 +267,25 @@ def read_classes(found: NetworkResult, mask: np.ndarray) -> Reading:
     return Reading(brain, tissues, labels, probability)
 
 
-def lesion_mask(
-    probability: np.ndarray, *, threshold: float, voxel_size_mm: tuple[float, float, float], minimum_mm3: float = 3.0
-) -> np.ndarray:
-    """Lesions: above `threshold`, 26-connected, no smaller than `minimum_mm3` (McDonald 2017: 3 mm in long axis).
+def lesion_mask(probability: np.ndarray, *, threshold: float, voxel_size_mm: tuple[float, float, float]) -> np.ndarray:
+    """Lesions: above `threshold`, 26-connected, at least 3 mm long (McDonald criteria: Thompson et al. 2018).
 
     Parameters
     ----------
     probability : ndarray, shape (X, Y, Z)
     threshold : float
-        The network's, chosen on synthetic scans (``model.json``).
     voxel_size_mm : tuple of float
-    minimum_mm3 : float
 
     Returns
     -------
     ndarray of bool, shape (X, Y, Z)
     """
     labels, _ = ndimage.label(probability > threshold, np.ones((3, 3, 3)))
-    sizes = np.bincount(labels.ravel()) * float(np.prod(voxel_size_mm))
-    keep = sizes >= minimum_mm3
-    keep[0] = False
-    return keep[labels]
+    keep = [False]
+    for box in ndimage.find_objects(labels):
+        sides = [(s.stop - s.start) * size for s, size in zip(box, voxel_size_mm, strict=True)]
+        keep.append(max(sides) >= SHORTEST_LESION_MM)
+    return np.asarray(keep)[labels]
 
 
 def grown(mask: np.ndarray, millimetres: float, voxel_size_mm: tuple[float, float, float]) -> np.ndarray:

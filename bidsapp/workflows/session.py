@@ -22,7 +22,7 @@ from bidsapp.interfaces.preproc import (
     Normalize,
     RegisterTemplate,
 )
-from bidsapp.interfaces.segment import CompareModels, SegmentAll, SegmentLesions, SegmentTissue
+from bidsapp.interfaces.segment import CombineModels, SegmentAll, SegmentLesions, SegmentTissue
 
 #: Peak memory (GB) of the nodes, measured with ``make bench`` on a 256-cubed head at 1 mm.
 MEMORY_GB = {
@@ -51,7 +51,10 @@ def plan(inputs: SessionInputs, config: Config) -> Plan:
         why = "lesion segmentation was switched off (--lesion-model none)"
     elif config.lesion_model == "outlier" and "FLAIR" not in inputs.contrasts:
         why = "this lesion model (outlier) finds lesions by their brightness on FLAIR, and there is no FLAIR"
-    return Plan(brain, config.tissue_model, "none" if why else config.lesion_model, why)
+    lesions = "none" if why else config.lesion_model
+    if lesions == "consensus" and "FLAIR" not in inputs.contrasts:
+        lesions = "network"  # the other model has no opinion
+    return Plan(brain, config.tissue_model, lesions, why)
 
 
 def init_session_wf(inputs: SessionInputs, config: Config, *, device: str = "cpu") -> pe.Workflow:
@@ -187,6 +190,7 @@ def _template_node(workflow: pe.Workflow, scans: dict[str, _Scan], inputs: Sessi
 
 
 Port = tuple[pe.Node, str]
+LESION_FIELDS = ("lesion_mask", "lesion_probability")
 
 
 @dataclass(frozen=True)
@@ -198,7 +202,7 @@ class _Found:
     structures: Port
     lesion_mask: Port | None
     lesion_probability: Port | None
-    compare: pe.Node
+    combine: pe.Node
     tissue: pe.Node | None  # the tissue model that may fail to tell GM from WM
     network: pe.Node
 
@@ -213,20 +217,23 @@ def _segmentation_nodes(
     config: Config,
     device: str,
 ) -> _Found:
-    """The network and the unsupervised models: one gives the results, the other the second opinion."""
+    """The network and the unsupervised models; together, or one gives the results and the other the second opinion."""
     images = _merge(workflow, [(scans[name].normalize, "work_out") for name in inputs.contrasts], "work_images")
     common = {"contrasts": list(inputs.contrasts), "device": device, "use_gpu": device != "cpu"}
     network = _node(SegmentAll(tta=config.tta, **common), "network", memory="network")
     tissue = _node(SegmentTissue(**common), "tissue", memory="tissue")
-    compare = _node(CompareModels(), "compare")
+    combine = _node(CombineModels(), "combine")
     workflow.connect([
         (images, network, [("out", "in_files")]),
         (brain, network, [("mask_file", "mask_file")]),
         (images, tissue, [("out", "in_files")]),
         (brain, tissue, [("mask_file", "mask_file")]),
         (template, tissue, [("priors_file", "priors_file")]),
-        (network, compare, [("posteriors_file", "network_posteriors")]),
-        (tissue, compare, [("posteriors_file", "mixture_posteriors"), ("separable", "separable")]),
+        (network, combine, [
+            ("mask_file", "mask_file"), ("posteriors_file", "network_posteriors"),
+            ("lesion_mask", "network_lesions"), ("lesion_probability", "network_lesion_probability"),
+        ]),
+        (tissue, combine, [("posteriors_file", "mixture_posteriors"), ("separable", "separable")]),
     ])  # fmt: skip
     lesions = None
     if chosen.lesion_model != "none" and "FLAIR" in inputs.contrasts:
@@ -236,23 +243,21 @@ def _segmentation_nodes(
             (brain, lesions, [("mask_file", "mask_file")]),
             (template, lesions, [("priors_file", "priors_file")]),
             (tissue, lesions, [("result_file", "result_file")]),
-            (lesions, compare, [("mask_file", "outlier_lesions")]),
-            (network, compare, [("lesion_mask", "network_lesions")]),
+            (lesions, combine, [
+                ("mask_file", "outlier_lesions"), ("probability_file", "outlier_lesion_probability"),
+            ]),
         ])  # fmt: skip
-    by_network, by_mixture = chosen.tissue_model == "network", chosen.tissue_model == "mixture"
-    lesion_mask = lesion_probability = None
-    if chosen.lesion_model == "network":
-        lesion_mask, lesion_probability = (network, "lesion_mask"), (network, "lesion_probability")
-    elif lesions is not None:
-        lesion_mask, lesion_probability = (lesions, "mask_file"), (lesions, "probability_file")
+    of_tissue = {"network": network, "mixture": tissue, "consensus": combine}[chosen.tissue_model]
+    of_lesions = {"network": network, "outlier": lesions, "consensus": combine, "none": None}[chosen.lesion_model]
+    masks, probabilities = ("mask_file", "probability_file") if of_lesions is lesions else LESION_FIELDS
     return _Found(
-        mask=(network if by_network else brain, "mask_file"),
-        posteriors=(network if by_network else tissue, "posteriors_file"),
+        mask=(brain if chosen.tissue_model == "mixture" else network, "mask_file"),
+        posteriors=(of_tissue, "posteriors_file"),
         structures=(network, "structures_file"),
-        lesion_mask=lesion_mask,
-        lesion_probability=lesion_probability,
-        compare=compare,
-        tissue=tissue if by_mixture else None,
+        lesion_mask=None if of_lesions is None else (of_lesions, masks),
+        lesion_probability=None if of_lesions is None else (of_lesions, probabilities),
+        combine=combine,
+        tissue=tissue if chosen.tissue_model == "mixture" else None,
         network=network,
     )
 
@@ -290,7 +295,7 @@ def _output_nodes(
         (carry, measure, [("results", "results")]),
         (preproc, measure, [("out", "preprocessed")]),
         (reference.bias, measure, [("out_file", "corrected_file")]),
-        (found.compare, measure, [("agreement", "agreement")]),
+        (found.combine, measure, [("agreement", "agreement")]),
         (template, measure, [
             ("similarity", "similarity"), ("tiv_mm3", "tiv_mm3"), ("to_subject", "to_subject"),
             ("priors_file", "priors_file"),

@@ -195,12 +195,13 @@ def test_brain_keeps_its_largest_piece_without_holes() -> None:
     assert seen.mask[5, 5, 4] and not seen.mask[8:].any()
 
 
-def test_small_lesions_are_no_lesions() -> None:
-    """Voxels of 2 mm3: one voxel is less than 3 mm3, two that touch at a corner are not."""
-    probability = np.zeros((7, 8, 9), np.float32)
-    probability[1, 1, 1] = probability[4, 4, 4] = probability[5, 5, 5] = 0.6
+def test_short_lesions_are_no_lesions() -> None:
+    """Voxels of 1 x 1 x 2 mm: two voxels in a row along z are 4 mm long, two along x 2, three at corners 3."""
+    probability = np.zeros((9, 8, 9), np.float32)
+    probability[1, 1, 1:3] = probability[5:7, 1, 1] = 0.6
+    probability[[5, 6, 7], [4, 5, 6], [6, 6, 6]] = 0.6
     found = lesion_mask(probability, threshold=0.5, voxel_size_mm=(1, 1, 2))
-    assert np.argwhere(found).tolist() == [[4, 4, 4], [5, 5, 5]]
+    assert np.argwhere(found).tolist() == [[1, 1, 1], [1, 1, 2], [5, 4, 6], [6, 5, 6], [7, 6, 6]]
     assert not lesion_mask(probability, threshold=0.7, voxel_size_mm=(1, 1, 2)).any()
 
 

@@ -89,3 +89,12 @@ def test_network(text_of):
     for said in ("Billot et al., 2023", "second opinion", "mirror images", "border was then drawn", "26-connected"):
         assert said in plain
     assert "robust estimates of its parameters" not in plain and "does not explain" not in plain
+
+
+def test_consensus(text_of):
+    plain = text_of(
+        options={}, methods={"brain_extraction": "deepbet", "tissue_model": "consensus", "lesion_model": "consensus"}
+    ).plain
+    for said in ("posteriors were averaged", "Thompson et al., 2018", "mean exceeds one half", "border was then drawn"):
+        assert said in plain
+    assert "quality control alone" not in plain and "chosen on synthetic scans" not in plain

@@ -10,7 +10,7 @@ from nipype.interfaces.base import isdefined
 from nipype.pipeline import engine as pe
 
 from bidsapp.bids import ScanChoice, SessionInputs
-from bidsapp.config import BRAIN_EXTRACTIONS, LESION_MODELS, NORMALIZATIONS, Config
+from bidsapp.config import BRAIN_EXTRACTIONS, LESION_MODELS, NORMALIZATIONS, TISSUE_MODELS, Config
 from bidsapp.workflows.session import init_session_wf, plan
 
 SUBSETS = [
@@ -80,12 +80,14 @@ def test_plan_follows_the_contrasts(tmp_path: Path, contrasts: tuple[str, ...], 
 
 @pytest.mark.parametrize("contrasts", SUBSETS, ids="+".join)
 def test_network_looks_for_lesions_in_any_contrast(tmp_path: Path, contrasts: tuple[str, ...]) -> None:
-    assert plan(session(tmp_path, contrasts), config(tmp_path)).lesion_model == "network"
+    expected = "consensus" if "FLAIR" in contrasts else "network"
+    assert plan(session(tmp_path, contrasts), config(tmp_path)).lesion_model == expected
     none = plan(session(tmp_path, contrasts), config(tmp_path, lesion_model="none"))
     assert none.lesion_model == "none" and "switched off" in none.no_lesions_because
 
 
-@pytest.mark.parametrize(("tissue", "lesions"), [("network", "outlier"), ("mixture", "network")])
+@pytest.mark.parametrize("tissue", TISSUE_MODELS)
+@pytest.mark.parametrize("lesions", LESION_MODELS)
 def test_results_come_from_the_models_asked_for(tmp_path: Path, tissue: str, lesions: str) -> None:
     workflow = init_session_wf(
         session(tmp_path, ("T1w", "FLAIR")), config(tmp_path, tissue_model=tissue, lesion_model=lesions)
@@ -96,8 +98,8 @@ def test_results_come_from_the_models_asked_for(tmp_path: Path, tissue: str, les
         for source, _, data in workflow._graph.in_edges(carry, data=True)
         for _, sink in data["connect"]
     }
-    by_network = tissue == "network"
-    assert sources["mask_file"] == ("network" if by_network else "brain")
-    assert sources["posteriors_file"] == ("network" if by_network else "tissue")
-    assert sources["lesion_mask"] == sources["lesion_probability"] == ("network" if lesions == "network" else "lesions")
+    assert sources["mask_file"] == ("brain" if tissue == "mixture" else "network")
+    assert sources["posteriors_file"] == {"network": "network", "mixture": "tissue", "consensus": "combine"}[tissue]
     assert sources["structures_file"] == "network"
+    node = {"network": "network", "outlier": "lesions", "consensus": "combine", "none": None}[lesions]
+    assert sources.get("lesion_mask") == sources.get("lesion_probability") == node

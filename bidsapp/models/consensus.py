@@ -1,0 +1,35 @@
+"""Two opinions made one: the mean of the network's probabilities and the unsupervised models'.
+
+They know nothing of each other and fail differently, so their mean is better than either (docs/models/segment.md).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+#: A lesion is where the mean of both probabilities exceeds one half: no threshold was tuned.
+LESION_THRESHOLD = 0.5
+
+
+def mean_tissues(network: np.ndarray, mixture: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Mean of two sets of tissue posteriors.
+
+    Parameters
+    ----------
+    network, mixture : ndarray, shape (3, X, Y, Z)
+        GM, WM, CSF; where one of them is zero the other counts alone.
+    mask : ndarray of bool, shape (X, Y, Z)
+
+    Returns
+    -------
+    ndarray of float32, shape (3, X, Y, Z)
+        Sums to 1 in `mask`, except where both are zero.
+    """
+    both = (network + mixture) * mask
+    total = both.sum(0)
+    return np.divide(both, total, out=np.zeros_like(both, np.float32), where=total > 0)
+
+
+def mean_lesions(network: np.ndarray, outlier: np.ndarray) -> np.ndarray:
+    """Mean of two lesion probabilities, float32, shape (X, Y, Z)."""
+    return ((network + outlier) / 2).astype(np.float32)
