@@ -17,6 +17,7 @@ hold with dependent sessions (clustered by subject; Liang and Zeger 1986, Biomet
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -149,7 +150,9 @@ def fit(formula: Formula, frame: pd.DataFrame) -> list[Fit]:
 
 def is_lesion_load(column: str) -> bool:
     """Whether a column is an amount of lesion: many small, few large, some zero."""
-    return "lesion" in column and not column.endswith("_count") and "_with_lesions" not in column
+    if column in ("new", "growth", "shrinkage", "resolved"):  # volumes of lesions by what became of them
+        return True
+    return "lesion" in column and not column.endswith("_count") and not re.search("_with_lesions|change", column)
 
 
 def with_fdr(fits: Sequence[Fit]) -> pd.DataFrame:
@@ -569,8 +572,6 @@ def plain_term(name: str) -> str:
     >>> plain_term("group[T.MS]"), plain_term("C(site)[T.b]:age")
     ('group = MS', 'site = b : age')
     """
-    import re
-
     parts = []
     for factor in name.split(":"):
         match = re.fullmatch(r"(?:C\((\w+)[^)]*\)|Q\('([^']+)'\)|(.+?))(?:\[(?:T\.)?(.*)\])?", factor)

@@ -21,6 +21,19 @@ from bidsapp.report.read import BrokenFile, Session, read_json, read_table
 #: |leave-one-out z| above which a value stands out (as `cohort.MODIFIED_Z_LIMIT`).
 Z_LIMIT = cohort.MODIFIED_Z_LIMIT
 
+#: Columns of the changes that describe the measurement, or a session, and no change.
+_NO_CHANGE = (
+    "years",
+    "minimum_",
+    "registration_",
+    "common_",
+    "small_",
+    "unconfirmed_",
+    "stable_",
+    "lesion_from",
+    "lesion_to",
+)
+
 #: Tables that are there only where there is something to say.
 OPTIONAL_TABLES = (
     "volumes_harmonized", "harmonization", "lesions", "single_lesions", "changes", "lesionchanges", "models", "checks",
@@ -63,6 +76,8 @@ class Analysis:
     design : Design
     fits : tuple of Fit
     terms, comparisons, scores, lesions, single_lesions, changes, lesion_changes : DataFrame
+    intervals : DataFrame
+        The changes for models.
     harmonized : Harmonized or None
     dictionaries : dict
         By table name.
@@ -82,6 +97,7 @@ class Analysis:
     single_lesions: pd.DataFrame = field(default_factory=pd.DataFrame)
     changes: pd.DataFrame = field(default_factory=pd.DataFrame)
     lesion_changes: pd.DataFrame = field(default_factory=pd.DataFrame)
+    intervals: pd.DataFrame = field(default_factory=pd.DataFrame)
     harmonized: Harmonized | None = None
     dictionaries: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -94,6 +110,7 @@ def analyse(
     *,
     dictionary: Mapping[str, Mapping[str, Any]],
     options: Options | None = None,
+    changes: Changes | None = None,
 ) -> Analysis:
     """Everything of the group that is a number.
 
@@ -107,13 +124,14 @@ def analyse(
     dictionary : mapping
         Data dictionary of `merged`.
     options : Options
+    changes : Changes, optional
 
     Raises
     ------
     FormulaError
         A formula that was asked for cannot be read. (One that cannot be *fitted* is told in the result.)
     """
-    options = options or Options()
+    options, changes = options or Options(), changes or Changes()
     measures = tuple(str(name) for name in merged if name not in cohort.KEYS)
     volumes, notes = cohort.add_covariates(merged, covariates.tables)
     categories = covariates.categories
@@ -129,9 +147,12 @@ def analyse(
             notes.append(f"The table was not harmonised: {error}")
     known = [name for name in measures if pd.api.types.is_numeric_dtype(volumes[name]) and volumes[name].notna().any()]
     short = [name.removesuffix("_mm3") for name in known]
-    fits = _fit_all(frame, design, short, options.models)
+    intervals, changed = _change_frame(changes.tables.get("changes", pd.DataFrame()), frame, covariates)
+    fits = _fit_all([(frame, short), (intervals, changed)], design, options.models)
     group = design.group
     found = [statistics.compare_groups(frame, group, short)] if group else []
+    if group and len(intervals):
+        found.append(statistics.compare_groups(intervals, group, changed))
     if frame["participant_id"].duplicated().any():
         found.append(statistics.compare_sessions(frame, short))
     found = [table for table in found if len(table)]
@@ -140,20 +161,41 @@ def analyse(
         volumes, measures, frame, design, tuple(fits), statistics.with_fdr(fits),
         pd.concat(found, ignore_index=True) if found else pd.DataFrame(),
         normative.adjusted_scores(frame, design, short), harmonized=harmonized,
-        single_lesions=single, notes=(*covariates.notes, *notes, *design.notes),
+        single_lesions=single, notes=(*covariates.notes, *notes, *design.notes, *changes.notes),
+        changes=changes.tables.get("changes", pd.DataFrame()),
+        lesion_changes=changes.tables.get("lesionchanges", pd.DataFrame()), intervals=intervals,
     )  # fmt: skip
+    known += [f"{name}_mm3" for name in changed if f"{name}_mm3" in result.changes]
     result = replace(result, terms=_with_units(result.terms, known), comparisons=_with_units(result.comparisons, known))
     result = replace(result, lesions=_lesions(volumes, measures, sessions, single))
-    return replace(result, dictionaries=_dictionaries(result, {**covariates.dictionary, **dictionary}, about_lesions))
+    described = _dictionaries(result, {**covariates.dictionary, **dictionary}, about_lesions)
+    return replace(result, dictionaries={**described, **changes.dictionaries})
 
 
-def _fit_all(frame: pd.DataFrame, design: Design, measures: Sequence[str], asked: Sequence[str]) -> list[Fit]:
+def _fit_all(frames: Sequence[tuple[pd.DataFrame, Sequence[str]]], design: Design, asked: Sequence[str]) -> list[Fit]:
+    """Models of the sessions, and of the intervals between them where the outcome is a change."""
+    (sessions, measures), (intervals, changed) = frames
+    found: list[tuple[Formula, pd.DataFrame]] = []
     if not asked:
-        formulas: list[Formula] = formula.default_formulas(design, measures)
-    else:
-        columns = [str(name) for name in frame.columns]
-        formulas = [one for text in asked for one in formula.parse(text, columns, measures=measures)]
-    return [part for one in dict.fromkeys(formulas) for part in statistics.fit(one, frame)]
+        found += [(one, sessions) for one in formula.default_formulas(design, measures)]
+        if len(intervals):
+            found += [(one, intervals) for one in formula.default_formulas(formula.find_design(intervals), changed)]
+    for text in asked:
+        try:
+            some = formula.parse(text, [str(name) for name in sessions.columns], measures=measures)
+            found += [(one, sessions) for one in some]
+        except FormulaError:
+            if not len(intervals):
+                raise
+            try:
+                some = formula.parse(text, [str(name) for name in intervals.columns], measures=changed)
+            except FormulaError:
+                some = []
+            if not some:
+                raise
+            found += [(one, intervals) for one in some]
+    unique = dict(found)
+    return [part for one, frame in unique.items() for part in statistics.fit(one, frame)]
 
 
 def _with_units(table: pd.DataFrame, known: Sequence[str]) -> pd.DataFrame:
@@ -209,12 +251,23 @@ def _lesions(
     return pd.concat([table, beside.set_index(table.index)], axis=1)
 
 
-def with_changes(analysis: Analysis, out_dir: Path) -> Analysis:
-    """Add the subjects' tables of changes between sessions, of the brain and of single lesions, as one table each."""
-    notes, found = list(analysis.notes), {}
-    dictionaries = dict(analysis.dictionaries)
+@dataclass(frozen=True)
+class Changes:
+    """Changes between sessions, of all subjects: tables, data dictionaries, and what could not be read."""
+
+    tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    dictionaries: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def read_changes(out_dir: Path) -> Changes:
+    """Read the subjects' ``sub-X_changes.tsv`` (one row per interval) and ``sub-X_lesionchanges.tsv``."""
+    notes: list[str] = []
+    found: dict[str, pd.DataFrame] = {}
+    dictionaries: dict[str, Mapping[str, Mapping[str, Any]]] = {}
     for kind in ("changes", "lesionchanges"):
-        frames, about = [], {}
+        frames: list[pd.DataFrame] = []
+        about: dict[str, Mapping[str, Any]] = {}
         for path in sorted([*out_dir.glob(f"sub-*/sub-*_{kind}.tsv"), *out_dir.glob(f"sub-*/anat/sub-*_{kind}.tsv")]):
             try:
                 table = read_table(path)
@@ -231,11 +284,30 @@ def with_changes(analysis: Analysis, out_dir: Path) -> Analysis:
             merged = merged[["participant_id", *(name for name in merged if name != "participant_id")]]
             found[kind] = merged.apply(cohort.numeric_if_possible)
             dictionaries[kind] = {**about, "participant_id": KEY_DICTIONARY["participant_id"]}
-    empty = pd.DataFrame()
-    return replace(
-        analysis, changes=found.get("changes", empty), lesion_changes=found.get("lesionchanges", empty),
-        dictionaries=dictionaries, notes=tuple(notes),
-    )  # fmt: skip
+    return Changes(found, dictionaries, tuple(notes))
+
+
+def _change_frame(
+    changes: pd.DataFrame, frame: pd.DataFrame, covariates: Covariates
+) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Intervals for models: what changed, with the covariates and the TIV of the earlier session; and the measures."""
+    if changes.empty or "session_from" not in changes:
+        return pd.DataFrame(), ()
+    own = [
+        str(name) for name in changes if pd.api.types.is_numeric_dtype(changes[name]) and changes[name].notna().any()
+    ]
+    own = [name for name in own if name not in cohort.KEYS]
+    keyed = changes.assign(session_id=changes["session_from"])[[*cohort.KEYS, *own]]
+    joined, _ = cohort.add_covariates(keyed, covariates.tables)
+    out = formula.model_frame(joined, categories=covariates.categories)
+    keys = [(str(row["participant_id"]), str(row["session_id"])) for row in frame[cohort.KEYS].to_dict("records")]
+    if "tiv" in frame and "tiv" not in out:
+        tiv = dict(zip(keys, frame["tiv"], strict=True))
+        out["tiv"] = [tiv.get((str(r["participant_id"]), str(r["session_id"])), np.nan) for r in out.to_dict("records")]
+    if "session_to" in changes:
+        out["session_id"] = changes["session_to"].astype(object)  # where the page leads to
+    measures = [name.removesuffix("_mm3") for name in own if not name.startswith(_NO_CHANGE)]
+    return out.drop(columns="time", errors="ignore"), tuple(measures)
 
 
 # --- tables and dictionaries -----------------------------------------------------------------------------------------
@@ -421,4 +493,4 @@ def _lesion_dictionary(table: pd.DataFrame) -> dict[str, Mapping[str, Any]]:
     return known
 
 
-__all__ = ["Analysis", "FormulaError", "Options", "analyse", "table_text", "tables", "with_changes", "write_tables"]
+__all__ = ["Analysis", "FormulaError", "Options", "analyse", "read_changes", "table_text", "tables", "write_tables"]

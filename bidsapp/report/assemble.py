@@ -16,7 +16,7 @@ import yaml
 from markupsafe import Markup
 
 from bidsapp.image.save import replacing
-from bidsapp.report.analysis import FormulaError, Options, analyse, with_changes, write_tables
+from bidsapp.report.analysis import FormulaError, Options, analyse, read_changes, write_tables
 from bidsapp.report.changes import has_changes, view_changes
 from bidsapp.report.covariates import read_covariates
 from bidsapp.report.group import collect_cohort, draw_figures, view_group
@@ -87,8 +87,8 @@ def assemble_group(
         read_covariates(bids_dir, out_dir),
         dictionary=group.dictionary,
         options=options,
+        changes=read_changes(out_dir),
     )
-    found = with_changes(found, out_dir)
     write_tables(out_dir, found, _write)
     pictures = draw_figures(out_dir, found, group, layout())
     if options.maps:

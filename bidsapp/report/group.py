@@ -193,7 +193,9 @@ def view_group(
     level_of, levels = _levels(analysis)
 
     def name(column: str) -> str:
-        full = f"{column}_mm3" if f"{column}_mm3" in analysis.measures else column
+        full = f"{column}_mm3" if f"{column}_mm3" in {*analysis.measures, *analysis.changes} else column
+        if full in analysis.changes and full not in analysis.measures:
+            return str(analysis.dictionaries.get("changes", {}).get(full, {}).get("LongName") or full)
         return _value(full, None, group, layout).name
 
     def who(row: Mapping[str, Any]) -> tuple[str, str]:
@@ -215,7 +217,7 @@ def view_group(
         people=cohort_table(analysis.frame, analysis.design) if len(frame) else ((), ()),
         levels=levels,
         terms=view_terms(analysis.terms, name),
-        models=view_models(analysis.fits, name, analysis.frame, who),
+        models=view_models(analysis.fits, name, (analysis.frame, analysis.intervals), who),
         comparisons=view_comparisons(analysis.comparisons, name),
         harmonized=_harmonized(analysis, name),
         files=tuple(f"group_{name}.tsv" for name in tables(analysis)),

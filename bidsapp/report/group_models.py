@@ -154,12 +154,13 @@ def view_terms(terms: pd.DataFrame, name: Callable[[str], str]) -> tuple[ModelTe
 def view_models(
     fits: Sequence[Fit],
     name: Callable[[str], str],
-    frame: pd.DataFrame,
+    frames: Sequence[pd.DataFrame],
     href: Callable[[Mapping[str, Any]], tuple[str, str]],
 ) -> tuple[ModelView, ...]:
-    """Every model with its checks shown."""
+    """Every model with its checks shown; `frames` are those of sessions and of intervals."""
     views = []
     for fit in fits:
+        frame = next(some for some in frames if set(fit.formula.variables) <= set(some.columns))
         checks = tuple((check.name, check.finding, p_text(check.p), check.doubtful) for check in fit.checks)
         part = f", {fit.part}" if fit.part else ""
         views.append(ModelView(

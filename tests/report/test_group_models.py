@@ -148,3 +148,25 @@ def test_maps_and_figures(tmp_path, cohort):
     first = {path.name: path.read_bytes() for path in (tmp_path / "group_figures").iterdir()}
     run(tmp_path, cohort, permutations=100, processes=2)
     assert first == {path.name: path.read_bytes() for path in (tmp_path / "group_figures").iterdir()}
+
+
+def test_changes_between_sessions_are_modelled_too(tmp_path, cohort, rng):
+    for i in range(24):
+        path = tmp_path / f"sub-{i:02}" / "anat" / f"sub-{i:02}_changes.tsv"
+        loss, new = -0.3 - 1.2 * (i % 2) + 0.1 * rng.normal(), i % 3
+        path.write_text(
+            "participant_id\tsession_from\tsession_to\tyears\tnew_count\tnew_mm3\tbrain_change_percent_per_year\n"
+            f"sub-{i:02}\tses-1\tses-2\t1.5\t{new}\t{50 * new}\t{loss}\n"
+        )
+        path.with_suffix(".json").write_text('{"brain_change_percent_per_year": {"LongName": "Shrinking brain"}}')
+    page, tables = run(tmp_path, cohort, maps=False)
+    terms = tables["group_models.tsv"].set_index("outcome")
+    brain = terms.loc["brain_change_percent_per_year"].set_index("term").loc["group = MS"]
+    assert brain["estimate"] == pytest.approx(-1.2, abs=0.15) and brain["unit"] == "%" and brain["q_fdr"] < 0.001
+    assert {"rate ratio"} == set(terms.loc["new_count", "estimate_kind"])
+    assert {"any lesion", "load"} == set(terms.loc["new", "part"])
+    assert "Shrinking brain" in page and 'href="./sub-01.html#ses-2"' in page
+    compared = tables["group_comparisons.tsv"].set_index("column")
+    assert compared.loc["brain_change_percent_per_year", "p_rank"] < 0.001
+    _, tables = run(tmp_path, cohort, maps=False, models=("new_count ~ group + years",))
+    assert "the same" in tables["group_checks.tsv"]["finding"][0]  # years
