@@ -43,14 +43,17 @@ accuracy: $(RUNTIME) ## agreement with the truth of the real scans in ../shared/
 	$(RUN) -m benchmarks.accuracy
 
 # Nothing whose hash is not in the locks. --no-deps: they are complete, and leave out deepbet's graphical interface.
-# Which build of torch it is (CPU, CUDA) is the index's choice (docs/decisions/0005-lock-without-torch.md).
+# torch is the CPU build where an index has it, asked for by its full version: pip prefers a file whose index states its
+# hash to one of a local folder, CPU or not. TORCH=unchecked: for CPU builds whose hash the lock does not know
+# (docs/decisions/0005-lock-without-torch.md).
 PIP := $(RUN) -m pip install --disable-pip-version-check -q --no-deps
 define install
-	$(if $(filter unchecked,$(TORCH)),$(PIP) "$(shell grep -o '^torch==[0-9.]*' requirements-torch.txt)", \
-		$(PIP) --require-hashes -r requirements-torch.txt) \
-		|| { echo 'Where pip says that hashes differ: the lock does not know this build of torch (CPU, for another Python or processor). If you trust its index: make $(MAKECMDGOALS) TORCH=unchecked' >&2; exit 1; }
-	@if [ "$$(uname)" = Linux ] && $(RUN) -m pip show torch | grep -qi '^Requires:.*\(cuda\|nvidia\)'; then \
-		echo 'torch is the CUDA build: its libraries too'; $(PIP) --require-hashes -r requirements-cuda.txt; fi
+	@sed 's/^torch==[0-9.]*/&+cpu/' requirements-torch.txt > $(VENV)/torch-cpu.txt
+	$(if $(filter unchecked,$(TORCH)),$(PIP) "$$(grep -o '^torch==[0-9.+cpu]*' $(VENV)/torch-cpu.txt)", \
+		$(PIP) --require-hashes -r $(VENV)/torch-cpu.txt 2>/dev/null || $(PIP) --require-hashes -r requirements-torch.txt)
+	@if [ "$$(uname)" = Linux ] && $(RUN) -m pip show torch | grep -i '^Requires:.*\(cuda\|nvidia\)' > /dev/null; then \
+		echo 'No CPU build of torch at hand: its CUDA libraries too (several GB; docs/usage.md says how to do without)'; \
+		$(PIP) --require-hashes -r requirements-cuda.txt; fi
 	$(PIP) --require-hashes -r $(1)
 	$(PIP) --editable .
 	touch $@
