@@ -50,9 +50,10 @@ LESION_CHANGE_COLUMNS: dict[str, dict[str, Any]] = {
         "standard deviations of the difference in healthy white matter, and exceed minimum_change_mm3 of the interval.",
         "Levels": {
             "new": "only in the later session, and brighter there",
-            "enlarging": "grown by more than 45 % (24 % where its cross-section is above 67 mm2; Goodkin et al. 1992)",
+            "enlarging": "grown by more than 45 % (24 % where its cross-section is above 67 mm2; Goodkin et al. 1992), "
+            "or a confluent lesion that gained or lost that much in solid parts, and gained more",
             "stable": "neither",
-            "shrinking": "shrunk by more than that",
+            "shrinking": "shrunk by more than that, or the like",
             "resolved": "only in the earlier session, and darker since",
             "unconfirmed": "segmented in one session only, with no change of brightness",
             "small": "below minimum_change_mm3 in both sessions: not compared",
@@ -146,13 +147,13 @@ INTERVAL_COLUMNS: dict[str, dict[str, Any]] = {
         "Units": "mm^3",
     },
     "growth_mm3": {
-        "LongName": "Growth of the enlarging lesions",
-        "Description": "gain_mm3 of the lesions with the status enlarging.",
+        "LongName": "Growth of enlarging and shrinking lesions",
+        "Description": "gain_mm3 of the lesions with the status enlarging or shrinking.",
         "Units": "mm^3",
     },
     "shrinkage_mm3": {
-        "LongName": "Shrinkage of the shrinking lesions",
-        "Description": "loss_mm3 of the lesions with the status shrinking.",
+        "LongName": "Shrinkage of enlarging and shrinking lesions",
+        "Description": "loss_mm3 of the lesions with the status enlarging or shrinking.",
         "Units": "mm^3",
     },
     "resolved_mm3": {
@@ -379,13 +380,20 @@ def compare(first: Visit, second: Visit, *, voxel_mm3: float, minimum_mm3: float
             ("loss_mm3", fields[0], loss),
         )
     }
+    # A rim of one voxel is what repeated segmentations differ by; three voxels across are not.
+    solid_gain, solid_loss = (ndimage.binary_opening(mask) for mask in (gain, loss))
+    solid = [
+        np.bincount(field[mask], minlength=count + 1)[1:] * voxel_mm3
+        for field, mask in ((fields[1], solid_gain), (fields[0], solid_loss))
+    ]
     brightness = np.asarray(ndimage.mean(difference, joined, ids)) if count else np.zeros(0)
     sections = _cross_sections(before, fields[0], count) * voxel_mm3 ** (2 / 3)
     rows: list[dict[str, Any]] = []
     for index in range(count):
         row: dict[str, Any] = {name: float(values[index]) for name, values in volumes.items()}
         row["brightness_change"] = float(brightness[index])
-        row["status"] = _status(row, float(sections[index]), minimum_mm3)
+        parts = (float(solid[0][index]), float(solid[1][index]))
+        row["status"] = _status(row, parts, float(sections[index]), minimum_mm3)
         both = row["volume_from_mm3"] > 0 and row["volume_to_mm3"] > 0
         net = row["gain_mm3"] - row["loss_mm3"]
         row["change_percent"] = 100 * net / row["volume_from_mm3"] if both else float("nan")
@@ -404,13 +412,14 @@ def interval_row(change: Change, first: Visit, second: Visit, *, voxel_mm3: floa
     """Counts and volumes of an interval, in the names of `INTERVAL_COLUMNS`."""
     table = change.table
     of = {status: table[table["status"] == status] for status in STATUSES}
+    resized = table[table["status"].isin(("enlarging", "shrinking"))]
     confirmed = table[table["status"].isin(("new", "enlarging", "shrinking", "resolved"))]
     either = first.brain | second.brain
     return {
         **{f"{status}_count": len(of[status]) for status in STATUSES},
         "new_mm3": float(of["new"]["volume_to_mm3"].sum()),
-        "growth_mm3": float(of["enlarging"]["gain_mm3"].sum()),
-        "shrinkage_mm3": float(of["shrinking"]["loss_mm3"].sum()),
+        "growth_mm3": float(resized["gain_mm3"].sum()),
+        "shrinkage_mm3": float(resized["loss_mm3"].sum()),
         "resolved_mm3": float(of["resolved"]["volume_from_mm3"].sum()),
         "lesion_from_mm3": float((first.lesion & change.common).sum()) * voxel_mm3,
         "lesion_to_mm3": float((second.lesion & change.common).sum()) * voxel_mm3,
@@ -522,7 +531,9 @@ def _cross_sections(mask: np.ndarray, field: np.ndarray, count: int) -> np.ndarr
     return out[1:]
 
 
-def _status(row: Mapping[str, Any], cross_section_mm2: float, minimum_mm3: float) -> str:
+def _status(
+    row: Mapping[str, Any], solid_mm3: tuple[float, float], cross_section_mm2: float, minimum_mm3: float
+) -> str:
     before, after = row["volume_from_mm3"], row["volume_to_mm3"]
     gain, loss, brightness = row["gain_mm3"], row["loss_mm3"], row["brightness_change"]
     if max(before, after) < minimum_mm3:
@@ -534,7 +545,10 @@ def _status(row: Mapping[str, Any], cross_section_mm2: float, minimum_mm3: float
     relative = RELATIVE_CHANGE[int(cross_section_mm2 >= LARGE_CROSS_SECTION_MM2)]
     least = max(minimum_mm3, relative * before)
     net = gain - loss
-    return "enlarging" if net >= least else "shrinking" if net <= -least else "stable"
+    # A confluent lesion may grow here and shrink there by as much: its volume alone would call that stable.
+    if abs(net) >= least or max(solid_mm3) >= least:
+        return "enlarging" if net >= 0 else "shrinking"
+    return "stable"
 
 
 def _extent(row: Mapping[str, Any]) -> float:
@@ -559,7 +573,9 @@ def _map(
         ("small", either, CHANGE_UNCONFIRMED),
         ("new", after, CHANGE_NEW),
         ("resolved", before, CHANGE_RESOLVED),
+        ("enlarging", ndimage.binary_opening(loss), CHANGE_LOSS),
         ("enlarging", gain, CHANGE_GROWTH),
+        ("shrinking", ndimage.binary_opening(gain), CHANGE_GROWTH),
         ("shrinking", loss, CHANGE_LOSS),
     ):
         out[where & (of == STATUSES.index(status) + 1)] = label.index

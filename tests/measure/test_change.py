@@ -120,6 +120,21 @@ def test_a_new_lesion_that_touches_an_old_one_is_new(rng):
     assert at(found, np.s_[5:8, 5:10, 5:10]) == "stable"
 
 
+def test_a_confluent_lesion_that_grows_here_and_shrinks_there_is_not_stable(rng):
+    first, second = visits(rng)
+    boxes = (np.s_[30:45, 40:46, 20:26], np.s_[38:53, 40:46, 20:26])  # moved by 8 of 15 voxels: no change of volume
+    moved = []
+    for visit, box, scale in zip((first, second), boxes, (1, 2.5), strict=True):
+        lesion, flair = visit.lesion.copy(), visit.flair.copy()
+        lesion[box], flair[box] = True, flair[box] + scale * 30
+        moved.append(Visit(lesion, flair, visit.brain, visit.brain & ~lesion))
+    found = compare(*moved, voxel_mm3=1, minimum_mm3=LEAST)
+    row = found.table[found.table["volume_from_mm3"] == 15 * 36].iloc[0]
+    assert row["status"] in ("enlarging", "shrinking")
+    assert row["gain_mm3"] == pytest.approx(8 * 36, abs=6) and row["loss_mm3"] == pytest.approx(8 * 36, abs=6)
+    assert found.map[50, 43, 23] == CHANGE_GROWTH.index and found.map[32, 43, 23] == CHANGE_LOSS.index
+
+
 def test_brightness_has_no_unit_of_the_scanner(rng):
     first, second = visits(rng)
     difference, common = brightness_difference(first, second)
