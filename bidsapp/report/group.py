@@ -34,8 +34,8 @@ SWARM_PERCENT, SWARM_STEP, SWARM_MIDDLE, SWARM_REACH = 1.0, 6, 22, 18
 MAXIMUM_DOTS, BINS = 500, 60
 #: Groups that get a colour of their own (style.css).
 COLOURS = 5
-#: Outliers shown before the list is opened.
-OUTLIERS_SHOWN = 25
+#: Rows of a long table that are shown at a time; sorting and filtering reach all.
+ROWS_SHOWN = 200
 
 
 @dataclass(frozen=True)
@@ -140,6 +140,7 @@ class GroupView:
     findings: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...]
     headings: tuple[Value, ...]
     rows: tuple[Row, ...]
+    limit: int = ROWS_SHOWN
 
 
 def collect_cohort(sessions: Sequence[Session]) -> Cohort:

@@ -92,8 +92,10 @@
         const rest = rows.filter(([value]) => value === "" || value === "n/a");
         const shown = rows.length - all("tr[data-rest]", table).length;
         const open = all("tr[data-rest]", table).every((row) => !row.hidden);
-        [...known, ...rest].forEach(([, row], place) => {
-          table.tBodies[0].append(row);
+        const order = [...known, ...rest];
+        table.tBodies[0].append(...order.map(([, row]) => row));
+        table.dispatchEvent(new Event("sorted"));
+        order.forEach(([, row], place) => {
           if (shown === rows.length) return;
           row.toggleAttribute("data-rest", place >= shown); // the first of the new order are shown
           row.hidden = place >= shown && !open;
@@ -118,19 +120,28 @@
     const table = document.getElementById(input.dataset.filter);
     const only = document.querySelector(`input[data-flagged="${input.dataset.filter}"]`);
     const said = document.getElementById(`${input.dataset.filter}-count`);
+    const limit = Number(table.dataset.limit || Infinity); // of long tables the first rows are shown
+    const texts = new Map();
     const apply = () => {
       const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
-      let shown = 0;
+      let found = 0;
       const rows = all("tbody tr", table);
       for (const row of rows) {
-        const text = row.textContent.toLowerCase();
-        row.hidden = !words.every((word) => text.includes(word)) || (only?.checked && row.dataset.flagged !== "yes");
-        shown += row.hidden ? 0 : 1;
+        if (!texts.has(row)) texts.set(row, row.textContent.toLowerCase());
+        const text = texts.get(row);
+        const fits = words.every((word) => text.includes(word)) && !(only?.checked && row.dataset.flagged !== "yes");
+        found += fits ? 1 : 0;
+        row.hidden = !fits || found > limit;
       }
-      if (said) said.textContent = shown === rows.length ? "" : `${shown} of ${rows.length} rows`;
+      const told = found === rows.length ? "" : `${found} of ${rows.length} rows`;
+      if (said) said.textContent = found > limit ? `${told || `${found} rows`}, the first ${limit} are shown` : told;
     };
     input.addEventListener("input", apply);
     only?.addEventListener("change", apply);
+    if (limit < Infinity) {
+      table.addEventListener("sorted", apply);
+      apply();
+    }
   }
 
   // One subject lights up everywhere.

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from bidsapp.report import assemble
+from bidsapp.report.analysis import analyse
+from bidsapp.report.covariates import Covariates
+from bidsapp.report.group import collect_cohort, view_group
+from bidsapp.report.read import read_subject, subjects
 
 CHROMIUM = Path("/usr/bin/chromium")
 ARGUMENTS = [
@@ -237,3 +242,25 @@ def test_group_table_of_models_fits_the_printed_page(group_models_page):
     page.set_viewport_size({"width": 700, "height": 1000})
     assert page.evaluate("document.querySelector('#terms').getBoundingClientRect().right") <= 700
     assert not page.locator("input[data-filter=terms]").is_visible()
+
+
+def test_long_group_tables_show_the_first_rows_and_find_all(tmp_path, write_session, visit):
+    for i in range(12):
+        write_session(f"{i:02}", volumes={"brain_mm3": str(1_000_000 + 1000 * i)})
+    group = collect_cohort([session for subject in subjects(tmp_path) for session in read_subject(tmp_path, subject)])
+    found = analyse(group.frame, [], Covariates(), dictionary=group.dictionary)
+    view = replace(view_group(group, found, assemble.layout()), limit=5)
+    path = tmp_path / "group.html"
+    path.write_text(assemble._render("group.jinja", view=view, layout=assemble.layout()))
+    page = visit(path)
+    rows = page.locator("#volumes tbody tr:not([hidden])")
+    assert rows.count() == 5 and page.inner_text("#volumes-count") == "12 rows, the first 5 are shown"
+    page.fill("input[data-filter=volumes]", "sub-11")
+    assert rows.count() == 1 and page.inner_text("#volumes-count") == "1 of 12 rows"
+    page.fill("input[data-filter=volumes]", "")
+    heading = page.locator("#volumes thead button", has_text="Brain parenchyma")
+    heading.click()
+    heading.click()
+    assert [row.split("\t")[0] for row in rows.all_inner_texts()] == [
+        f"sub-{i}" for i in ("11", "10", "09", "08", "07")
+    ]
