@@ -400,7 +400,7 @@ def _variance_inflation(data: _Data) -> tuple[str, float] | None:
         return None
     factors = np.diag(np.linalg.pinv(np.corrcoef(data.x[:, keep], rowvar=False)))
     worst = int(np.argmax(factors))
-    return data.names[keep[worst]], float(factors[worst])
+    return plain_term(data.names[keep[worst]]), float(factors[worst])
 
 
 # --- lesions ---------------------------------------------------------------------------------------------------------
