@@ -222,7 +222,7 @@ def _write_space(folder: Path, name: str, sessions: Sequence[Finished], halfway:
     shown = [index for index, one in enumerate(sessions) if contrast in one.contrasts]
     scans = [np.asarray(carry(sessions[index].scan(contrast), halfway, index).dataobj) for index in shown]
     mean = folder / f"{name}_space-{SPACE}_desc-mean_{contrast}.nii.gz"
-    write_image(as_int16(on_grid(np.mean(scans, axis=0, dtype=np.float32), halfway.grid)), mean)
+    write_image(as_int16(on_grid(np.asarray(np.mean(scans, axis=0, dtype=np.float32)), halfway.grid)), mean)
     yield mean
     about = {
         "SkullStripped": False,
@@ -342,11 +342,11 @@ def _protocol(pair: _Pair) -> Iterator[str]:
         if not _alike(pair, contrast):
             sizes = [" x ".join(f"{edge:.2g}" for edge in sorted(one.edge(contrast))) for one in (first, second)]
             yield f"voxels of {contrast} differ: {sizes[0]} and {sizes[1]} mm"
-    volumes = [one.intracranial_mm3 for one in (first, second)]
-    if None not in volumes and abs(np.log(volumes[1] / volumes[0])) > np.log(1 + TIV_PERCENT / 100):
+    before, after = first.intracranial_mm3, second.intracranial_mm3
+    if before is not None and after is not None and abs(np.log(after / before)) > np.log(1 + TIV_PERCENT / 100):
         yield (
-            f"the estimated intracranial volume differs by {100 * (volumes[1] / volumes[0] - 1):+.1f} %: the scanners"
-            " may not agree on lengths"
+            f"the estimated intracranial volume differs by {100 * (after / before - 1):+.1f} %: the scanners may not"
+            " agree on lengths"
         )
 
 
@@ -395,7 +395,7 @@ def _brain_change(pair: _Pair, dsegs: Sequence[nib.Nifti1Image], brains: Sequenc
         return None
     contrast = next(name for name in CONTRASTS if name in pair.first.contrasts)
     scans = [carry(one.scan(contrast), pair.halfway, index) for one, index in pair.both]
-    fields = jacobians(*scans, on_grid(brains[0] | brains[1], pair.halfway.grid))
+    fields = jacobians(scans[0], scans[1], on_grid(brains[0] | brains[1], pair.halfway.grid))
     return mean_volume_change(fields, tissue)
 
 
@@ -416,7 +416,7 @@ def _lesion_rows(pair: _Pair, found: Any) -> list[dict[str, Any]]:
             **{f"mni_{axis}_mm": float(value) for axis, value in zip("xyz", place, strict=True)},
             "lesions_from": ",".join(map(str, ids[0])) or None,
             "lesions_to": ",".join(map(str, ids[1])) or None,
-            "region": regions[which].get(largest),
+            "region": None if largest is None else regions[which].get(largest),
         })  # fmt: skip
     return rows
 
