@@ -100,6 +100,25 @@ def test_config_file_with_unknown_option_is_refused(dataset: Path, tmp_path: Pat
         parse([str(dataset), str(tmp_path / "out"), "participant", "--config-file", str(file)])
 
 
+def test_models_of_the_group_level(dataset: Path, tmp_path: Path) -> None:
+    base = [str(dataset), str(tmp_path / "out"), "group"]
+    assert parse(base).model == () and not parse(base).no_maps
+    config = parse([*base, "--model", "gm ~ age", "--model", "wm ~ age", "--harmonize", "site", "--no-maps"])
+    assert (config.model, config.harmonize, config.no_maps) == (("gm ~ age", "wm ~ age"), "site", True)
+    file = tmp_path / "group.yml"
+    file.write_text('model: "gm ~ age"\nharmonize: scanner\n')
+    config = parse([*base, "--config-file", str(file), "--model", "csf ~ age"])
+    assert (config.model, config.harmonize) == (("gm ~ age", "csf ~ age"), "scanner")
+
+
+def test_a_wrong_model_is_a_usage_error_that_names_the_columns(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out").mkdir()
+    assert main([str(dataset), str(tmp_path / "out"), "group", "--model", "gm ~ height"]) == 64
+    assert "--model: 'gm ~ height': there is no column 'height'" in capsys.readouterr().err
+
+
 def test_filters_are_read_in_any_letter_case(dataset: Path, tmp_path: Path) -> None:
     file = tmp_path / "filter.json"
     file.write_text('{"t1w": {"acquisition": "mprage"}, "flair": {"run": 1}}')
