@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from bidsapp.measure import cohort
+from bidsapp.measure.formula import AGE_COLUMNS
 from bidsapp.measure.volumes import VOLUME_COLUMNS
 from bidsapp.report import group_figures
 from bidsapp.report.analysis import KEY_DICTIONARY, Z_LIMIT, Analysis, tables
@@ -18,7 +19,10 @@ from bidsapp.report.group_models import (
     Comparison,
     ModelTerm,
     ModelView,
+    Plot,
+    Point,
     cohort_table,
+    scatter,
     signed,
     view_comparisons,
     view_models,
@@ -125,6 +129,7 @@ class GroupView:
     version: str
     left_out: tuple[tuple[str, tuple[str, ...]], ...]
     strips: tuple[Strip, ...]
+    scatters: tuple[Plot, ...]
     outliers: tuple[tuple[str, str, str, str, str], ...]
     outlier_note: str
     adjusted_for: str
@@ -211,6 +216,9 @@ def view_group(
             for column in shown
             if described.loc[column, "n"] > 0
         ),
+        scatters=_scatters(
+            [c for c in shown if c in layout["group"]["distributions"]], group, analysis, layout, level_of
+        ),
         outliers=tuple(_outlier(row, group, layout) for row in found),
         outlier_note=note,
         adjusted_for=enumerate_words([_words(term) for term in analysis.design.adjustments()]),
@@ -260,6 +268,38 @@ def draw_figures(out_dir: Path, analysis: Analysis, group: Cohort, layout: Mappi
         png, others = group_figures.save(out_dir, stem, figure)
         pictures.append(Picture(title, caption, png, others, plot=True))
     return pictures
+
+
+def _scatters(
+    shown: Sequence[str],
+    group: Cohort,
+    analysis: Analysis,
+    layout: Mapping[str, Any],
+    level_of: Mapping[tuple[str, str], int],
+) -> tuple[Plot, ...]:
+    """Every measure against age, a dot for each session (of many, for an even choice of them)."""
+    age = next((name for name in (*AGE_COLUMNS, "age_first") if name in analysis.frame and analysis.design.age), None)
+    if age is None or not pd.api.types.is_numeric_dtype(analysis.frame[age]):
+        return ()
+    plots = []
+    for column in shown:
+        known = (analysis.frame[age].notna() & analysis.volumes[column].notna()).to_numpy()
+        if known.sum() < cohort.MINIMUM_SUBJECTS:
+            continue
+        places = np.flatnonzero(known)
+        places = places[np.unique(np.linspace(0, len(places) - 1, min(len(places), MAXIMUM_DOTS)).astype(int))]
+        x = analysis.frame[age].to_numpy(float)[places]
+        y = analysis.volumes[column].to_numpy(float)[places]
+        words = [_value(column, float(number), group, layout).with_unit for number in y]
+        keys = [_key(row) for row in analysis.volumes[cohort.KEYS].iloc[places].to_dict("records")]
+        points = [
+            Point(0, 0, _name(key), _href(key), level_of.get(key, 0), f"{_name(key)}: {word} at {number:g}")
+            for key, word, number in zip(keys, words, x, strict=True)
+        ]
+        ends = (f"{x.min():g}", f"{x.max():g}", words[int(np.argmin(y))], words[int(np.argmax(y))])
+        title = _value(column, None, group, layout).name
+        plots.append(scatter(x, y, points, title=title, across=_words(age), ends=ends))
+    return tuple(plots)
 
 
 def _words(column: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,8 @@ class Point:
     y: float
     session: str
     href: str
+    colour: int = 0
+    title: str = ""
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Plot:
     up: str
     points: tuple[Point, ...]
     line: tuple[float, float, float, float]
+    ends: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -209,6 +212,24 @@ def _plots(fit: Fit, frame: pd.DataFrame, href: Callable[[Mapping[str, Any]], tu
         "Residuals", "fitted value", "residual", fit.fitted[chosen], fit.residuals[chosen], names, diagonal=False
     )
     return quantile, against
+
+
+def scatter(
+    x: np.ndarray, y: np.ndarray, points: Sequence[Point], *, title: str, across: str, ends: Sequence[str]
+) -> Plot:
+    """A measure against a number such as age; `points` carry names and colours, and get their places here.
+
+    `ends` are the words at the lower and upper end of both axes: x low, x high, y low, y high.
+    """
+    places = [
+        MARGIN + (size - 2 * MARGIN) * (values - values.min()) / max(float(np.ptp(values)), 1e-300)
+        for values, size in ((x, WIDTH), (y, HEIGHT))
+    ]
+    placed = tuple(
+        replace(point, x=round(float(one), 1), y=round(HEIGHT - float(other), 1))
+        for point, one, other in zip(points, *places, strict=True)
+    )
+    return Plot(title, across, "", placed, (0.0, 0.0, 0.0, 0.0), tuple(ends))
 
 
 def _plot(

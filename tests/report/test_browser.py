@@ -216,6 +216,8 @@ def test_group_models_are_filtered_sorted_and_opened(group_models_page):
 
 def test_group_dots_light_up_their_subject_and_lead_to_its_report(group_models_page):
     page = group_models_page
+    assert page.locator("#ages figure").count() == 2 and page.locator("#ages a[data-session=sub-07]").count() == 2
+    assert page.locator("#ages a[data-session=sub-07]").first.get_attribute("aria-label").endswith(" at 27")
     dot = page.locator(".strip a[data-session=sub-07]").first
     dot.hover()
     assert page.locator("#volumes tr[data-session=sub-07]").get_attribute("class") == "lit"
