@@ -350,6 +350,8 @@ def _structures(values: Mapping[str, Value]) -> tuple[StructureRow, ...]:
     """The structures that the table of volumes has, in the order of `labels.STRUCTURES`."""
     rows = []
     for structure in labels.STRUCTURES:
+        if not STRUCTURE_COLUMNS.keys() >= set(structure.columns):
+            continue  # the fluid around the brain: no volume of its own
         there = tuple(values[column] for column in structure.columns if column in values)
         if len(there) == len(structure.columns):
             name = structure.name[0].upper() + structure.name[1:]
