@@ -40,6 +40,11 @@ DOUBTFUL = 0.05
 COOK_LIMIT, VIF_LIMIT = 1.0, 10.0
 #: Shapiro and Wilk's p-value is not accurate for more (scipy).
 SHAPIRO_LIMIT = 5000
+#: Volumes of lesions that do not say so in their names: by region, and by what became of them.
+LESION_VOLUMES = (
+    "periventricular", "juxtacortical", "infratentorial", "deep_white_matter", "deep_gray_matter",
+    "new", "growth", "shrinkage", "resolved",
+)  # fmt: skip
 #: Subjects in each group, or pairs of sessions, for a comparison.
 MINIMUM_COMPARED = 3
 
@@ -150,7 +155,7 @@ def fit(formula: Formula, frame: pd.DataFrame) -> list[Fit]:
 
 def is_lesion_load(column: str) -> bool:
     """Whether a column is an amount of lesion: many small, few large, some zero."""
-    if column in ("new", "growth", "shrinkage", "resolved"):  # volumes of lesions by what became of them
+    if column in LESION_VOLUMES:
         return True
     return "lesion" in column and not column.endswith("_count") and not re.search("_with_lesions|change", column)
 

@@ -135,13 +135,14 @@ def analyse(
     measures = tuple(str(name) for name in merged if name not in cohort.KEYS)
     volumes, notes = cohort.add_covariates(merged, covariates.tables)
     categories = covariates.categories
-    frame = formula.model_frame(volumes, categories=categories)
+    loads, about_loads = _loads(volumes, measures, sessions)
+    frame = formula.model_frame(pd.concat([volumes, loads], axis=1), categories=categories)
     design = formula.find_design(frame)
     harmonized: Harmonized | None = None
     if options.harmonize:
         try:
             harmonized = harmonize.harmonize(volumes, frame, design, options.harmonize)
-            frame = formula.model_frame(harmonized.frame, categories=categories)
+            frame = formula.model_frame(pd.concat([harmonized.frame, loads], axis=1), categories=categories)
             design = formula.find_design(frame, without_site=True)
         except HarmonizationError as error:
             notes.append(f"The table was not harmonised: {error}")
@@ -165,10 +166,11 @@ def analyse(
         changes=changes.tables.get("changes", pd.DataFrame()),
         lesion_changes=changes.tables.get("lesionchanges", pd.DataFrame()), intervals=intervals,
     )  # fmt: skip
+    known += [str(name) for name in loads]
     known += [f"{name}_mm3" for name in changed if f"{name}_mm3" in result.changes]
     result = replace(result, terms=_with_units(result.terms, known), comparisons=_with_units(result.comparisons, known))
-    result = replace(result, lesions=_lesions(volumes, measures, sessions, single))
-    described = _dictionaries(result, {**covariates.dictionary, **dictionary}, about_lesions)
+    result = replace(result, lesions=_lesions(volumes, measures, sessions, single, loads))
+    described = _dictionaries(result, {**covariates.dictionary, **about_loads, **dictionary}, about_lesions)
     return replace(result, dictionaries={**described, **changes.dictionaries})
 
 
@@ -231,16 +233,44 @@ def _single_lesions(sessions: Sequence[Session]) -> tuple[pd.DataFrame, dict[str
     return merged.apply(lambda c: c if c.name in cohort.KEYS else cohort.numeric_if_possible(c)), about
 
 
+def _loads(
+    volumes: pd.DataFrame, measures: Sequence[str], sessions: Sequence[Session]
+) -> tuple[pd.DataFrame, dict[str, Mapping[str, Any]]]:
+    """The sessions' tables of lesion load (by region and size), in the rows of `volumes`, and their dictionary."""
+    frames, about = [], {}
+    for session in sessions:
+        table = session.tables.get("load")
+        if table is None or len(table) != 1:
+            continue
+        subject, _, visit = session.name.partition("_")
+        frames.append(table.assign(participant_id=subject, session_id=visit))
+        about |= {k: v for k, v in session.dictionaries.get("load", {}).items() if k not in about}
+    if not frames:
+        return pd.DataFrame(index=volumes.index), about
+    merged = cohort.merge_sessions(frames)
+    merged = merged.drop(columns=[name for name in merged if name in measures])
+    merged[cohort.KEYS] = merged[cohort.KEYS].astype(object).fillna("")
+    keys = volumes[cohort.KEYS].astype(object).fillna("")
+    beside = keys.merge(merged, on=cohort.KEYS, how="left").drop(columns=cohort.KEYS)
+    return beside.set_index(volumes.index).apply(cohort.numeric_if_possible), about
+
+
 def _lesions(
-    volumes: pd.DataFrame, measures: Sequence[str], sessions: Sequence[Session], single: pd.DataFrame
+    volumes: pd.DataFrame,
+    measures: Sequence[str],
+    sessions: Sequence[Session],
+    single: pd.DataFrame,
+    loads: pd.DataFrame,
 ) -> pd.DataFrame:
-    """Loads and counts of every session: from its volumes, and from its single lesions."""
+    """Loads and counts of every session: from its volumes, its table of loads, and its single lesions."""
     own = [name for name in measures if "lesion" in name and "_with_lesions" not in name]
-    table = volumes[[*cohort.KEYS, *own]]
+    table = pd.concat([volumes[[*cohort.KEYS, *own]], loads], axis=1)
     if "volume_mm3" not in single:
         return table
     summed = cohort.lesion_summary(single) if len(single) else pd.DataFrame(columns=cohort.KEYS)
-    summed = summed[[name for name in summed if name in cohort.KEYS or name not in own]]
+    if len(loads.columns):  # regions are told there
+        summed = summed.drop(columns=[name for name in summed if name.startswith(("lesion_region_", "lesion_largest"))])
+    summed = summed[[name for name in summed if name in cohort.KEYS or name not in table]]
     keys = table[cohort.KEYS].astype(object).fillna("")
     beside = keys.merge(summed, on=cohort.KEYS, how="left").drop(columns=cohort.KEYS)
     looked = {session.name for session in sessions if session.tables.get("lesions") is not None}

@@ -170,3 +170,24 @@ def test_changes_between_sessions_are_modelled_too(tmp_path, cohort, rng):
     assert compared.loc["brain_change_percent_per_year", "p_rank"] < 0.001
     _, tables = run(tmp_path, cohort, maps=False, models=("new_count ~ group + years",))
     assert "the same" in tables["group_checks.tsv"]["finding"][0]  # years
+
+
+def test_loads_by_region_are_in_the_table_and_may_be_modelled(tmp_path, cohort):
+    for i in range(1, 24):
+        path = tmp_path / f"sub-{i:02}" / "anat" / f"sub-{i:02}_load.tsv"
+        path.write_text(
+            "participant_id\tlesion_count\tperiventricular_mm3\tinfratentorial_count\n"
+            f"sub-{i:02}\t{i}\t{1000 * (1 + i % 2) * (1 + i % 3)}\t{i % 4}\n"
+        )
+        path.with_suffix(".json").write_text('{"periventricular_mm3": {"Description": "Beside the ventricles."}}')
+    _, tables = run(tmp_path, cohort, maps=False, models=("periventricular, infratentorial_count ~ group",))
+    lesions = tables["group_lesions.tsv"].set_index("participant_id")
+    assert lesions.loc["sub-05", "periventricular_mm3"] == 6000 and np.isnan(
+        lesions.loc["sub-00", "periventricular_mm3"]
+    )
+    assert list(lesions.columns).count("lesion_count") == 1 and "periventricular_mm3" not in tables["group_volumes.tsv"]
+    about = json.loads((tmp_path / "group_lesions.json").read_text())
+    assert about["periventricular_mm3"]["Description"] == "Beside the ventricles."
+    terms = tables["group_models.tsv"].set_index(["outcome", "term"])
+    assert terms.loc[("periventricular", "group = MS"), "estimate"] == pytest.approx(2, rel=0.3)
+    assert terms.loc[("infratentorial_count", "group = MS"), "estimate_kind"] == "rate ratio"
