@@ -27,7 +27,11 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.speed import REPOSITORY, measure
+from bidsapp.measure.lesions import LESION_COLUMNS, LOAD_COLUMNS
+from bidsapp.measure.volumes import STRUCTURE_COLUMNS, VOLUME_COLUMNS
 
+#: Centres of the simulated lesions.
+LESION_PLACES = 150
 #: Agreed limits (issue 4): 5,000 subjects' tables, and maps of 200 subjects.
 TABLES_LIMIT_S, TABLES_LIMIT_GB = 120.0, 2.0
 MAPS_LIMIT_GB = 4.0
@@ -208,9 +212,6 @@ def _judge_sizes(work: Path, sizes: list[int], cores: int, *, images: bool, seco
 
 def write_cohort(bids_dir: Path, out_dir: Path, subjects: int, *, images: bool = False, seed: int = 0) -> None:
     """Write derivatives of simulated subjects, with the columns the app writes now, and a participants.tsv."""
-    from bidsapp.measure.lesions import LESION_COLUMNS
-    from bidsapp.measure.volumes import VOLUME_COLUMNS
-
     rng = np.random.default_rng(seed)
     cohort = simulate(rng, subjects)
     sites = [f"site{i % 4}" for i in rng.permutation(subjects)]
@@ -218,7 +219,12 @@ def write_cohort(bids_dir: Path, out_dir: Path, subjects: int, *, images: bool =
     out_dir.mkdir(parents=True)
     people = cohort[["participant_id", "group", "age", "sex"]].assign(site=sites)
     people.to_csv(bids_dir / "participants.tsv", sep="\t", index=False, float_format="%.1f")
-    about = {"volumes": json.dumps(VOLUME_COLUMNS), "lesions": json.dumps(LESION_COLUMNS), "qc": "{}"}
+    about = {
+        "volumes": json.dumps(VOLUME_COLUMNS | STRUCTURE_COLUMNS),
+        "load": json.dumps(LOAD_COLUMNS),
+        "lesions": json.dumps(LESION_COLUMNS),
+        "qc": "{}",
+    }
     for row in cohort.to_dict("records"):
         name = row["participant_id"]
         folder = out_dir / name / "anat"
@@ -243,7 +249,13 @@ def _write_session(
         "lesion_load_percent_tiv": 100 * load / tiv, "lesion_load_percent_wm": 100 * load / (wm + load),
         "lesion_count": count,
     }  # fmt: skip
+    sizes = 20e3 * gm / 650e3 * rng.normal(1, 0.05, len(STRUCTURE_COLUMNS))
+    volumes |= dict(zip(STRUCTURE_COLUMNS, map(float, sizes), strict=True))
     _table(folder / f"{name}_volumes.tsv", list(volumes), [list(volumes.values())])
+    loads = {"participant_id": name} | {
+        column: int(rng.integers(5)) if column.endswith("_count") else load * rng.random() for column in LOAD_COLUMNS
+    }
+    _table(folder / f"{name}_load.tsv", list(loads), [list(loads.values())])
     shares = rng.dirichlet(np.ones(count)) * load if count else np.empty(0)
     regions = ("periventricular", "juxtacortical", "infratentorial", "deep white matter")
     text = {
@@ -292,11 +304,14 @@ def _write_images(folder: Path, name: str, row: dict, rng: np.random.Generator) 
 
 @cache
 def _white_matter() -> tuple[np.ndarray, tuple[int, ...], np.ndarray]:
-    """Affine and shape of the template, and its voxels of white matter."""
+    """Affine and shape of the template, and the voxels of its white matter where lesions are put."""
     from bidsapp.image.template import load_template
 
     priors = load_template().priors
-    return priors.affine, priors.shape[:3], np.argwhere(np.asarray(priors.dataobj[..., 1]) > 0.9)
+    white = np.argwhere(np.asarray(priors.dataobj[..., 1]) > 0.9)
+    # Lesions prefer some places: else no voxel would be lesioned in many subjects, and none tested.
+    places = np.random.default_rng(0).choice(len(white), LESION_PLACES, replace=False)
+    return priors.affine, priors.shape[:3], white[np.sort(places)]
 
 
 @cache
