@@ -133,3 +133,12 @@ def test_sides_are_those_of_the_template(found: Segmentation) -> None:
     x = image.affine[0, 3] + image.affine[0, 0] * np.arange(2, 14)
     assert sided[2:14, 5, 8].tolist() == [49 if place > -3 else 10 for place in x]
     assert {10, 49} <= set(sided[2:14, 5, 8].tolist()) and (sided[2:14, 6, 8] == 14).all()
+
+
+def test_specks_off_the_mask_are_dropped(found: Segmentation, scan: nib.Nifti1Image) -> None:
+    """A column of 1 x 1 x 3 mm (a voxel of the scan) two voxels from the mask."""
+    mask = np.asarray(found.mask.dataobj).copy()
+    mask[0, 5, 9:12] = 1
+    plain = np.asarray(on_native(found, scan).mask.dataobj)
+    out = np.asarray(on_native(dataclasses.replace(found, mask=on_grid(mask, found.mask)), scan).mask.dataobj)
+    np.testing.assert_array_equal(out, plain)
