@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-#: Agreed limits for a T1w + FLAIR session on two cores (issue 2).
-LIMIT_SECONDS, LIMIT_GB = 150.0, 4.0
+#: Agreed limits for a T1w + FLAIR session on two cores (issue 3).
+LIMIT_SECONDS, LIMIT_GB = 90.0, 4.0
 SAMPLE_SECONDS = 0.25
 
 
