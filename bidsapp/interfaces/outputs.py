@@ -34,7 +34,7 @@ class _CarryInput(BaseInterfaceInputSpec):
     to_template = File(exists=True, mandatory=True)
     to_subject = File(exists=True, mandatory=True)
     preprocessed = traits.List(File(exists=True), mandatory=True, desc="native grid, reference first")
-    spaces = traits.List(traits.Str, mandatory=True)
+    grids = traits.List(traits.Enum("native", "mni"), mandatory=True)
     flair_file = File(exists=True, desc="harmonised FLAIR, where it is not the reference")
     flair_work_file = File(exists=True)
     flair_transform = File(exists=True, desc="rigid, resamples the FLAIR onto the reference")
@@ -66,8 +66,10 @@ class Carry(SimpleInterface):
             lesion_probability=load(inputs.lesion_probability) if lesions else None,
             structures=results.with_sides(load(inputs.structures_file), load(inputs.to_subject)),
         )
-        images = _named(results.on_native(found, load(inputs.reference_file)), "native", separable=found.separable)
-        if TEMPLATE in inputs.spaces:
+        images = {}
+        if "native" in inputs.grids:
+            images |= _named(results.on_native(found, load(inputs.reference_file)), "native", separable=found.separable)
+        if "mni" in inputs.grids:
             field, template = load(inputs.to_template), load_template(1).t1
             images |= _named(results.in_template(found, template, field), "mni", separable=found.separable)
             images["mni_preproc"] = as_int16(resample(load(inputs.preprocessed[0]), template, transform=field))

@@ -12,7 +12,7 @@ from nipype.pipeline import engine as pe
 
 from bidsapp.bids import ScanChoice, SessionInputs
 from bidsapp.config import Config
-from bidsapp.interfaces.outputs import Carry, DrawFigures, Measure, WriteSession
+from bidsapp.interfaces.outputs import TEMPLATE, Carry, DrawFigures, Measure, WriteSession
 from bidsapp.interfaces.preproc import (
     CleanMask,
     Conform,
@@ -274,7 +274,10 @@ def _output_nodes(
     """Carry the results to the output's grids, measure and draw them there, and write everything at the end."""
     reference = scans[inputs.reference.contrast]
     preproc = _merge(workflow, [(scans[name].normalize, "native_out") for name in inputs.contrasts], "preprocessed")
-    carry = _node(Carry(spaces=sorted(config.output_spaces)), "carry", memory="carry")
+    carries = [_node(Carry(grids=["native"]), "carry", memory="carry")]
+    if TEMPLATE in config.output_spaces:  # a node of its own: it takes as long as all that needs the native grid
+        carries.append(_node(Carry(grids=["mni"]), "carry_mni", memory="carry"))
+    carry = carries[0]
     measure = _node(
         Measure(subject=inputs.subject, session=inputs.session or "", contrasts=list(inputs.contrasts)), "measure"
     )
@@ -289,9 +292,6 @@ def _output_nodes(
         "write",
     )
     workflow.connect([
-        (reference.conform, carry, [("native_file", "reference_file")]),
-        (template, carry, [("to_template", "to_template"), ("to_subject", "to_subject")]),
-        (preproc, carry, [("out", "preprocessed")]),
         (carry, measure, [("results", "results")]),
         (preproc, measure, [("out", "preprocessed")]),
         (reference.bias, measure, [("out_file", "corrected_file")]),
@@ -303,23 +303,17 @@ def _output_nodes(
         (carry, figures, [("results", "results")]),
         (preproc, figures, [("out", "preprocessed")]),
         (template, figures, [("to_subject", "to_subject")]),
-        (carry, write, [("results", "results")]),
+        (_merge(workflow, [(node, "results") for node in carries], "results"), write, [("out", "results")]),
         (preproc, write, [("out", "preprocessed")]),
         (found.network, write, [("note", "network_note")]),
         (template, write, [("to_template", "to_template"), ("to_subject", "to_subject")]),
         (measure, write, [("tables", "tables"), ("flags", "flags")]),
         (figures, write, [("pictures", "pictures")]),
     ])  # fmt: skip
-    for (node, source), sink in (
-        (found.mask, "mask_file"), (found.posteriors, "posteriors_file"), (found.structures, "structures_file"),
-        (found.lesion_mask or (None, ""), "lesion_mask"),
-        (found.lesion_probability or (None, ""), "lesion_probability"),
-    ):  # fmt: skip
-        if node is not None:
-            workflow.connect(node, source, carry, sink)
+    for node in carries:
+        _connect_carry(workflow, node, reference, template, preproc, found)
     if found.tissue is not None:
         workflow.connect([
-            (found.tissue, carry, [("separable", "separable")]),
             (found.tissue, measure, [("separable", "separable")]),
             (found.tissue, write, [("reason", "not_separable_because")]),
         ])  # fmt: skip
@@ -337,6 +331,25 @@ def _output_nodes(
     for kind in ("notes", "warnings"):
         told = _merge(workflow, [(scans[name].conform, kind) for name in inputs.contrasts], kind, numbered=True)
         workflow.connect(told, "out", write, kind)
+
+
+def _connect_carry(
+    workflow: pe.Workflow, carry: pe.Node, reference: _Scan, template: pe.Node, preproc: pe.Node, found: _Found
+) -> None:
+    workflow.connect([
+        (reference.conform, carry, [("native_file", "reference_file")]),
+        (template, carry, [("to_template", "to_template"), ("to_subject", "to_subject")]),
+        (preproc, carry, [("out", "preprocessed")]),
+    ])  # fmt: skip
+    for (node, source), sink in (
+        (found.mask, "mask_file"), (found.posteriors, "posteriors_file"), (found.structures, "structures_file"),
+        (found.lesion_mask or (None, ""), "lesion_mask"),
+        (found.lesion_probability or (None, ""), "lesion_probability"),
+    ):  # fmt: skip
+        if node is not None:
+            workflow.connect(node, source, carry, sink)
+    if found.tissue is not None:
+        workflow.connect(found.tissue, "separable", carry, "separable")
 
 
 def describe(inputs: SessionInputs, bids_dir: Path) -> dict[str, Any]:
