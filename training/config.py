@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
+from bidsapp.learn.generator import GeneratorConfig
 from bidsapp.models.unet import UNetConfig
-from training.generator import GeneratorConfig
 
 
 @dataclass(frozen=True)

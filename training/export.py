@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import json
 from pathlib import Path
 
 import numpy as np
-import torch
-from safetensors.torch import save
+from safetensors import safe_open
 
+from bidsapp.learn.generator import CONTRASTS
+from bidsapp.learn.loop import CHECKPOINT
+from bidsapp.learn.model_folder import write_model
 from bidsapp.models.segment import WITH_FLAIR, WITHOUT_FLAIR
 from bidsapp.models.unet import FoldedUNet
 from training.config import TrainConfig
-from training.generator import CONTRASTS
 from training.loop import VALIDATION_SEED, forward, generator
 from training.tasks import make_task
 
@@ -34,44 +33,40 @@ def export(config: TrainConfig, *, run: Path, out: Path) -> Path:
 
     Figures on real scans come from ``<run>/judged.json`` (``python -m training.judge``), where that file exists.
     """
-    kept = torch.load(run / "checkpoint.pt", map_location="cpu", weights_only=True)
+    step, network = _average(config, run / CHECKPOINT)
     record = json.loads((run / "run.json").read_text())
-    folder = out / f"{config.name}-{config.version}"
-    folder.mkdir(parents=True, exist_ok=True)
-    weights = save({key: value.half().contiguous() for key, value in sorted(kept["average"].items())})
-    (folder / "weights.safetensors").write_bytes(weights)
     used = [Path(config.heads).name, *([Path(config.lesions).name] if config.lesions else [])]
     card = {
         "name": config.name,
         "version": config.version,
-        "architecture": "FoldedUNet",
-        "network": dataclasses.asdict(config.network),
         "spacing_mm": config.generator.spacing_mm,
         "orientation": "RAS",
-        **_usage(config, kept["average"], run),
+        **_usage(config, network, run),
         "classes": list(make_task(config.task).classes),
-        "weights": {
-            "file": "weights.safetensors",
-            "type": "float16",
-            "parameters": sum(value.numel() for value in kept["average"].values()),
-            "sha256": hashlib.sha256(weights).hexdigest(),
-        },
         "training": {
             "data": [SOURCES.get(name, name) for name in used],
             "real_scans": "none: synthetic scans of these label maps only",
             "heads": list(config.train_heads),
-            "steps": kept["step"],
+            "steps": step,
             "seed": config.seed,
             "commit": record["commit"],
             "device": record["device"],
         },
         "figures": _figures(run),
     }
-    (folder / "model.json").write_text(json.dumps(card, indent=1) + "\n")
-    return folder
+    return write_model(network, out / f"{config.name}-{config.version}", card)
 
 
-def _usage(config: TrainConfig, average: dict[str, torch.Tensor], run: Path) -> dict[str, object]:
+def _average(config: TrainConfig, checkpoint: Path) -> tuple[int, FoldedUNet]:
+    """The step reached, and the network with the averaged weights."""
+    network = FoldedUNet(config.network)
+    with safe_open(checkpoint, "pt") as stored:
+        step = json.loads(stored.metadata()["state"])["step"]
+        network.load_state_dict({key: stored.get_tensor(f"average.{key}") for key in network.state_dict()})
+    return step, network.eval().requires_grad_(False)
+
+
+def _usage(config: TrainConfig, network: FoldedUNet, run: Path) -> dict[str, object]:
     """What whoever runs the network has to know."""
     if config.task == "brain":
         scale = "90th percentile of voxels above the mean to 1, kept below 3 (bidsapp.models.brain.normalise)"
@@ -81,15 +76,12 @@ def _usage(config: TrainConfig, average: dict[str, torch.Tensor], run: Path) -> 
         "normalisation": scale,
         "channels": list(CONTRASTS),
         "patch": config.generator.patch,
-        "lesion_threshold": lesion_thresholds(config, average, run),
+        "lesion_threshold": lesion_thresholds(config, network, run),
     }
 
 
-def lesion_thresholds(config: TrainConfig, average: dict[str, torch.Tensor], run: Path) -> dict[str, float]:
+def lesion_thresholds(config: TrainConfig, network: FoldedUNet, run: Path) -> dict[str, float]:
     """The thresholds with the best Dice of the lesions over synthetic scans of held-out heads, by what there is."""
-    network = FoldedUNet(config.network)
-    network.load_state_dict(average)
-    network.eval().requires_grad_(False)
     task, make = make_task(config.task), generator(config, run, "cpu", held_out=True)
     sums = {key: np.zeros((2, len(THRESHOLDS))) for key in (WITH_FLAIR, WITHOUT_FLAIR)}
     for number in range(CALIBRATION_SAMPLES):

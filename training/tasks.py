@@ -7,10 +7,10 @@ from typing import Protocol
 import torch
 from torch.nn import functional
 
+from bidsapp.learn.anatomy import STRUCTURES, TARGETS, one_sided
+from bidsapp.learn.generator import Sample
 from bidsapp.models.brain import RAMP_MM, normalise
 from bidsapp.models.unet import symmetric_place
-from training.anatomy import STRUCTURES, TARGETS, one_sided
-from training.generator import Sample
 
 
 class Task(Protocol):

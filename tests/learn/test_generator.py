@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from training.anatomy import INSIDE_BRAIN, POSITION, STRUCTURES
-from training.generator import Generator, GeneratorConfig, Sample, apply_along, slice_profiles, smooth_field
-from training.heads import Heads, brain_hull, signed_distance, to_positions
-from training.lesions import SHAPE, SPOTS, Lesions, load_lesions
+from bidsapp.learn.anatomy import INSIDE_BRAIN, POSITION, STRUCTURES
+from bidsapp.learn.generator import Generator, GeneratorConfig, Sample, apply_along, slice_profiles, smooth_field
+from bidsapp.learn.heads import Heads, brain_hull, signed_distance, to_positions
+from bidsapp.learn.lesion_masks import SHAPE, SPOTS, Lesions, load_lesions
 from training.tasks import BrainTask, SegmentTask
 
 PLAIN = GeneratorConfig(rotation_deg=5, elastic_mm=(0, 0.5), view_sides_mm=(5, 20), view_bottom_mm=(5, 20), multiple=8)

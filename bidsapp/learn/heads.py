@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from scipy import ndimage
 
-from training.anatomy import INSIDE_BRAIN, POSITION
+from bidsapp.learn.anatomy import INSIDE_BRAIN, POSITION
 
 #: Voxels kept around the middle of the 256-cubed maps, RAS; every head lies within.
 SHAPE = (208, 256, 256)

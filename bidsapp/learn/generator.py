@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from training.anatomy import KIND, KINDS, POSITION, STRUCTURES
-from training.heads import DISTANCE_SPACING_MM, Heads
-from training.lesions import BRAIN_MM, ORIGIN_MM, Lesions
+from bidsapp.learn.anatomy import KIND, KINDS, POSITION, STRUCTURES
+from bidsapp.learn.heads import DISTANCE_SPACING_MM, Heads
+from bidsapp.learn.lesion_masks import BRAIN_MM, ORIGIN_MM, Lesions
 
 CONTRASTS = ("T1w", "T2w", "FLAIR")
 Range = tuple[float, float]

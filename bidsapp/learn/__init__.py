@@ -1,0 +1,1 @@
+"""Training on labelled scans and on synthetic ones: samples, networks, losses, cross-validation."""

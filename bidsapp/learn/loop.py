@@ -1,0 +1,318 @@
+"""The training loop, whatever is trained: it continues from its last checkpoint, on any machine."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from bidsapp.errors import AppError
+from bidsapp.image.save import replacing
+
+log = logging.getLogger("bidsapp.learn")
+CHECKPOINT = "checkpoint.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """How long and how fast.
+
+    Attributes
+    ----------
+    steps, batch : int
+        Steps of the optimiser, and samples that each takes, one after the other.
+    learning_rate, weight_decay : float
+        Of AdamW (Loshchilov & Hutter 2019); the rate rises linearly over `warm_up` steps, then falls to 2 % by half a
+        cosine.
+    average_over : int
+        Steps of the exponential moving average of the weights, which is what is validated and kept.
+    validate_every : int
+        Steps.
+    checkpoint_seconds : float
+    patience : int
+        Validations without a better score after which it ends, with the best weights; 0: never.
+    frozen : tuple of str
+        Starts of the names of parameters that stay as they are.
+    head_from : float
+        Share of the steps after which only the `head` learns (second phase of Havaei et al. 2017).
+    """
+
+    steps: int
+    batch: int = 1
+    learning_rate: float = 1e-3
+    warm_up: int = 50
+    weight_decay: float = 1e-4
+    average_over: int = 100
+    validate_every: int = 200
+    checkpoint_seconds: float = 120.0
+    patience: int = 0
+    frozen: tuple[str, ...] = ()
+    head_from: float = 1.0
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step."""
+        rise = min(1.0, (step + 1) / max(1, self.warm_up))
+        fall = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / self.steps)))
+        return self.learning_rate * rise * fall
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The outcome of a run: averaged weights (the best ones where there is patience) and where they were reached."""
+
+    network: nn.Module
+    step: int
+    score: float
+    finished: bool
+
+
+Loss = Callable[[nn.Module, Any], torch.Tensor]
+Validate = Callable[[nn.Module], Mapping[str, float]]
+
+
+def fit(
+    network: nn.Module,
+    make: Callable[[int], Any],
+    *,
+    loss: Loss,
+    validate: Validate,
+    schedule: Schedule,
+    folder: Path,
+    workers: int = 0,
+    max_seconds: float = math.inf,
+    on_step: Callable[[int, float], None] | None = None,
+) -> Fitted:
+    """Train until the last step, until nothing improves, or for `max_seconds`.
+
+    Parameters
+    ----------
+    network : Module
+        On its device; trained in place.
+    make : callable
+        Makes sample number n (numbers count up from 0; the same number always makes the same sample).
+    loss : callable
+        Of the network and a sample.
+    validate : callable
+        Figures of a network by name; their mean (without nan) is the score, the more the better.
+    schedule : Schedule
+    folder : Path
+        Gets ``log.tsv`` (a row each validation), ``curve.png`` and ``checkpoint.safetensors``.
+    workers : int
+        Processes that make samples ahead.
+    max_seconds : float
+    on_step : callable, optional
+        Called with the number of steps done and the loss.
+
+    Returns
+    -------
+    Fitted
+
+    Raises
+    ------
+    AppError
+        The checkpoint in `folder` is damaged, or is another network's.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    state = _State(network, schedule)
+    state.load(folder / CHECKPOINT)
+    samples = iter(_samples(make, schedule, state.step, workers))
+    began = saved = time.monotonic()
+    losses: list[float] = []
+    spent = np.zeros(2)
+    while state.step < schedule.steps and not state.exhausted() and time.monotonic() - began < max_seconds:
+        value, seconds = _step(state, samples, loss)
+        losses.append(value)
+        spent += seconds
+        if on_step is not None:
+            on_step(state.step, value)
+        if state.step % schedule.validate_every == 0 or state.step == schedule.steps:
+            figures = dict(validate(state.average))
+            state.judge(figures)
+            _write_row(folder / "log.tsv", state.step, losses, spent, figures)
+            draw_curve(folder / "log.tsv", folder / "curve.png")
+            losses, spent = [], np.zeros(2)
+        if time.monotonic() - saved > schedule.checkpoint_seconds:
+            state.save(folder / CHECKPOINT)
+            saved = time.monotonic()
+            log.info("step %d loss %.4f", state.step, value)
+    state.save(folder / CHECKPOINT)
+    finished = state.step >= schedule.steps or state.exhausted()
+    return Fitted(state.best if schedule.patience else state.average, state.step, state.best_score, finished)
+
+
+class _State:
+    """Network, its running average, the best of those, optimiser, step."""
+
+    def __init__(self, network: nn.Module, schedule: Schedule) -> None:
+        self.network, self.schedule = network, schedule
+        self.average = deepcopy(network).eval().requires_grad_(False)
+        self.best = deepcopy(self.average)
+        for name, parameter in network.named_parameters():
+            parameter.requires_grad_(not name.startswith(schedule.frozen) if schedule.frozen else True)
+        self.optimiser = torch.optim.AdamW(
+            [p for p in network.parameters() if p.requires_grad],
+            lr=schedule.learning_rate, weight_decay=schedule.weight_decay,
+        )  # fmt: skip
+        self.step, self.best_step, self.best_score, self.worse = 0, 0, -math.inf, 0
+
+    def exhausted(self) -> bool:
+        return bool(self.schedule.patience) and self.worse >= self.schedule.patience
+
+    def judge(self, figures: Mapping[str, float]) -> None:
+        """Keep the average if it is the best so far."""
+        values = [value for value in figures.values() if not math.isnan(value)]
+        score = float(np.mean(values)) if values else 0.0
+        if score > self.best_score:
+            self.best.load_state_dict(self.average.state_dict())
+            self.best_score, self.best_step, self.worse = score, self.step, 0
+        else:
+            self.worse += 1
+
+    def follow(self) -> None:
+        """Move the average towards the network; at first faster, so that the beginning is forgotten."""
+        keep = min(1 - 1 / self.schedule.average_over, self.step / (self.step + 10))
+        with torch.no_grad():
+            for slow, fast in zip(self.average.parameters(), self.network.parameters(), strict=True):
+                slow.lerp_(fast, 1 - keep)
+            for slow, fast in zip(self.average.buffers(), self.network.buffers(), strict=True):
+                slow.copy_(fast)  # running statistics of norms are averages already
+
+    def save(self, path: Path) -> None:
+        """One safetensors file; never half of one."""
+        tensors = {
+            f"{part}.{key}": value
+            for part in ("network", "average", "best")
+            for key, value in getattr(self, part).state_dict().items()
+        }
+        for number, values in self.optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser.{number}.{key}": value for key, value in values.items()}
+        kept = {name: getattr(self, name) for name in ("step", "best_step", "best_score", "worse")}
+        content = save({key: value.contiguous() for key, value in tensors.items()}, {"state": json.dumps(kept)})
+        with replacing(path) as aside:
+            aside.write_bytes(content)
+
+    def load(self, path: Path) -> None:
+        """Continue from `path`, if it is there."""
+        if not path.exists():
+            return
+        device = str(next(self.network.parameters()).device)
+        try:
+            with safe_open(path, "pt", device=device) as stored:
+                kept = json.loads(stored.metadata()["state"])
+                tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
+            for part in ("network", "average", "best"):
+                start = f"{part}."
+                getattr(self, part).load_state_dict(
+                    {key.removeprefix(start): value for key, value in tensors.items() if key.startswith(start)}
+                )
+            self.optimiser.load_state_dict(
+                {"state": _by_parameter(tensors), "param_groups": self.optimiser.state_dict()["param_groups"]}
+            )
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise AppError(
+                f"{path}: this checkpoint is damaged, or was left by a training with other settings"
+                f" ({str(error).splitlines()[0]}). Delete it to begin anew, or give another output folder."
+            ) from error
+        for name, value in kept.items():
+            setattr(self, name, value)
+
+
+def _by_parameter(tensors: Mapping[str, torch.Tensor]) -> dict[int, dict[str, torch.Tensor]]:
+    out: dict[int, dict[str, torch.Tensor]] = {}
+    for name, value in tensors.items():
+        part, _, rest = name.partition(".")
+        if part == "optimiser":
+            number, key = rest.split(".")
+            out.setdefault(int(number), {})[key] = value
+    return out
+
+
+class _Numbered(Dataset):
+    def __init__(self, make: Callable[[int], Any]) -> None:
+        self.make = make
+
+    def __getitem__(self, number: int) -> Any:
+        return self.make(number)
+
+
+def _samples(make: Callable[[int], Any], schedule: Schedule, done: int, workers: int) -> DataLoader:
+    """Samples of the steps that are left; made ahead by other processes where there are `workers`."""
+    return DataLoader(
+        _Numbered(make),
+        sampler=range(done * schedule.batch, schedule.steps * schedule.batch),
+        batch_size=None,
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+    )
+
+
+def _step(state: _State, samples: Iterator[Any], loss: Loss) -> tuple[float, np.ndarray]:
+    """One step of the optimiser: loss, and seconds spent on waiting for samples and on the network."""
+    schedule, seconds, total = state.schedule, np.zeros(2), 0.0
+    state.network.train()
+    if state.step >= schedule.head_from * schedule.steps:
+        for name, parameter in state.network.named_parameters():
+            parameter.requires_grad_(name.startswith("head"))
+    for group in state.optimiser.param_groups:
+        group["lr"] = schedule.rate(state.step)
+    for _ in range(schedule.batch):
+        before = time.monotonic()
+        sample = next(samples)
+        between = time.monotonic()
+        value = loss(state.network, sample) / schedule.batch
+        value.backward()
+        total += float(value.detach())
+        seconds += between - before, time.monotonic() - between
+    torch.nn.utils.clip_grad_norm_([p for p in state.network.parameters() if p.grad is not None], 1.0)
+    state.optimiser.step()
+    state.optimiser.zero_grad(set_to_none=True)
+    state.step += 1
+    state.follow()
+    return total, seconds
+
+
+def _write_row(path: Path, step: int, losses: list[float], spent: np.ndarray, figures: Mapping[str, float]) -> None:
+    row = {"step": str(step), "loss": f"{np.mean(losses):.4f}", "make_s": f"{spent[0] / len(losses):.3f}"}
+    row |= {"network_s": f"{spent[1] / len(losses):.3f}"} | {key: f"{value:.4f}" for key, value in figures.items()}
+    new = not path.exists()
+    with path.open("a", newline="") as stream:
+        writer = csv.DictWriter(stream, row.keys(), delimiter="\t", lineterminator="\n")
+        if new:
+            writer.writeheader()
+        writer.writerow(row)
+    log.info("%s", row)
+
+
+def draw_curve(table: Path, figure: Path) -> None:
+    """Loss and the figures of validation over steps, from the log."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    with table.open() as stream:
+        rows = list(csv.DictReader(stream, delimiter="\t"))
+    steps = [int(row["step"]) for row in rows]
+    fig, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    left.plot(steps, [float(row["loss"]) for row in rows])
+    left.set(xlabel="step", ylabel="loss (training)")
+    for key in list(rows[0])[4:]:
+        right.plot(steps, [float(row[key]) for row in rows], label=key.removeprefix("dice_"))
+    right.set(xlabel="step", ylabel="Dice (validation)", ylim=(0, 1))
+    right.legend(fontsize=6, ncols=2)
+    fig.savefig(figure, dpi=100, metadata={"Software": None})
+    plt.close(fig)
