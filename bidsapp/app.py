@@ -337,12 +337,24 @@ def _work_through(outcomes: list[Outcome], config: Config, say: progress.Progres
                 outcome.status = _outcome_so_far(outcome.inputs, config).status
             to_do = [outcome for outcome in mine if outcome.status == "waiting"]
             if to_do:
-                _execute(to_do, config, say)
+                execute(to_do, config, say)
             _write_problems(config.out_dir, mine)
         left = [outcome for outcome in left if outcome not in mine]
 
 
-def _execute(outcomes: list[Outcome], config: Config, say: progress.Progress) -> None:
+def execute(
+    outcomes: list[Outcome],
+    config: Config,
+    say: progress.Progress,
+    *,
+    build: Callable[..., Any] | None = None,
+    finished: Callable[[SessionInputs, Config], bool] | None = None,
+) -> None:
+    """Run the workflows of sessions, and say in each outcome what became of it.
+
+    `build` makes a session's workflow (default: `workflows.session.init_session_wf`), whose last node is ``write``;
+    `finished` tells whether its results are there (default: `is_current`).
+    """
     from bidsapp.models.device import resolve
 
     device = resolve(config.device)
@@ -355,7 +367,7 @@ def _execute(outcomes: list[Outcome], config: Config, say: progress.Progress) ->
     from bidsapp.workflows.session import init_session_wf, workflow_name
 
     workflow = pe.Workflow(name="bidsapp", base_dir=str(base))
-    workflow.add_nodes([init_session_wf(outcome.inputs, config, device=device) for outcome in outcomes])
+    workflow.add_nodes([(build or init_session_wf)(outcome.inputs, config, device=device) for outcome in outcomes])
     by_name = {workflow_name(outcome.inputs): outcome for outcome in outcomes}
     for name in by_name:
         _drop_broken_results(base / "bidsapp" / name)
@@ -396,7 +408,7 @@ def _execute(outcomes: list[Outcome], config: Config, say: progress.Progress) ->
         if name in failures:
             outcome.status, outcome.message = "failed", failures[name].message
             watch.log(name, failures[name].text)
-        elif is_current(outcome.inputs, config):
+        elif (finished or is_current)(outcome.inputs, config):
             outcome.status = "done"
         else:
             outcome.status, outcome.message = "failed", "stopped before it was finished; run the same command again"

@@ -76,16 +76,24 @@ def init_session_wf(inputs: SessionInputs, config: Config, *, device: str = "cpu
     """
     chosen = plan(inputs, config)
     workflow = pe.Workflow(name=workflow_name(inputs))
+    scans, brain = prepare(workflow, inputs, chosen, config, device)
+    template = _template_node(workflow, scans, inputs, brain)
+    found = _segmentation_nodes(workflow, scans, inputs, brain, template, chosen, config, device)
+    _output_nodes(workflow, scans, inputs, template, found, chosen, config)
+    return workflow
+
+
+def prepare(
+    workflow: pe.Workflow, inputs: SessionInputs, chosen: Plan, config: Config, device: str
+) -> tuple[dict[str, ScanNodes], pe.Node]:
+    """Add what any segmentation begins with: conform, brain, coregister, bias, normalize; the same in training."""
     scans = {scan.contrast: _scan_nodes(workflow, scan) for scan in inputs.scans}
     brain = _brain_node(workflow, scans[inputs.reference.contrast], inputs, chosen, device)
     for scan in inputs.scans[1:]:
         _connect_coregistration(workflow, scans, scan, inputs, brain)
     for scan in inputs.scans:
         _connect_bias_and_intensity(workflow, scans, scan, inputs, brain, config)
-    template = _template_node(workflow, scans, inputs, brain)
-    found = _segmentation_nodes(workflow, scans, inputs, brain, template, chosen, config, device)
-    _output_nodes(workflow, scans, inputs, template, found, chosen, config)
-    return workflow
+    return scans, brain
 
 
 def workflow_name(inputs: SessionInputs) -> str:
@@ -94,7 +102,7 @@ def workflow_name(inputs: SessionInputs) -> str:
 
 
 @dataclass
-class _Scan:
+class ScanNodes:
     """Nodes of one contrast, as they come to be."""
 
     conform: pe.Node
@@ -104,13 +112,15 @@ class _Scan:
     normalize: pe.Node | None = None
 
 
-def _scan_nodes(workflow: pe.Workflow, scan: ScanChoice) -> _Scan:
+def _scan_nodes(workflow: pe.Workflow, scan: ScanChoice) -> ScanNodes:
     conform = _node(Conform(in_file=str(scan.path)), f"conform_{scan.contrast}")
     workflow.add_nodes([conform])
-    return _Scan(conform, (conform, "work_file"))
+    return ScanNodes(conform, (conform, "work_file"))
 
 
-def _brain_node(workflow: pe.Workflow, reference: _Scan, inputs: SessionInputs, chosen: Plan, device: str) -> pe.Node:
+def _brain_node(
+    workflow: pe.Workflow, reference: ScanNodes, inputs: SessionInputs, chosen: Plan, device: str
+) -> pe.Node:
     if chosen.brain_extraction == "bet":
         return _bet_nodes(workflow, reference)
     brain = _node(
@@ -127,7 +137,7 @@ def _brain_node(workflow: pe.Workflow, reference: _Scan, inputs: SessionInputs, 
     return brain
 
 
-def _bet_nodes(workflow: pe.Workflow, reference: _Scan) -> pe.Node:
+def _bet_nodes(workflow: pe.Workflow, reference: ScanNodes) -> pe.Node:
     from nipype.interfaces.fsl import BET  # FSL is the user's; the app checks that it is there
 
     bet = _node(BET(mask=True, robust=True, output_type="NIFTI"), "bet")
@@ -140,7 +150,7 @@ def _bet_nodes(workflow: pe.Workflow, reference: _Scan) -> pe.Node:
 
 
 def _connect_coregistration(
-    workflow: pe.Workflow, scans: dict[str, _Scan], scan: ScanChoice, inputs: SessionInputs, brain: pe.Node
+    workflow: pe.Workflow, scans: dict[str, ScanNodes], scan: ScanChoice, inputs: SessionInputs, brain: pe.Node
 ) -> None:
     nodes, reference = scans[scan.contrast], scans[inputs.reference.contrast]
     coregister = _node(Coregister(), f"coregister_{scan.contrast}")
@@ -155,7 +165,7 @@ def _connect_coregistration(
 
 def _connect_bias_and_intensity(
     workflow: pe.Workflow,
-    scans: dict[str, _Scan],
+    scans: dict[str, ScanNodes],
     scan: ScanChoice,
     inputs: SessionInputs,
     brain: pe.Node,
@@ -180,7 +190,9 @@ def _connect_bias_and_intensity(
         workflow.connect(nodes.coregister, "transform_file", nodes.normalize, "transform_file")
 
 
-def _template_node(workflow: pe.Workflow, scans: dict[str, _Scan], inputs: SessionInputs, brain: pe.Node) -> pe.Node:
+def _template_node(
+    workflow: pe.Workflow, scans: dict[str, ScanNodes], inputs: SessionInputs, brain: pe.Node
+) -> pe.Node:
     template = _node(RegisterTemplate(contrast=inputs.reference.contrast), "template", memory="template")
     workflow.connect([
         (scans[inputs.reference.contrast].bias, template, [("out_file", "in_file")]),
@@ -209,7 +221,7 @@ class _Found:
 
 def _segmentation_nodes(
     workflow: pe.Workflow,
-    scans: dict[str, _Scan],
+    scans: dict[str, ScanNodes],
     inputs: SessionInputs,
     brain: pe.Node,
     template: pe.Node,
@@ -218,7 +230,7 @@ def _segmentation_nodes(
     device: str,
 ) -> _Found:
     """The network and the unsupervised models; together, or one gives the results and the other the second opinion."""
-    images = _merge(workflow, [(scans[name].normalize, "work_out") for name in inputs.contrasts], "work_images")
+    images = merge(workflow, [(scans[name].normalize, "work_out") for name in inputs.contrasts], "work_images")
     common = {"contrasts": list(inputs.contrasts), "device": device, "use_gpu": device != "cpu"}
     network = _node(SegmentAll(tta=config.tta, **common), "network", memory="network")
     tissue = _node(SegmentTissue(**common), "tissue", memory="tissue")
@@ -264,7 +276,7 @@ def _segmentation_nodes(
 
 def _output_nodes(
     workflow: pe.Workflow,
-    scans: dict[str, _Scan],
+    scans: dict[str, ScanNodes],
     inputs: SessionInputs,
     template: pe.Node,
     found: _Found,
@@ -273,7 +285,7 @@ def _output_nodes(
 ) -> None:
     """Carry the results to the output's grids, measure and draw them there, and write everything at the end."""
     reference = scans[inputs.reference.contrast]
-    preproc = _merge(workflow, [(scans[name].normalize, "native_out") for name in inputs.contrasts], "preprocessed")
+    preproc = merge(workflow, [(scans[name].normalize, "native_out") for name in inputs.contrasts], "preprocessed")
     carries = [_node(Carry(grids=["native"]), "carry", memory="carry")]
     if TEMPLATE in config.output_spaces:  # a node of its own: it takes as long as all that needs the native grid
         carries.append(_node(Carry(grids=["mni"]), "carry_mni", memory="carry"))
@@ -303,7 +315,7 @@ def _output_nodes(
         (carry, figures, [("results", "results")]),
         (preproc, figures, [("out", "preprocessed")]),
         (template, figures, [("to_subject", "to_subject")]),
-        (_merge(workflow, [(node, "results") for node in carries], "results"), write, [("out", "results")]),
+        (merge(workflow, [(node, "results") for node in carries], "results"), write, [("out", "results")]),
         (preproc, write, [("out", "preprocessed")]),
         (found.network, write, [("note", "network_note")]),
         (template, write, [("to_template", "to_template"), ("to_subject", "to_subject")]),
@@ -320,7 +332,7 @@ def _output_nodes(
     moving = [name for name in inputs.contrasts if scans[name].coregister is not None]
     if moving:
         ways = ("transform_file", "inverse_file")
-        rigid = _merge(workflow, [(scans[name].coregister, way) for name in moving for way in ways], "rigid")
+        rigid = merge(workflow, [(scans[name].coregister, way) for name in moving for way in ways], "rigid")
         workflow.connect(rigid, "out", write, "rigid_files")
     if "FLAIR" in moving and found.lesion_mask is not None and "FLAIR" in config.output_spaces:
         flair = scans["FLAIR"]
@@ -329,12 +341,12 @@ def _output_nodes(
             (flair.coregister, carry, [("transform_file", "flair_transform")]),
         ])  # fmt: skip
     for kind in ("notes", "warnings"):
-        told = _merge(workflow, [(scans[name].conform, kind) for name in inputs.contrasts], kind, numbered=True)
+        told = merge(workflow, [(scans[name].conform, kind) for name in inputs.contrasts], kind, numbered=True)
         workflow.connect(told, "out", write, kind)
 
 
 def _connect_carry(
-    workflow: pe.Workflow, carry: pe.Node, reference: _Scan, template: pe.Node, preproc: pe.Node, found: _Found
+    workflow: pe.Workflow, carry: pe.Node, reference: ScanNodes, template: pe.Node, preproc: pe.Node, found: _Found
 ) -> None:
     workflow.connect([
         (reference.conform, carry, [("native_file", "reference_file")]),
@@ -373,7 +385,7 @@ def describe(inputs: SessionInputs, bids_dir: Path) -> dict[str, Any]:
     }
 
 
-def _merge(workflow: pe.Workflow, sources: list, name: str, *, numbered: bool = False) -> pe.Node:
+def merge(workflow: pe.Workflow, sources: list, name: str, *, numbered: bool = False) -> pe.Node:
     """A list of the outputs of several nodes, in order (`numbered`: a list of lists is kept as such)."""
     merge = pe.Node(niu.Merge(len(sources), no_flatten=numbered), name=name, run_without_submitting=True)
     for index, (node, field) in enumerate(sources, start=1):
