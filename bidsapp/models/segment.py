@@ -95,8 +95,8 @@ def segment_network(
     model = model or packaged()
     within = mask if within is None else within
     box = _box_of_tiles(within, model.card["patch"])
-    x = torch.from_numpy(_channels(images, mask, within, box))
-    places, note = _places(mask, box, voxel_size_mm), ""
+    x = torch.from_numpy(scaled_channels(images, mask, within, box))
+    places, note = brain_places(mask, box, voxel_size_mm), ""
     try:
         probability = _in_tiles(model, x, places, device, tta=tta)
     except torch.cuda.OutOfMemoryError:
@@ -143,7 +143,7 @@ def _box_of_tiles(mask: np.ndarray, patch: int) -> tuple[slice, slice, slice]:
     return tuple(box)  # type: ignore[return-value]
 
 
-def _channels(
+def scaled_channels(
     images: Mapping[str, np.ndarray], mask: np.ndarray, within: np.ndarray, box: tuple[slice, ...]
 ) -> np.ndarray:
     """(3, X, Y, Z) float32 in `box`: z-scored by the brain, kept within +-5; 0 outside `within`, and where missing."""
@@ -158,7 +158,7 @@ def _channels(
     return out
 
 
-def _places(
+def brain_places(
     mask: np.ndarray, box: tuple[slice, ...], voxel_size_mm: tuple[float, float, float]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Voxel centres of the box along each axis, relative to the brain's: -1 and 1 at its ends."""
