@@ -76,7 +76,7 @@ def test_scale_of_the_scan_does_not_matter(head: Any, model: Model) -> None:
 def test_missing_contrast_and_air_are_zero(head: Any) -> None:
     images, mask = head
     box = segment._box_of_tiles(mask, PATCH)
-    channels = segment._channels(images, mask, mask, box)
+    channels = segment.scaled_channels(images, mask, mask, box)
     assert not channels[0].any() and not channels[1].any()
     inside = np.zeros(channels.shape[1:], bool)
     inside[: mask[box].shape[0], : mask[box].shape[1], : mask[box].shape[2]] = mask[box]
@@ -93,7 +93,7 @@ def test_more_than_the_brain_may_be_shown_but_does_not_scale(head: Any) -> None:
     assert within.sum() > mask.sum() and not within[0, 0, 0]
     assert within[1, 10, 30] and not within[0, 10, 30]  # 2 mm from the mask, and 3
     assert within[25, 10, 55] and not within[25, 10, 56]  # thicker slices: 2 mm, and 4
-    channels = segment._channels(images, mask, within, box)[2]
+    channels = segment.scaled_channels(images, mask, within, box)[2]
     shown, inside = within[box], mask[box]
     channels = channels[: shown.shape[0], : shown.shape[1], : shown.shape[2]]
     assert (channels[shown & ~inside] == 5).all() and not channels[~shown].any()
