@@ -15,8 +15,17 @@ from bidsapp.errors import AppError, UsageError
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the app; the return value is the process's exit code (see ``docs/usage.md``)."""
+    arguments = sys.argv[1:] if argv is None else list(argv)
     try:
-        chosen = parse(sys.argv[1:] if argv is None else argv)
+        if arguments[:1] == ["train"]:
+            from bidsapp import train
+
+            return train.main(arguments[1:])
+        if arguments[:1] == ["evaluate"]:
+            from bidsapp import evaluate
+
+            return evaluate.main(arguments[1:])
+        chosen = parse(arguments)
         from bidsapp import app  # heavy: only once the command line is known to be right
 
         return app.run(chosen)
@@ -68,8 +77,10 @@ def _parser() -> _Parser:
     parser = _Parser(
         prog="bidsapp",
         description="Brain mask, tissues, lesions and volumes from T1w, T2w and FLAIR scans of a BIDS dataset.",
-        epilog="Exit codes: 0 fine, 1 a participant failed, 16 not a BIDS dataset, 17 unknown analysis level, 18"
-        " nothing selected, 64 bad command line, 66 input not readable, 75 try again.",
+        epilog="Two commands beside it, each with a --help of its own: 'bidsapp train' (a lesion model from labels of"
+        " your own) and 'bidsapp evaluate' (segmentations against references). Exit codes: 0 fine, 1 a participant failed,"
+        " 16 not a BIDS dataset, 17 unknown analysis level, 18 nothing selected, 64 bad command line, 66 input not"
+        " readable, 75 try again.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
     )
