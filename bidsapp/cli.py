@@ -78,9 +78,9 @@ def _parser() -> _Parser:
         prog="bidsapp",
         description="Brain mask, tissues, lesions and volumes from T1w, T2w and FLAIR scans of a BIDS dataset.",
         epilog="Two commands beside it, each with a --help of its own: 'bidsapp train' (a lesion model from labels of"
-        " your own) and 'bidsapp evaluate' (segmentations against references). Exit codes: 0 fine, 1 a participant failed,"
-        " 16 not a BIDS dataset, 17 unknown analysis level, 18 nothing selected, 64 bad command line, 66 input not"
-        " readable, 75 try again.",
+        " your own) and 'bidsapp evaluate' (segmentations against references). Exit codes: 0 fine, 1 a participant"
+        " failed, 16 not a BIDS dataset, 17 unknown analysis level, 18 nothing selected, 64 bad command line, 66 input"
+        " not readable, 75 try again.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
     )
