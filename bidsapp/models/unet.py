@@ -18,10 +18,19 @@ class UNetConfig:
     features: tuple[int, ...] = (16, 32, 64, 96)
     place: bool = False  # the network is told where in the brain each voxel lies
 
+    def __post_init__(self) -> None:
+        if not self.features or min(self.channels, self.classes, *self.features) < 1:
+            raise ValueError("channels, classes and each of the features must be 1 or more")
+
     @property
     def multiple(self) -> int:
         """Every axis of the input must be a multiple of this."""
         return 2 ** len(self.features)
+
+    @property
+    def step(self) -> int:
+        """Tiles start at multiples of this: pairs of voxels are folded."""
+        return 2
 
 
 def symmetric_place(x: torch.Tensor, y: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
@@ -53,7 +62,16 @@ def unfold(x: torch.Tensor) -> torch.Tensor:
 
 
 class FoldedUNet(nn.Module):
-    """U-Net (Ronneberger et al. 2015; 3D: Cicek et al. 2016) with instance norm and leaky ReLU, on folded voxels."""
+    """U-Net (Ronneberger et al. 2015; 3D: Cicek et al. 2016) with instance norm and leaky ReLU, on folded voxels.
+
+    Attributes
+    ----------
+    config : UNetConfig
+    margin : int
+        None: it answers for all that it sees.
+    """
+
+    margin = 0
 
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()

@@ -86,6 +86,7 @@ def _write(parent: Path, name: str) -> FoldedUNet:
     card = {
         "name": "toy",
         "version": name.split("-")[1],
+        "architecture": "FoldedUNet",
         "spacing_mm": 2.5,
         "network": {"channels": 1, "classes": 2, "features": [4, 6]},
         "weights": {"file": "weights.safetensors", "sha256": hashlib.sha256(weights).hexdigest()},
