@@ -53,7 +53,7 @@ def run(config: Config) -> int:
     AppError
         Nothing could be run at all.
     """
-    os.environ.update(_fixed_environment(config))
+    os.environ.update(fixed_environment(config))
     if config.level == "group":
         return _group(config)
     if config.reports_only:
@@ -61,7 +61,8 @@ def run(config: Config) -> int:
     return _participant(config)
 
 
-def _fixed_environment(config: Config) -> dict[str, str]:
+def fixed_environment(config: Config) -> dict[str, str]:
+    """Variables that fix threads and seeds."""
     threads = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     return {
         **FIXED_ENVIRONMENT,
@@ -394,7 +395,7 @@ def execute(
     gc.freeze()  # nipype collects garbage at every poll: what lives through the run need not be looked at again
     try:
         workflow.run(
-            plugin=make_plugin(plugin, plugin_args, order=list(by_name), environment=_fixed_environment(config))
+            plugin=make_plugin(plugin, plugin_args, order=list(by_name), environment=fixed_environment(config))
         )
     except Exception as error:  # nipype raises at the end when any node failed; which ones is in the crash files
         logging.getLogger("bidsapp").debug("workflow: %s", error)

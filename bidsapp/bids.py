@@ -432,7 +432,7 @@ def lookup_table(labels: Sequence[Label]) -> str:
 
 def write_dataset_description(out_dir: Path, bids_dir: Path) -> None:
     """Write ``dataset_description.json``, ``.bidsignore`` and ``README`` of the derivatives."""
-    name = _dataset_name(bids_dir)
+    name = dataset_name(bids_dir)
     write_json(
         out_dir / "dataset_description.json",
         {
@@ -454,7 +454,8 @@ def write_dataset_description(out_dir: Path, bids_dir: Path) -> None:
     )
 
 
-def _dataset_name(bids_dir: Path) -> str:
+def dataset_name(bids_dir: Path) -> str:
+    """Name of a dataset, from its description; else its folder's."""
     try:
         return str(json.loads((bids_dir / "dataset_description.json").read_text())["Name"])
     except (OSError, ValueError, KeyError, TypeError):

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 from bidsapp.learn.anatomy import STRUCTURES, TARGETS, one_sided
-from bidsapp.learn.generator import Sample
+from bidsapp.learn.generator import Sample, scaled
 from bidsapp.models.brain import RAMP_MM, normalise
 from bidsapp.models.unet import symmetric_place
 
@@ -67,11 +67,7 @@ class SegmentTask:
         self._target = torch.tensor([TARGETS.index(one_sided(s)) for s in STRUCTURES])
 
     def inputs(self, sample: Sample) -> torch.Tensor:
-        """Mean 0 and standard deviation 1 within the whole brain, kept within +-5; zero is outside, or missing."""
-        means, deviations = torch.as_tensor(sample.level, dtype=torch.float32, device=sample.image.device).T[
-            :, :, None, None, None
-        ]
-        return ((sample.image - means) / deviations * (sample.image > 0)).clamp(-5, 5)
+        return scaled(sample)
 
     def place(self, sample: Sample) -> torch.Tensor:
         """Where in the brain (bidsapp.models.unet.symmetric_place)."""

@@ -120,7 +120,7 @@ def _harmonise_affine(img: nib.Nifti1Image, path: Path) -> tuple[np.ndarray, tup
             " fslorient and check it by eye."
         )
     if sform is not None and qform is not None:
-        distance = _corner_distance(sform, qform, img.shape[:3])
+        distance = corner_distance(sform, qform, img.shape[:3])
         if distance > GEOMETRY_TOLERANCE_MM:
             notes.append(f"qform and sform differ by up to {distance:.1f} mm: the sform was used")
             if np.sign(np.linalg.det(sform[:3, :3])) != np.sign(np.linalg.det(qform[:3, :3])):
@@ -131,7 +131,7 @@ def _harmonise_affine(img: nib.Nifti1Image, path: Path) -> tuple[np.ndarray, tup
         notes.append("only the qform is valid: it was used")
     affine = np.asarray(sform if sform is not None else qform, dtype=float)
     orthogonal = _nearest_orthogonal(affine, img.shape[:3])
-    shear = _corner_distance(affine, orthogonal, img.shape[:3])
+    shear = corner_distance(affine, orthogonal, img.shape[:3])
     if shear > GEOMETRY_TOLERANCE_MM:
         notes.append(f"sheared axes were made orthogonal (corners moved by up to {shear:.1f} mm)")
     return orthogonal, tuple(notes), tuple(warnings)
@@ -148,7 +148,7 @@ def _coded(getter: Callable[..., Any], path: Path) -> tuple[np.ndarray | None, i
     return (affine, int(code)) if abs(np.linalg.det(affine[:3, :3])) > 1e-6 else (None, int(code))
 
 
-def _corner_distance(first: np.ndarray, second: np.ndarray, shape: tuple[int, ...]) -> float:
+def corner_distance(first: np.ndarray, second: np.ndarray, shape: tuple[int, ...]) -> float:
     """Largest distance (mm) between the image corners placed by two affines."""
     corners = np.array(np.meshgrid(*[(0, n - 1) for n in shape], indexing="ij")).reshape(3, -1)
     difference = (first - second)[:3, :3] @ corners + (first - second)[:3, 3:]

@@ -394,6 +394,13 @@ class Generator:
         return images * torch.tensor(keep, device=self.device)[:, None, None, None]
 
 
+def scaled(sample: Sample) -> torch.Tensor:
+    """The images with mean 0 and standard deviation 1 in the whole brain, kept within +-5; 0 outside, or missing."""
+    levels = torch.as_tensor(sample.level, dtype=torch.float32, device=sample.image.device)
+    means, deviations = levels.T[:, :, None, None, None]
+    return ((sample.image - means) / deviations * (sample.image > 0)).clamp(-5, 5)
+
+
 def smooth_field(shape: tuple[int, ...] | torch.Size, spacing: float, torch_rng: torch.Generator) -> torch.Tensor:
     """Random field of mean 0 and about unit variance: cubic B-splines on control points `spacing` voxels apart."""
     matrices = [_splines(n, spacing, torch_rng.device) for n in shape]

@@ -57,6 +57,11 @@ def load_heads(folder: Path, names: tuple[str, ...], *, cache: Path, device: str
         raise FileNotFoundError(f"no label maps: {folder} is not there; name the folder under 'heads' in the config")
     cache.mkdir(parents=True, exist_ok=True)
     parts = [_load_head(folder / f"{name}.nii.gz", cache / f"head-{name}.safetensors") for name in names]
+    return assemble(parts, names, device)
+
+
+def assemble(parts: list[dict[str, torch.Tensor]], names: tuple[str, ...], device: str) -> Heads:
+    """`Heads` of what `prepare` made of each."""
     boxes = torch.stack([part["box"] for part in parts]).numpy()
     return Heads(
         labels=torch.stack([part["labels"] for part in parts]).to(device),
@@ -71,16 +76,21 @@ def _load_head(path: Path, kept: Path) -> dict[str, torch.Tensor]:
     if kept.exists():
         return load_file(kept)
     image = nib.as_closest_canonical(nib.Nifti1Image.from_filename(path))
-    labels = to_positions(_centred(np.asanyarray(image.dataobj)))
+    part = prepare(np.asanyarray(image.dataobj))
+    save_file(part, kept)
+    return part
+
+
+def prepare(labels: np.ndarray) -> dict[str, torch.Tensor]:
+    """Positions, distance to the brain's border and the brain's box of a label map (FreeSurfer's labels, 1 mm, RAS)."""
+    labels = to_positions(_centred(labels))
     inside = np.isin(labels, [POSITION[index] for index in INSIDE_BRAIN])
     where = np.argwhere(inside)
-    part = {
+    return {
         "labels": torch.from_numpy(labels),
         "distance": torch.from_numpy(signed_distance(brain_hull(labels, inside))),
         "box": torch.from_numpy(np.stack([where.min(0), where.max(0)]).astype(np.float32)),
     }
-    save_file(part, kept)
-    return part
 
 
 def to_positions(labels: np.ndarray) -> np.ndarray:
@@ -91,7 +101,7 @@ def to_positions(labels: np.ndarray) -> np.ndarray:
     out = table[labels]
     if (out == 255).any():
         unknown = sorted(np.unique(labels[out == 255]).tolist())
-        raise ValueError(f"labels {unknown} are not in training/anatomy.py")
+        raise ValueError(f"labels {unknown} are not in bidsapp/learn/anatomy.py")
     return out
 
 

@@ -45,7 +45,11 @@ def load_lesions(folder: Path, *, device: str, leave_out: tuple[str, ...] = (), 
     ]
     if not wanted:
         raise FileNotFoundError(f"no lesion masks in {folder}; name the folder under 'lesions' in the config")
-    masks = np.stack([_on_grid(nib.Nifti1Image.from_filename(path)) for path in wanted])
+    return assemble(np.stack([_on_grid(nib.Nifti1Image.from_filename(path)) for path in wanted]), device)
+
+
+def assemble(masks: np.ndarray, device: str) -> Lesions:
+    """`Lesions` of masks (n, *SHAPE), none of them empty."""
     rng = np.random.default_rng(0)
     spots = np.stack([rng.permutation(np.argwhere(mask))[np.arange(SPOTS) % int(mask.sum())] for mask in masks])
     return Lesions(torch.from_numpy(masks).to(device), spots)

@@ -174,7 +174,7 @@ def _in_tiles(model: Model, x: torch.Tensor, places: tuple[torch.Tensor, ...], d
     weight = _tile_weight(patch)
     out = np.zeros((model.network.config.classes, *x.shape[1:]), np.float32)
     total = np.zeros(x.shape[1:], np.float32)
-    with torch.inference_mode(), torch.autocast(torch.device(device).type, torch.bfloat16, enabled=_bfloat16(device)):
+    with torch.inference_mode(), torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bfloat16(device)):
         for tile in _tiles(x.shape[1:], patch):
             part = x[(slice(None), *tile)][None].to(device)
             place = symmetric_place(*(axis[s] for axis, s in zip(places, tile, strict=True)))[None].to(device)
@@ -204,7 +204,7 @@ def _tile_weight(patch: int) -> np.ndarray:
     return ramp[:, None, None] * ramp[None, :, None] * ramp[None, None, :]
 
 
-def _bfloat16(device: str) -> bool:
+def bfloat16(device: str) -> bool:
     """Half the memory on a GPU, a fifth of the time on CPUs that have it in hardware; slower on those without."""
     return device != "cpu" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 

@@ -1,0 +1,162 @@
+"""Cross-validation by subject, then one model of all: each training continues where it was interrupted."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bidsapp.errors import UsageError
+from bidsapp.image.grid import on_grid
+from bidsapp.image.save import write_image
+from bidsapp.learn.cases import Case, Stored, load_case
+from bidsapp.learn.run import Training, predict_drawn, train_model
+from bidsapp.models.registry import Model
+
+#: Seconds between two lines of progress.
+TOLD_EVERY = 30.0
+
+
+def split(subjects: Sequence[str], folds: str, *, seed: int) -> list[list[str]]:
+    """Subjects held out in each fold; a subject's sessions stay together.
+
+    Raises
+    ------
+    UsageError
+        Fewer subjects than folds.
+    """
+    different = sorted(set(subjects))
+    count = len(different) if folds == "loo" else int(folds)
+    if count == 0:
+        return []
+    if len(different) < 2:
+        raise UsageError(
+            f"there is one labelled subject (sub-{different[0]}): nothing can be held out. Train with --folds 0, and"
+            " judge the model on other subjects with 'bidsapp evaluate'."
+        )
+    if count > len(different) or count == 1:
+        raise UsageError(
+            f"--folds {folds}: there are {len(different)} labelled subjects; give 2 to {len(different)}, loo or 0."
+        )
+    order = np.random.default_rng(seed).permutation(different).tolist()
+    return [sorted(order[number::count]) for number in range(count)]
+
+
+@dataclass
+class Folds:
+    """Trainings on parts of the cases, and predictions of those left out.
+
+    Attributes
+    ----------
+    folders : mapping
+        Prepared cases by name.
+    training, first : Training
+        The network; `first` is a cascade's semantic stage.
+    before : Model or None
+        What fine-tuning began with: it predicts the held-out cases too, for comparison.
+    out : Path
+        Gets ``folds/``, ``crossvalidation/{trained,before}/`` and ``model/``.
+    device : str
+    card : mapping
+        More entries of the models' cards.
+    deadline : float
+        Of `time.monotonic`.
+    say : callable
+        Takes a line of progress.
+    """
+
+    folders: Mapping[str, Path]
+    training: Training
+    first: Training | None
+    before: Model | None
+    out: Path
+    device: str
+    card: Mapping[str, Any]
+    deadline: float
+    say: Callable[[str], None]
+    _cases: dict[str, Case] = field(default_factory=dict)
+
+    def fold(self, number: int, subjects: Sequence[str], names: Mapping[str, Path]) -> bool:
+        """Train without `subjects` and predict them into files of these `names`; False where time ran out."""
+        cases = self._load()
+        out = [name for name, case in cases.items() if case.subject in subjects]
+        kept = [case for case in cases.values() if case.subject not in subjects]
+        folder = self.out / "folds" / f"fold-{number}"
+        model = self._train(kept, folder, f"fold {number} (without {', '.join(subjects)})", self.card)
+        if model is None:
+            return False
+        for name in out:
+            self._predict(model, name, self.out / "crossvalidation/trained" / names[name])
+            if self.before is not None:
+                self._predict(self.before, name, self.out / "crossvalidation/before" / names[name])
+        return True
+
+    def whole(self, figures: Mapping[str, Any]) -> bool:
+        """Train on all cases and put the model into ``model``; False where time ran out."""
+        cases = list(self._load().values())
+        model = self._train(cases, self.out / "folds/all", "all cases", {**self.card, "figures": dict(figures)})
+        if model is None:
+            return False
+        aside = self.out / ".model.new"
+        shutil.rmtree(aside, ignore_errors=True)
+        shutil.copytree(self.out / "folds/all/model", aside)
+        shutil.rmtree(self.out / "model", ignore_errors=True)
+        aside.rename(self.out / "model")
+        return True
+
+    def _load(self) -> dict[str, Case]:
+        if not self._cases:
+            self._cases |= {name: load_case(folder) for name, folder in self.folders.items()}
+        return self._cases
+
+    def _train(self, cases: Sequence[Case], folder: Path, what: str, card: Mapping[str, Any]) -> Model | None:
+        first = None
+        if self.first is not None:
+            first = self._stage(cases, self.first, folder / "first", f"{what}, first stage", card)
+            if first is None:
+                return None
+        return self._stage(cases, replace(self.training, first=first), folder, what, card)
+
+    def _stage(
+        self, cases: Sequence[Case], training: Training, folder: Path, what: str, card: Mapping[str, Any]
+    ) -> Model | None:
+        return train_model(
+            cases,
+            training,
+            folder=folder,
+            device=self.device,
+            card=card,
+            max_seconds=max(0.0, self.deadline - time.monotonic()),
+            on_step=_Teller(self.say, training.steps, what),
+        )
+
+    def _predict(self, model: Model, name: str, path: Path) -> None:
+        if path.exists() and path.stat().st_mtime > (self.folders[name] / "case.json").stat().st_mtime:
+            return
+        found = predict_drawn(model, self.folders[name], device=self.device)
+        write_image(on_grid(found.astype(np.uint8), Stored.read(self.folders[name]).drawn()), path)
+
+
+class _Teller:
+    """Says now and then how far a training is."""
+
+    def __init__(self, say: Callable[[str], None], steps: int, what: str) -> None:
+        self.say, self.steps, self.what = say, steps, what
+        self.began = self.last = time.monotonic()
+        self.first: int | None = None
+        self.average = math.nan
+
+    def __call__(self, step: int, loss: float) -> None:
+        now = time.monotonic()
+        self.first = step - 1 if self.first is None else self.first
+        self.average = loss if math.isnan(self.average) else 0.95 * self.average + 0.05 * loss
+        if now - self.last > TOLD_EVERY or step == self.steps:
+            self.last = now
+            left = (now - self.began) / (step - self.first) * (self.steps - step)
+            self.say(f"{self.what}: step {step} of {self.steps}, loss {self.average:.3f}, {left / 60:.0f} min left")

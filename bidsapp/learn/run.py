@@ -1,0 +1,358 @@
+"""From labelled cases to a model folder: which network, which samples, which loss, and the figures of what came out."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import resource
+import time
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from bidsapp.errors import AppError
+from bidsapp.learn.cases import Case, Stored, synthetic_doubles, with_proposals
+from bidsapp.learn.generator import Generator, GeneratorConfig
+from bidsapp.learn.loop import Fitted, Schedule, fit
+from bidsapp.learn.losses import GroupedLoss, grouped
+from bidsapp.learn.model_folder import write_model
+from bidsapp.learn.samples import Batch, SampleConfig, Sampler
+from bidsapp.models import segment
+from bidsapp.models.registry import Model, build, read_model
+
+#: Voxels a side that a network answers at a time in training, and patches a step.
+PATCH = {"FoldedUNet": 80, "TwoPathway": 24}
+PATCHES = {"FoldedUNet": 1, "TwoPathway": 6}
+#: What dense inference answers at a time: larger tiles share more of the context.
+TILE = {"FoldedUNet": 80, "TwoPathway": 48}
+#: Parameters of what finds features, by architecture: frozen with ``freeze``.
+ENCODER = {"FoldedUNet": ("down.",), "TwoPathway": ("fine.", "context.")}
+LEARNING_RATE = {"FoldedUNet": 1e-3, "TwoPathway": 1e-3}
+#: Fine-tuning starts where training ended: smaller steps.
+FINE_TUNING_RATE = 3e-4
+THRESHOLDS = np.round(np.arange(0.2, 0.85, 0.05), 2)
+VALIDATION_PATCHES = 24
+#: The semantic stage of a cascade proposes what it holds for lesion with at least this probability.
+PROPOSE_ABOVE, GROW_MM = 0.1, 3.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What is trained, and how; see ``docs/train.md``."""
+
+    name: str
+    classes: tuple[str, ...]  # background first
+    architecture: str = "FoldedUNet"
+    init: Model | None = None  # fine-tuned from this one
+    first: Model | None = None  # a cascade's semantic stage
+    freeze: bool = False
+    loss: str = "dice-ce"
+    steps: int = 400
+    learning_rate: float | None = None
+    weight_decay: float = 1e-4
+    dropout: float = 0.2
+    patience: int = 0
+    validate_every: int = 50
+    foreground: float = 0.5
+    two_phase: bool = False
+    drop: float = 0.25
+    synthetic: float = 0.0
+    crf: bool = False
+    seed: int = 1
+    workers: int = 1
+    threads: int = 1
+    features: tuple[int, ...] | None = None
+
+    @property
+    def groups(self) -> tuple[int, ...]:
+        """For each class of the network, the label that it counts as."""
+        if self._keeps_head:
+            assert self.init is not None
+            lesions = lesion_classes(self.init)
+            return tuple(int(name in lesions) for name in self.init.card["classes"])
+        return tuple(range(len(self.classes)))
+
+    @property
+    def _keeps_head(self) -> bool:
+        """A network that knows lesions among other classes goes on knowing them all."""
+        return self.init is not None and self.classes == ("background", "lesion") and bool(lesion_classes(self.init))
+
+
+def lesion_classes(model: Model) -> tuple[str, ...]:
+    """Classes of a model that are lesion."""
+    named = model.card.get("lesion_classes", ["lesion"])
+    return tuple(name for name in model.card["classes"] if name in named)
+
+
+def make_network(training: Training) -> nn.Module:
+    """A new network, or that of ``training.init``, with a head for the classes asked for.
+
+    Raises
+    ------
+    AppError
+        The model to begin with is of another architecture.
+    """
+    torch.manual_seed(training.seed)
+    init = training.init
+    if init is not None and type(init.network).__name__ != training.architecture:
+        raise AppError(
+            f"--init: {init.name} is a {type(init.network).__name__}, and a {training.architecture} was asked for."
+            " Choose the architecture of the model you begin with, or begin from scratch (--init none)."
+        )
+    if training._keeps_head:
+        assert init is not None
+        return deepcopy(init.network).requires_grad_(True)
+    options: dict[str, Any] = {"channels": 3 + (training.first is not None), "classes": len(training.classes)}
+    if init is not None:
+        options = dataclasses.asdict(init.network.config) | {"classes": len(training.classes)}
+    elif training.architecture == "FoldedUNet":
+        options |= {"features": training.features or (32, 48, 96, 160), "place": True}
+    else:
+        options |= {"dropout": training.dropout, "place": True} | (
+            {"features": training.features} if training.features else {}
+        )
+    network = build(training.architecture, options)
+    if init is not None:
+        kept = {key: value for key, value in init.network.state_dict().items() if not key.startswith("head")}
+        network.load_state_dict(kept, strict=False)
+    return network
+
+
+def train_model(
+    cases: Sequence[Case],
+    training: Training,
+    *,
+    folder: Path,
+    held_out: Sequence[Case] = (),
+    device: str = "cpu",
+    generator: Generator | None = None,
+    card: Mapping[str, Any] | None = None,
+    max_seconds: float = math.inf,
+    on_step: Callable[[int, float], None] | None = None,
+) -> Model | None:
+    """Train on `cases`, continuing from a checkpoint in `folder`; None where time ran out before the end.
+
+    Parameters
+    ----------
+    cases : sequence of Case
+        May be empty where there is a `generator` and ``training.synthetic`` is 1.
+    training : Training
+    folder : Path
+        Gets the log, the curve, the checkpoint and the finished model, in ``model``.
+    held_out : sequence of Case
+        Early stopping and the threshold go by these; where there are none, by the cases themselves.
+    device : str
+    generator : Generator, optional
+        Of synthetic scans; without one they are made of the cases' own anatomy.
+    card : mapping, optional
+        More entries of ``model.json``.
+
+    Returns
+    -------
+    Model or None
+    """
+    finished = folder / "model"
+    if (finished / "model.json").exists():
+        return read_model(finished)
+    torch.set_num_threads(training.threads)
+    network = make_network(training).to(device)
+    if training.synthetic and generator is None:
+        generator = own_generator(cases, patch=sample_size(network, training.architecture), device=device)
+    shown = [with_proposals(case, training.first, device) for case in cases] if training.first else list(cases)
+    judges = [with_proposals(case, training.first, device) for case in held_out] if training.first else list(held_out)
+    loss = GroupedLoss(training.loss, training.groups).to(device)
+    result = fit(
+        network,
+        Sampler(shown, sample_config(network, training), generator=generator, first=training.first),
+        loss=lambda net, batch: loss(answer(net, batch, device), batch.labels.to(device)),
+        validate=_validation(judges or shown, network, training, device, generator),
+        schedule=schedule(training),
+        folder=folder,
+        workers=training.workers if device == "cpu" else 0,
+        max_seconds=max_seconds,
+        on_step=on_step,
+    )
+    if not result.finished:
+        return None
+    return _finish(result, training, finished, held_out or cases, device, card or {})
+
+
+def trial(training: Training, *, device: str, steps: int = 3) -> tuple[float, float]:
+    """Seconds that a step takes here, and the most memory (GB), measured on patches of noise."""
+    torch.set_num_threads(training.threads)
+    network = make_network(training).to(device).train()
+    config = sample_config(network, training)
+    side = config.patch + 2 * config.margin
+    images = torch.randn(config.count, network.config.channels, *[side] * 3)  # type: ignore[union-attr]
+    labels = torch.zeros(config.count, *[config.patch] * 3, dtype=torch.long)
+    place = torch.zeros(config.count, 3, *[config.patch // 2] * 3) if config.place else None
+    loss = GroupedLoss(training.loss, training.groups).to(device)
+    optimiser = torch.optim.AdamW(network.parameters())
+    began = time.monotonic()
+    for step in range(steps + 1):
+        if step == 1:
+            began = time.monotonic()  # the first one prepares things
+        loss(answer(network, Batch(images, labels, place), device), labels.to(device)).backward()
+        optimiser.step()
+    seconds = (time.monotonic() - began) / steps
+    if device != "cpu":
+        return seconds, torch.cuda.max_memory_allocated(device) / 1e9
+    return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
+def schedule(training: Training) -> Schedule:
+    """Steps and rates of a training."""
+    rate = FINE_TUNING_RATE if training.init is not None else LEARNING_RATE[training.architecture]
+    return Schedule(
+        steps=training.steps,
+        learning_rate=training.learning_rate or rate,
+        warm_up=min(50, max(1, training.steps // 10)),
+        weight_decay=training.weight_decay,
+        average_over=min(100, max(2, training.steps // 5)),
+        validate_every=min(training.validate_every, training.steps),
+        patience=training.patience,
+        frozen=ENCODER[training.architecture] if training.freeze else (),
+        head_from=0.8 if training.two_phase else 1.0,
+    )
+
+
+def sample_config(network: nn.Module, training: Training) -> SampleConfig:
+    """The patches of a training."""
+    return SampleConfig(
+        patch=PATCH[training.architecture],
+        margin=int(network.margin),  # type: ignore[arg-type]
+        count=PATCHES[training.architecture],
+        place=bool(network.config.place),  # type: ignore[union-attr]
+        foreground=training.foreground,
+        uniform_from=int(0.8 * training.steps) if training.two_phase else 2**62,
+        drop=training.drop,
+        synthetic=training.synthetic,
+        seed=training.seed,
+    )
+
+
+def sample_size(network: nn.Module, architecture: str) -> int:
+    """Voxels a side of what a network is shown in training."""
+    return PATCH[architecture] + 2 * int(network.margin)  # type: ignore[arg-type]
+
+
+def own_generator(cases: Sequence[Case], *, patch: int, device: str) -> Generator:
+    """Synthetic scans of the anatomy and the lesions of the cases themselves."""
+    heads, masks = synthetic_doubles(cases, device=device)
+    return Generator(heads, stripped_scans(patch), masks)
+
+
+def stripped_scans(patch: int) -> GeneratorConfig:
+    """Synthetic scans as the app prepares real ones: brain alone, bias-corrected, lying straight."""
+    return GeneratorConfig(
+        spacing_mm=1.0, contrasts=3, patch=patch, rotation_deg=8, shear=0.05, elastic_mm=(0.5, 3.0), jitter=0.1,
+        p_random_contrast=0.08, p_stripped=1.0, strip_error_mm=(-1.0, 3.0), p_defaced=0.0, p_clean=1.0, p_thick=0.4,
+        thick_mm=(1.5, 7.5), bias=(0.0, 0.15), noise=(0.0, 0.06), gamma=(0.8, 1.25), p_drop=0.4, p_lesions=0.7,
+        p_bright_cortex=0.4, p_flow=0.35, box_error_mm=3.0, level_error=0.12,
+    )  # fmt: skip
+
+
+def answer(network: nn.Module, batch: Batch, device: str) -> torch.Tensor:
+    """Logits of a batch, float32."""
+    place = None if batch.place is None else batch.place.to(device)
+    with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=segment.bfloat16(device)):
+        return network(batch.images.to(device), place).float()
+
+
+def _validation(
+    cases: Sequence[Case], network: nn.Module, training: Training, device: str, generator: Generator | None
+) -> Callable[[nn.Module], dict[str, float]]:
+    """Dice by label over the same patches every time, all contrasts shown, nothing changed."""
+    config = dataclasses.replace(
+        sample_config(network, training),
+        augment=False, drop=0.0, seed=training.seed + 10**6, uniform_from=2**62, synthetic=0.0 if cases else 1.0,
+    )  # fmt: skip
+    sampler = Sampler(cases, config, generator=generator, first=training.first)
+    groups = torch.tensor(training.groups)
+
+    def validate(net: nn.Module) -> dict[str, float]:
+        sums = np.zeros((2, len(training.classes)))
+        with torch.no_grad():
+            for number in range(math.ceil(VALIDATION_PATCHES / config.count)):
+                batch = sampler(number)
+                found = grouped(answer(net, batch, device).cpu(), groups).argmax(1)
+                for label in range(1, len(training.classes)):
+                    one, two = found == label, batch.labels == label
+                    sums[:, label] += int((one & two).sum()), int(one.sum() + two.sum())
+        dice = 2 * sums[0] / np.where(sums[1] > 0, sums[1], np.nan)
+        return {f"dice_{name}": float(dice[label]) for label, name in enumerate(training.classes) if label}
+
+    return validate
+
+
+def _finish(
+    result: Fitted, training: Training, folder: Path, cases: Sequence[Case], device: str, card: Mapping[str, Any]
+) -> Model:
+    """Write the model, then again with the threshold that its own predictions ask for."""
+    classes = list(training.init.card["classes"]) if training._keeps_head and training.init else list(training.classes)
+    lesions = list(lesion_classes(training.init)) if training._keeps_head and training.init else classes[1:]
+    whole: dict[str, Any] = {
+        "name": training.name, "version": "1.0.0", "spacing_mm": 1.0, "orientation": "RAS",
+        "normalisation": "mean 0 and standard deviation 1 within the brain, kept within 5; 0 outside and if missing",
+        "channels": list(segment.CHANNELS), "patch": TILE[training.architecture], "classes": classes,
+        "lesion_classes": lesions, "lesion_threshold": {segment.WITH_FLAIR: 0.5, segment.WITHOUT_FLAIR: 0.5},
+        **card,
+    }  # fmt: skip
+    if training.crf:
+        whole["crf"] = {}
+    network = result.network.cpu()
+    if training.first is not None:
+        whole["cascade"] = {"propose_above": PROPOSE_ABOVE, "grow_mm": GROW_MM}
+        write_model(training.first.network, folder / "first", training.first.card)
+    write_model(network, folder, whole)
+    if "lesion" in training.classes and cases:
+        whole["lesion_threshold"] = thresholds(read_model(folder), [case.folder for case in cases], device)
+        write_model(network, folder, whole)
+    return read_model(folder)
+
+
+def thresholds(model: Model, folders: Sequence[Path], device: str) -> dict[str, float]:
+    """The thresholds with the best Dice over cases, with FLAIR and without (alike where that cannot be tried)."""
+    found = {}
+    for key, without in ((segment.WITH_FLAIR, ()), (segment.WITHOUT_FLAIR, ("FLAIR",))):
+        sums = np.zeros((2, len(THRESHOLDS)))
+        for folder in folders:
+            stored = Stored.read(folder)
+            if not set(stored.record["contrasts"]) - set(without):
+                continue
+            truth = stored.labels() > 0
+            probability = lesion_probability(model, stored, device=device, without=without)
+            for index, threshold in enumerate(THRESHOLDS):
+                above = probability > threshold
+                sums[:, index] += int((above & truth).sum()), int(above.sum() + truth.sum())
+        if sums[1].any():
+            found[key] = float(THRESHOLDS[int(np.argmax(2 * sums[0] / np.maximum(sums[1], 1)))])
+    some = next(iter(found.values()))
+    return {key: found.get(key, some) for key in (segment.WITH_FLAIR, segment.WITHOUT_FLAIR)}
+
+
+def lesion_probability(model: Model, stored: Stored, *, device: str, without: Sequence[str] = ()) -> np.ndarray:
+    """Sum over the model's lesion classes, (X, Y, Z), on the work grid."""
+    found = stored.predict(model, device=device, without=without)
+    members = [model.card["classes"].index(name) - 1 for name in lesion_classes(model)]
+    return np.asarray(found[members].sum(0))
+
+
+def predict_drawn(model: Model, folder: Path, *, device: str) -> np.ndarray:
+    """Classes 0, 1, ... of a case on the grid of its drawn labels: lesions as in the app, else the likeliest class."""
+    stored = Stored.read(folder)
+    if "lesion" in model.card["classes"]:
+        key = segment.WITH_FLAIR if "FLAIR" in stored.record["contrasts"] else segment.WITHOUT_FLAIR
+        mask = segment.lesion_mask(
+            lesion_probability(model, stored, device=device),
+            threshold=model.card["lesion_threshold"][key], voxel_size_mm=stored.mask()[1],
+        )  # fmt: skip
+        return (stored.as_drawn(mask) >= 0.5).astype(np.uint8)
+    shares = [stored.as_drawn(probability) for probability in stored.predict(model, device=device)]
+    return np.stack([1 - np.sum(shares, axis=0), *shares]).argmax(0).astype(np.uint8)

@@ -1,0 +1,491 @@
+"""``bidsapp train``: a lesion or tissue model from a lab's own labelled BIDS dataset, cross-validated by subject."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import dataclasses
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from bidsapp import __version__, bids, config, errors
+from bidsapp.bids import SessionInputs
+from bidsapp.config import CONTRASTS, Config
+
+if TYPE_CHECKING:
+    from bidsapp.learn.run import Training
+    from bidsapp.models.registry import Model
+    from bidsapp.progress import Progress
+    from bidsapp.workflows.case import Labels
+
+ARCHITECTURES = {"unet": "FoldedUNet", "patchwise": "TwoPathway", "cascade": "TwoPathway"}
+LOSSES = ("dice-ce", "tversky", "focal")
+#: Steps where none are asked for: on a CPU minutes from the packaged weights, hours from scratch.
+STEPS = {"fine-tuned": 400, "from scratch": 4000}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """What the user asked for.
+
+    Raises
+    ------
+    UsageError
+        On construction, when an option cannot be used as given.
+    """
+
+    app: Config  # how the scans are chosen and prepared
+    labels: Path
+    label: str = "lesion"
+    seg: str | None = None
+    architecture: str = "unet"
+    init: str = "packaged"
+    freeze: bool = False
+    name: str = "trained"
+    steps: int | None = None
+    folds: str = "5"
+    loss: str = "dice-ce"
+    foreground: float = 0.5
+    two_phase: bool = False
+    synthetic: float = 0.25
+    dropout: float = 0.2
+    weight_decay: float = 1e-4
+    learning_rate: float | None = None
+    patience: int = 0
+    crf: bool = False
+    workers: int = 1
+    minutes: float = float("inf")
+    skip_bad_cases: bool = False
+    dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.labels.is_dir():
+            raise errors.UsageError(
+                f"--labels {self.labels}: no such folder. Give the BIDS derivative with the labels."
+            )
+        for flag, value, allowed in (
+            ("--architecture", self.architecture, tuple(ARCHITECTURES)), ("--loss", self.loss, LOSSES),
+        ):  # fmt: skip
+            if value not in allowed:
+                raise errors.UsageError(f"{flag}: {value!r} is unknown; choose one of: {', '.join(allowed)}.")
+        for flag, share in (
+            ("--foreground", self.foreground),
+            ("--synthetic", self.synthetic),
+            ("--dropout", self.dropout),
+        ):
+            if not 0 <= share <= 1:
+                raise errors.UsageError(f"{flag} must lie between 0 and 1, not {share}.")
+        if self.steps is not None and self.steps < 1:
+            raise errors.UsageError(f"--steps must be at least 1, not {self.steps}.")
+        if self.folds != "loo" and not self.folds.isdigit():
+            raise errors.UsageError(
+                f"--folds: {self.folds!r}; give a number of folds, 0 for none, or loo (leave one out)."
+            )
+        if not self.name.replace("-", "").isalnum():
+            raise errors.UsageError(f"--name {self.name}: letters, digits and hyphens only.")
+        if self.synthetic and self.seg:
+            raise errors.UsageError("--synthetic: synthetic scans know lesions only; with --seg, give --synthetic 0.")
+        if self.freeze and self.init == "none":
+            raise errors.UsageError("--freeze-encoder: there is nothing to keep when training begins from scratch.")
+
+    @property
+    def out(self) -> Path:
+        """Folder of all that is written."""
+        return self.app.out_dir
+
+
+@dataclass(frozen=True)
+class Found:
+    """A labelled session."""
+
+    inputs: SessionInputs
+    labels: Labels
+    lookup: tuple[str, ...]  # names of the classes
+
+
+def main(argv: Sequence[str]) -> int:
+    """Parse the command line and train; the return value is the exit code."""
+    return run(parse(argv))
+
+
+def parse(argv: Sequence[str]) -> TrainOptions:
+    """Turn the command line into `TrainOptions`; raises AppError for what cannot be used."""
+    chosen = vars(_parser().parse_args(list(argv)))
+    app = {name: chosen.pop(name) for name in (
+        "bids_dir", "out_dir", "participant_label", "session_label", "skip_bids_validation", "brain_extraction",
+        "normalization", "denoise", "device", "nprocs", "random_seed", "verbose",
+    )}  # fmt: skip
+    filter_file, work_dir = chosen.pop("bids_filter_file"), chosen.pop("work_dir")
+    threads = chosen.pop("omp_nthreads") or config.default_threads(max(1, app["nprocs"]))
+    for name in ("participant_label", "session_label"):
+        app[name] = tuple(label.removeprefix("sub-").removeprefix("ses-") for label in app[name])
+    for name in ("bids_dir", "out_dir"):
+        app[name] = Path(os.path.abspath(app[name]))
+    return TrainOptions(
+        app=Config(
+            level="participant",
+            omp_nthreads=threads,
+            work_dir=work_dir and Path(os.path.abspath(work_dir)),
+            bids_filters=config.read_filters(Path(filter_file)) if filter_file else {},
+            **app,
+        ),
+        labels=Path(os.path.abspath(chosen.pop("labels"))),
+        **chosen,
+    )
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise errors.UsageError(f"{message}. See 'bidsapp train --help'.")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="bidsapp train",
+        description="Train or fine-tune a model on the labelled scans of a BIDS dataset, and cross-validate it by"
+        " subject. The model is used with: bidsapp BIDS_DIR OUT participant --lesion-model OUT_DIR/model",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("bids_dir", type=Path, help="root of the BIDS dataset (read only)")
+    add("out_dir", type=Path, help="folder of the prepared cases, the folds and the model")
+    add("-v", "--verbose", action="count", default=0, help="say more")
+
+    add = parser.add_argument_group("labels").add_argument
+    add("--labels", required=True, metavar="DIR", help="BIDS derivative with the labels")
+    add("--label", default="lesion", metavar="LABEL", help="masks to learn: *_label-LABEL_mask.nii.gz")
+    add("--seg", metavar="NAME", help="learn *_seg-NAME_dseg.nii.gz, with its look-up table, instead of masks")
+    add("--skip-bad-cases", action="store_true", help="leave out sessions whose labels cannot be used, and go on")
+
+    add = parser.add_argument_group("what to train").add_argument
+    add("--architecture", default="unet", metavar="NAME",
+        help="unet (semantic-wise), patchwise (two pathways) or cascade (one, then the other)")  # fmt: skip
+    add("--init", default="packaged", metavar="MODEL",
+        help="begin with packaged weights, a model folder, or none (from scratch; patchwise always is)")  # fmt: skip
+    add("--freeze-encoder", dest="freeze", action="store_true", help="keep the first half of the network as it is")
+    add("--name", default="trained", help="name of the model")
+    add("--crf", action="store_true", help="smooth its answers along edges (conditional random field)")
+
+    add = parser.add_argument_group("how to train").add_argument
+    add("--folds", default="5", metavar="N", help="folds of the cross-validation; loo: leave one subject out; 0: none")
+    add("--steps", type=int, metavar="N", help=f"of the optimiser (default: {STEPS})")
+    add("--minutes", type=float, default=float("inf"), help="stop after this long; the same command goes on from there")
+    add("--loss", default="dice-ce", help=", ".join(LOSSES))
+    add("--learning-rate", type=float, metavar="RATE", help="of AdamW (default: 0.001, fine-tuning 0.0003)")
+    add("--weight-decay", type=float, default=1e-4, metavar="X", help="of AdamW")
+    add("--dropout", type=float, default=0.2, metavar="P", help="of the patch-wise network")
+    add("--patience", type=int, default=0, metavar="N", help="stop after N validations without gain (0: never)")
+    add("--foreground", type=float, default=0.5, metavar="SHARE", help="of the patches, centred on labelled voxels")
+    add("--two-phase", action="store_true",
+        help="in the last fifth patches lie anywhere, and only the last layer learns")  # fmt: skip
+    add("--synthetic", type=float, default=0.25, metavar="SHARE",
+        help="of the patches, made of the cases' own anatomy with other contrasts and lesions")  # fmt: skip
+
+    add = parser.add_argument_group("which scans, and how they are prepared").add_argument
+    add("--participant-label", nargs="+", default=(), metavar="LABEL", help="subjects, with or without 'sub-'")
+    add("--session-label", nargs="+", default=(), metavar="LABEL", help="sessions, with or without 'ses-'")
+    add("--bids-filter-file", metavar="FILE", help="JSON of entities per contrast")
+    add("--skip-bids-validation", action="store_true", help="do not run bids-validator first")
+    add("--brain-extraction", default="auto", metavar="NAME", help="as at the participant level")
+    add("--normalization", default="zscore", metavar="NAME", help=", ".join(config.NORMALIZATIONS))
+    add("--denoise", action="store_true", help="non-local means")
+
+    add = parser.add_argument_group("machine").add_argument
+    add("--dry-run", action="store_true", help="show cases, folds, memory and time; train nothing")
+    add("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or cuda:N")
+    add("--nprocs", type=int, default=config.available_cpus(), metavar="N", help="processes that prepare scans")
+    add("--omp-nthreads", type=int, metavar="N", help="threads of the network")
+    add("--workers", type=int, default=1, metavar="N", help="processes that make patches ahead, on a CPU")
+    add("--random-seed", type=int, default=1, metavar="N", help="seed of everything random")
+    add("-w", "--work-dir", type=Path, metavar="DIR", help="intermediate files (default: OUT_DIR/.work)")
+    return parser
+
+
+def run(options: TrainOptions) -> int:
+    """Prepare the cases, cross-validate, train on all of them.
+
+    Returns
+    -------
+    int
+        0; or 75 (try again) where ``--minutes`` were over before the end.
+    """
+    from bidsapp import app
+    from bidsapp.learn.folds import split
+    from bidsapp.progress import Progress
+
+    os.environ.update(app.fixed_environment(options.app))
+    say = Progress()
+    if not options.app.skip_bids_validation:
+        app.validate(options.app.bids_dir, say.note)
+    cases = _labelled(options, say)
+    folds = split([case.inputs.subject for case in cases], options.folds, seed=options.app.random_seed)
+    if options.dry_run:
+        return _dry_run(cases, folds, options, say)
+    options.out.mkdir(parents=True, exist_ok=True)
+    _prepare(cases, options, say)
+    return _train(cases, folds, options, say)
+
+
+# --- cases ------------------------------------------------------------------------------------------------------------
+
+
+def _labelled(options: TrainOptions, say: Progress) -> list[Found]:
+    """Sessions with scans and labels; raises AppError with what is wrong with which."""
+    sessions = bids.collect(
+        options.app.bids_dir,
+        participant_label=options.app.participant_label,
+        session_label=options.app.session_label,
+        filters=options.app.bids_filters,
+    )
+    found, problems = [], []
+    for inputs in sessions:
+        path = _label_file(options, inputs)
+        if path is None or not inputs.scans:
+            say.note(f"{inputs.name}: {'no labels' if inputs.scans else 'no scans'}; left out.")
+            continue
+        try:
+            found.append(_with_labels(inputs, path, options))
+        except errors.AppError as error:
+            problems.append(str(error))
+    wanted = f"*_seg-{options.seg}_dseg.nii.gz" if options.seg else f"*_label-{options.label}_mask.nii.gz"
+    if problems and not options.skip_bad_cases:
+        told = "\n  ".join(problems)
+        raise errors.InputError(f"{len(problems)} case(s) cannot be used:\n  {told}\nMend them, or --skip-bad-cases.")
+    for problem in problems:
+        say.note(f"left out: {problem}")
+    if not found:
+        raise errors.NothingSelectedError(
+            f"{options.labels}: no labels of any session of {options.app.bids_dir} (looked for"
+            f" sub-*/[ses-*/]**/{wanted})."
+        )
+    classes = {case.lookup for case in found}
+    if len(classes) > 1:
+        raise errors.InputError(f"{options.labels}: look-up tables differ between sessions: {sorted(classes)}.")
+    return found
+
+
+def _label_file(options: TrainOptions, inputs: SessionInputs) -> Path | None:
+    folder = options.labels / f"sub-{inputs.subject}"
+    if inputs.session:
+        folder /= f"ses-{inputs.session}"
+    pattern = f"*_seg-{options.seg}_dseg.nii*" if options.seg else f"*_label-{options.label}_mask.nii*"
+    paths = sorted(path for path in folder.rglob(pattern) if "_ses-" not in path.name or inputs.session)
+    native = [path for path in paths if "_space-MNI" not in path.name and "_space-common" not in path.name]
+    by_preference = sorted(native or paths, key=lambda path: ("_space-orig" not in path.name, path.name))
+    return by_preference[0] if by_preference else None
+
+
+def _with_labels(inputs: SessionInputs, path: Path, options: TrainOptions) -> Found:
+    """Check the labels of a session before hours are spent."""
+    from bidsapp.image.drawn import load_drawn, scan_under
+    from bidsapp.image.load import load_scan
+    from bidsapp.workflows.case import Labels
+
+    indices, names = _lookup(path, options)
+    scans = {scan.contrast: scan.path for scan in inputs.scans}
+    contrast = scan_under(path, scans)
+    load_drawn(path, load_scan(scans[contrast]).image, indices)
+    return Found(inputs, Labels(path, indices, contrast), names)
+
+
+def _lookup(path: Path, options: TrainOptions) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Values and names of the classes of a dseg, from its look-up table; of a mask, nothing and the label's name."""
+    if not options.seg:
+        return (), (options.label,)
+    stem = path.name.split(".")[0]
+    own = path.with_name(f"{stem}.tsv")
+    shared = sorted(
+        table
+        for folder in (*path.parents[: len(path.relative_to(options.labels).parents)],)
+        for table in folder.glob(f"*seg-{options.seg}_dseg.tsv")
+        if stem.startswith(table.name.split("_seg-")[0].split("seg-")[0].rstrip("_"))
+    )
+    table = own if own.exists() else shared[0] if shared else None
+    if table is None:
+        raise errors.InputError(f"{path}: no look-up table {own.name} (columns index and name) beside it.")
+    with table.open() as stream:
+        rows = [row for row in csv.DictReader(stream, delimiter="\t") if row.get("index") not in (None, "0")]
+    if not rows or "name" not in rows[0]:
+        raise errors.InputError(f"{table}: needs the columns index and name, and a row for each class.")
+    return tuple(int(row["index"]) for row in rows), tuple(row["name"] for row in rows)
+
+
+def _prepare(cases: Sequence[Found], options: TrainOptions, say: Progress) -> None:
+    """Run the workflow of each case that is not prepared yet."""
+    from bidsapp import app
+    from bidsapp.workflows.case import init_case_wf
+
+    by_name = {case.inputs.name: case for case in cases}
+    records = {name: _record(case, options) for name, case in by_name.items()}
+
+    def is_prepared(inputs: SessionInputs, _: Config) -> bool:
+        return app.read_record(_case_folder(options, inputs) / "case.json") == records[inputs.name]
+
+    def build(inputs: SessionInputs, chosen: Config, *, device: str) -> Any:
+        case = by_name[inputs.name]
+        folder, record = _case_folder(options, inputs), records[inputs.name]
+        return init_case_wf(inputs, chosen, labels=case.labels, folder=folder, record=record, device=device)
+
+    waiting = [app.Outcome(case.inputs) for case in cases if not is_prepared(case.inputs, options.app)]
+    if not waiting:
+        say.note(f"{len(cases)} case(s) are prepared.")
+        return
+    (options.out / "logs").mkdir(parents=True, exist_ok=True)
+    app.execute(waiting, options.app, say, build=build, finished=is_prepared)
+    failed = [f"{outcome.inputs.name}: {outcome.message}" for outcome in waiting if outcome.status == "failed"]
+    if failed:
+        told = "\n  ".join(failed)
+        raise errors.InputError(f"{len(failed)} case(s) could not be prepared (see {options.out}/logs):\n  {told}")
+
+
+def _case_folder(options: TrainOptions, inputs: SessionInputs) -> Path:
+    return options.out / "cases" / inputs.name
+
+
+def _record(case: Found, options: TrainOptions) -> dict[str, Any]:
+    """What a prepared case was made of: it is made again when this differs."""
+    science = options.app.science()
+    return {
+        "name": case.inputs.name,
+        "subject": case.inputs.subject,
+        "version": __version__,
+        "contrasts": list(case.inputs.contrasts),
+        "scans": {scan.contrast: bids.sha256(scan.path) for scan in case.inputs.scans},
+        "labels": {"file": case.labels.path.name, "sha256": bids.sha256(case.labels.path), "on": case.labels.contrast},
+        "indices": list(case.labels.indices),
+        "options": {name: science[name] for name in ("brain_extraction", "normalization", "denoise", "random_seed")},
+    }
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+def _training(options: TrainOptions, classes: tuple[str, ...]) -> Training:
+    """The network to train (of a cascade: the second; `Folds` trains the first)."""
+    from bidsapp.learn.run import Training
+
+    init = _initial(options) if options.architecture == "unet" else None
+    steps = options.steps or STEPS["fine-tuned" if init is not None else "from scratch"]
+    return Training(
+        name=options.name, classes=("background", *classes), architecture=ARCHITECTURES[options.architecture],
+        init=init, freeze=options.freeze, loss=options.loss, steps=steps, learning_rate=options.learning_rate,
+        weight_decay=options.weight_decay, dropout=options.dropout, patience=options.patience,
+        validate_every=max(1, min(50, steps // 4)), foreground=options.foreground, two_phase=options.two_phase,
+        synthetic=options.synthetic, crf=options.crf, seed=options.app.random_seed, workers=options.workers,
+        threads=options.app.omp_nthreads,
+    )  # fmt: skip
+
+
+def _initial(options: TrainOptions) -> Model | None:
+    """The model to begin with."""
+    from bidsapp.models.registry import read_model
+    from bidsapp.models.segment import packaged
+
+    if options.init == "none":
+        return None
+    return packaged() if options.init == "packaged" else read_model(Path(os.path.abspath(options.init)))
+
+
+def _first_stage(options: TrainOptions, training: Training) -> Training | None:
+    """A cascade's semantic stage."""
+    if options.architecture != "cascade":
+        return None
+    init = _initial(options)
+    steps = options.steps or STEPS["fine-tuned" if init is not None else "from scratch"]
+    return dataclasses.replace(training, architecture="FoldedUNet", init=init, steps=steps, crf=False)
+
+
+def _train(cases: Sequence[Found], folds: Sequence[Sequence[str]], options: TrainOptions, say: Progress) -> int:
+    from bidsapp.learn.folds import Folds
+    from bidsapp.models.device import resolve
+
+    training = _training(options, cases[0].lookup)
+    work = Folds(
+        {case.inputs.name: _case_folder(options, case.inputs) for case in cases},
+        training,
+        first=_first_stage(options, training),
+        before=_initial(options) if "lesion" in training.classes else None,
+        out=options.out,
+        device=resolve(options.app.device),
+        card={"training": _origin(cases, options, training)},
+        deadline=time.monotonic() + 60 * options.minutes,
+        say=say.note,
+    )
+    names = {case.inputs.name: case.inputs.folder / _plain_name(case.labels.path) for case in cases}
+    for number, subjects in enumerate(folds, start=1):
+        if not work.fold(number, subjects, names):
+            return _over(say)
+    figures = _judge(options, say) if folds else {}
+    if not work.whole(figures):
+        return _over(say)
+    say.note(f"Model: {options.out / 'model'}")
+    say.note(f"Use it: bidsapp BIDS_DIR OUT_DIR participant --lesion-model {options.out / 'model'}")
+    return errors.OK
+
+
+def _over(say: Progress) -> int:
+    say.note("The time given by --minutes is over; the same command goes on from here.")
+    return errors.TryAgainError.exit_code
+
+
+def _plain_name(path: Path) -> str:
+    return f"{path.name.split('.')[0]}.nii.gz"
+
+
+def _origin(cases: Sequence[Found], options: TrainOptions, training: Training) -> dict[str, Any]:
+    """What the model's card says of its training."""
+    asked = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
+    left_out = ("app", "labels", "minutes", "dry_run", "workers", "skip_bad_cases")
+    return {
+        "data": [f"{len(cases)} labelled sessions of '{bids.dataset_name(options.app.bids_dir)}'"],
+        "begun_from": "scratch" if training.init is None else f"{training.init.name} {training.init.version}",
+        "contrasts": {case.inputs.name: list(case.inputs.contrasts) for case in cases},
+        "options": {key: value for key, value in asked.items() if key not in left_out},
+        "app": __version__,
+    }
+
+
+def _judge(options: TrainOptions, say: Progress) -> dict[str, Any]:
+    """Compare the held-out predictions with the labels; the summary goes into the model's card."""
+    raise NotImplementedError
+
+
+def _dry_run(cases: Sequence[Found], folds: Sequence[Sequence[str]], options: TrainOptions, say: Progress) -> int:
+    """Show what would be done, with the memory and the seconds that steps of this training take on this machine."""
+    from bidsapp.learn.run import PATCH, PATCHES, trial
+    from bidsapp.models.device import resolve
+
+    held_out = {subject: str(number) for number, subjects in enumerate(folds, start=1) for subject in subjects}
+    rows = [
+        (case.inputs.name, " ".join(case.inputs.contrasts), case.labels.path.name, case.labels.contrast,
+         held_out.get(case.inputs.subject, ""))
+        for case in cases
+    ]  # fmt: skip
+    say.table("Cases", ("session", "contrasts", "labels", "drawn on", "held out in fold"), rows)
+    training = _training(options, cases[0].lookup)
+    stages = [stage for stage in (_first_stage(options, training), training) if stage is not None]
+    told, total = [], 0.0
+    for stage in stages:
+        seconds, gigabytes = trial(stage, device=resolve(options.app.device))
+        whole = seconds * stage.steps * (len(folds) + 1)
+        total += whole
+        what = "from scratch" if stage.init is None else f"from {stage.init.name} {stage.init.version}"
+        side = PATCH[stage.architecture]
+        told.append((
+            stage.architecture, what, f"{PATCHES[stage.architecture]} x {side}x{side}x{side}", str(stage.steps),
+            f"{seconds:.2f}", f"{gigabytes:.1f}", f"{whole / 60:.0f}",
+        ))  # fmt: skip
+    say.table(
+        f"Training, {len(folds)} fold(s) and once on all cases",
+        ("network", "", "patches a step", "steps", "s a step", "GB", "minutes in all"), told,
+    )  # fmt: skip
+    missing = sorted({name for case in cases for name in CONTRASTS if name not in case.inputs.contrasts})
+    if missing:
+        say.note(f"Not every case has {', '.join(missing)}: the model learns to do without.")
+    say.note(f"About {total / 60:.0f} minutes, and some for the preparation of {len(cases)} session(s).")
+    return errors.OK
