@@ -113,6 +113,7 @@ def agreement(
     if size.shape != (3,) or not (size > 0).all():
         raise ValueError(f"voxel_size_mm must be three positive numbers, not {voxel_size_mm}.")
 
+    reference, prediction = _cropped(reference, prediction)
     voxel_mm3 = float(size.prod())
     r, p = int(reference.sum()), int(prediction.sum())
     both = int(np.count_nonzero(reference & prediction))
@@ -173,21 +174,56 @@ def _surface(mask: np.ndarray) -> np.ndarray:
     return np.argwhere(mask & ~ndimage.binary_erosion(mask))
 
 
+@dataclass(frozen=True)
+class Lesions:
+    """The lesions of one mask, and what another mask has of each.
+
+    Attributes
+    ----------
+    labels : ndarray of int32, shape (X, Y, Z)
+        The lesion's number, 1 for the largest.
+    sizes, overlap : ndarray of int, shape (n,)
+        Voxels of each lesion, and those of them that the other mask has too.
+    touching : ndarray of int, shape (n,)
+        Lesions of the other mask that each shares a voxel with.
+    """
+
+    labels: np.ndarray
+    sizes: np.ndarray
+    overlap: np.ndarray
+    touching: np.ndarray
+
+
+def lesions_of(mask: np.ndarray, other: np.ndarray, *, minimum_voxels: int = 1) -> Lesions:
+    """Find the lesions (26-connected) of a mask in another mask.
+
+    Parameters
+    ----------
+    mask, other : ndarray of bool, shape (X, Y, Z)
+    minimum_voxels : int
+        Smaller lesions of `mask` are left out; those of `other` never are.
+    """
+    labels, sizes = label_lesions(mask, minimum_voxels=minimum_voxels)
+    theirs, _ = label_lesions(other)
+    count = len(sizes) + 1
+    overlap = np.bincount(labels[other], minlength=count)[1:]
+    shared = np.unique(np.stack([labels[other], theirs[other]]), axis=1)
+    touching = np.bincount(shared[0], minlength=count)[1:]
+    return Lesions(labels, sizes, overlap, touching)
+
+
 def _lesion_wise(
     reference: np.ndarray, prediction: np.ndarray, *, minimum_voxels: float
 ) -> tuple[float, float, float, int, int]:
-    in_reference, sizes = label_lesions(reference, minimum_voxels=int(np.ceil(minimum_voxels - 1e-6)))
-    in_prediction, _ = label_lesions(prediction)
-    n_reference, n_prediction = len(sizes), int(in_prediction.max(initial=0))
-    tpr = _ratio(_touched(in_reference, prediction), n_reference)
-    ppv = _ratio(_touched(in_prediction, reference), n_prediction)
-    return tpr, ppv, _harmonic_mean(tpr, ppv), n_reference, n_prediction
+    marked = lesions_of(reference, prediction, minimum_voxels=at_least(minimum_voxels))
+    predicted = lesions_of(prediction, reference)
+    tpr, ppv = (_ratio(int(np.count_nonzero(one.overlap)), len(one.sizes)) for one in (marked, predicted))
+    return tpr, ppv, _harmonic_mean(tpr, ppv), len(marked.sizes), len(predicted.sizes)
 
 
-def _touched(labels: np.ndarray, other: np.ndarray) -> int:
-    """How many of the labelled lesions share a voxel with `other`."""
-    found = np.unique(labels[other])
-    return int(np.count_nonzero(found))
+def at_least(voxels: float) -> int:
+    """Whole voxels that make up a volume given in voxels; a rounding error is none."""
+    return int(np.ceil(voxels - 1e-6))
 
 
 def _harmonic_mean(tpr: float, ppv: float) -> float:
@@ -211,3 +247,9 @@ def _binary(mask: np.ndarray, name: str) -> np.ndarray:
     if not np.isin(mask, (0, 1)).all():
         raise ValueError(f"The {name} is not binary: threshold it, or compare one label at a time.")
     return mask == 1
+
+
+def _cropped(*masks: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Cut to the box that holds all of them: what lies outside it changes no measure, but takes time."""
+    box = ndimage.find_objects(np.logical_or.reduce(masks).astype(np.uint8))
+    return tuple(mask[box[0]] for mask in masks) if box else masks
