@@ -27,8 +27,8 @@ def read_card(folder: Path) -> dict[str, Any]:
         plain name of a file, or the checksum differs.
     """
     if not folder.is_dir():
-        kind = "is a file" if folder.exists() else "there is no such folder"
-        raise InputError(f"{folder}: {kind}; a model is the folder that holds {CARD} and {WEIGHTS}.")
+        what = "is a file" if folder.exists() else "there is no such folder"
+        raise InputError(f"{folder}: {what}; a model is the folder that holds {CARD} and {WEIGHTS}.")
     path = folder / CARD
     try:
         card = json.loads(path.read_text(encoding="utf-8"))

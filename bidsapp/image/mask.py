@@ -93,12 +93,25 @@ def clean_mask(mask: nib.Nifti1Image) -> nib.Nifti1Image:
     return on_grid(_largest_filled(np.asarray(mask.dataobj) > 0), mask)
 
 
-def _largest_filled(mask: np.ndarray) -> np.ndarray:
-    labels, count = ndimage.label(mask)
-    if count == 0:
+def largest_piece(mask: np.ndarray) -> np.ndarray:
+    """The largest connected component (faces touch) of a mask; of several alike, the first. Empty if the mask is.
+
+    Parameters
+    ----------
+    mask : ndarray of bool, shape (X, Y, Z)
+
+    Returns
+    -------
+    ndarray of bool, shape (X, Y, Z)
+    """
+    pieces, count = ndimage.label(mask)
+    if count < 2:
         return mask
-    largest = np.bincount(labels.ravel())[1:].argmax() + 1
-    return ndimage.binary_fill_holes(labels == largest)
+    return np.asarray(pieces == np.bincount(pieces.ravel())[1:].argmax() + 1)
+
+
+def _largest_filled(mask: np.ndarray) -> np.ndarray:
+    return np.asarray(ndimage.binary_fill_holes(largest_piece(mask)))
 
 
 def _not_background(data: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ from scipy import ndimage
 
 from bidsapp.image.grid import average_onto, labels_onto, on_grid
 from bidsapp.image.itk import displacements
+from bidsapp.image.mask import largest_piece
 from bidsapp.image.register import resample
 from bidsapp.image.save import as_probability
 from bidsapp.labels import CSF, EXTRA_AXIAL_CSF, LESION, PARENCHYMA, STRUCTURE_LESION, STRUCTURES, TISSUES
@@ -161,7 +162,7 @@ def _maps(found: Segmentation) -> dict[str, nib.Nifti1Image]:
 def _assemble(
     maps: dict[str, np.ndarray], structures: nib.Nifti1Image | None, found: Segmentation, grid: nib.Nifti1Image
 ) -> Results:
-    mask = _largest_piece(maps["mask"] >= 0.5)
+    mask = largest_piece(maps["mask"] >= 0.5)  # averaging over thick slices can cut specks off its rim
     lesion = (maps["lesion_mask"] >= 0.5) & mask if "lesion_mask" in maps else None
     keep = mask if lesion is None else mask & ~lesion
     classes = [maps[label.abbreviation] for label in TISSUES]
@@ -178,14 +179,6 @@ def _assemble(
         lesion_probability=probability,
         structures=None if structures is None else on_grid(_structures(structures, mask, lesion), grid),
     )
-
-
-def _largest_piece(mask: np.ndarray) -> np.ndarray:
-    """Averaging over thick slices can cut specks off the rim of a mask that was one."""
-    pieces, count = ndimage.label(mask)
-    if count < 2:
-        return mask
-    return np.asarray(pieces == np.bincount(pieces.ravel())[1:].argmax() + 1)
 
 
 def _structures(structures: nib.Nifti1Image, mask: np.ndarray, lesion: np.ndarray | None) -> np.ndarray:

@@ -12,6 +12,7 @@ from scipy import ndimage
 
 from bidsapp.errors import InputError
 from bidsapp.image.grid import antialias
+from bidsapp.image.mask import largest_piece
 from bidsapp.models.registry import Model, load_model
 
 #: The network's probability rises from 0 to 1 over this distance (mm) across the border (training/tasks.py).
@@ -159,11 +160,9 @@ def _deepbet(device: str) -> Any:  # deepbet has no type stubs
 def _one_piece(probability: np.ndarray) -> np.ndarray:
     """Largest connected piece above 0.5 only, its holes filled with 1; the soft border is kept."""
     above = probability > 0.5
-    pieces, count = ndimage.label(above)
-    if count == 0:
+    if not above.any():
         raise InputError("no brain was found in this image: is it a head, and not cut or empty?")
-    sizes = np.bincount(pieces.ravel())
-    largest = pieces == sizes[1:].argmax() + 1
+    largest = largest_piece(above)
     out = np.where(above & ~largest, 0, probability)
     out[ndimage.binary_fill_holes(largest) & ~largest] = 1
     return out.astype(np.float32)

@@ -155,8 +155,8 @@ def _first(folder: Path, card: Mapping[str, Any], network: Network, device: str)
     channels = first.card.get("channels")
     if card.get("channels") != channels or network.config.channels != len(channels or ()) + 1:
         raise InputError(
-            f"{folder / CARD}: a cascade's 'channels' must be those of {FIRST}/{CARD} ({channels}), and its network must"
-            " have one channel more, for what the first model found."
+            f"{folder / CARD}: a cascade's 'channels' must be those of {FIRST}/{CARD} ({channels}), and its network"
+            " must have one channel more, for what the first model found."
         )
     return first
 

@@ -1,20 +1,22 @@
-"""Structures, tissues and lesions by the segmentation network, from any of T1w, T2w and FLAIR."""
+"""What a segmentation network sees in a brain, from any of T1w, T2w and FLAIR: structures, tissues, lesions."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from scipy import ndimage
 
+from bidsapp.image.mask import largest_piece
 from bidsapp.labels import CSF, STRUCTURES, TISSUES, WM
+from bidsapp.measure.lesions import label_lesions
+from bidsapp.models import crf, tiles
 from bidsapp.models.registry import Model, load_model
-from bidsapp.models.unet import symmetric_place
 
-#: Channels of the network, in order.
+#: Channels of the packaged network, in order; a card's ``channels`` may be others.
 CHANNELS = ("T1w", "T2w", "FLAIR")
 #: Keys of ``lesion_threshold`` in the model's card: without FLAIR the network is surer of less.
 WITH_FLAIR, WITHOUT_FLAIR = "with FLAIR", "without FLAIR"
@@ -22,8 +24,6 @@ WITH_FLAIR, WITHOUT_FLAIR = "with FLAIR", "without FLAIR"
 SURROUND_MM = 2.0
 #: Longest side of the smallest lesion that counts: Thompson et al. 2018, Lancet Neurol 17:162.
 SHORTEST_LESION_MM = 3.0
-#: Voxels that neighbouring tiles share; their weights ramp across these.
-OVERLAP = 16
 #: The brain's box in training is that of the tissue; a brain mask holds this much fluid around it.
 FLUID_RIM_MM = 2.0
 
@@ -35,7 +35,7 @@ class NetworkResult:
     Attributes
     ----------
     classes : tuple of str
-        Names, as in the model's ``model.json``; the last is the lesion.
+        Names, as in the model's ``model.json``; those of the packaged network end with the lesion.
     probability : ndarray
         float32 (classes, X, Y, Z) in `box`, sums to 1.
     box : tuple of slice
@@ -60,10 +60,10 @@ def segment_network(
     tta: bool = False,
     model: Model | None = None,
 ) -> NetworkResult:
-    """Run the network over a brain in overlapping tiles of the size it was trained on.
+    """Run a network over a brain in tiles of the size it was trained on; both of a cascade, and its CRF if it has one.
 
-    Its instance norms run over all that they see: on a whole brain at once they would see other statistics than in
-    training. Scale and place in the brain reach it from outside, so a tile loses nothing but distant context.
+    The instance norms of the U-Net run over all that they see: on a whole brain at once they would see other statistics
+    than in training. Scale and place in the brain reach it from outside, so a tile loses nothing but distant context.
 
     Parameters
     ----------
@@ -89,22 +89,16 @@ def segment_network(
     Raises
     ------
     ValueError
-        No image of a known contrast, other shapes than the mask's, or an empty mask.
+        No image of a contrast that the model knows, other shapes than the mask's, or an empty mask.
     """
-    _check(images, mask)
     model = model or packaged()
-    within = mask if within is None else within
-    box = _box_of_tiles(within, model.card["patch"])
-    x = torch.from_numpy(scaled_channels(images, mask, within, box))
-    places, note = brain_places(mask, box, voxel_size_mm), ""
+    _check(images, mask, contrasts_of(model))
+    brain = _Brain(images, mask, mask if within is None else within, voxel_size_mm)
     try:
-        probability = _in_tiles(model, x, places, device, tta=tta)
+        return _segment(brain, model, device, tta=tta)
     except torch.cuda.OutOfMemoryError:
         note = f"the memory of {device} did not suffice for the segmentation network, which ran on the CPU"
-        probability = _in_tiles(model, x, places, "cpu", tta=tta)
-    inside = tuple(slice(0, min(s.stop, n) - s.start) for s, n in zip(box, mask.shape, strict=True))
-    box = tuple(slice(s.start, min(s.stop, n)) for s, n in zip(box, mask.shape, strict=True))  # type: ignore[assignment]
-    return NetworkResult(tuple(model.card["classes"]), probability[(slice(None), *inside)], box, note)
+        return replace(_segment(brain, model, "cpu", tta=tta), note=note)
 
 
 @functools.lru_cache(maxsize=1)
@@ -113,10 +107,116 @@ def packaged() -> Model:
     return load_model("segment")
 
 
-def _check(images: Mapping[str, np.ndarray], mask: np.ndarray) -> None:
-    known = [name for name in CHANNELS if name in images]
+def contrasts_of(model: Model) -> tuple[str, ...]:
+    """Contrasts that the model can use, in the order of its channels."""
+    return tuple(model.card.get("channels", CHANNELS))
+
+
+def lesion_classes(model: Model) -> list[int]:
+    """Indices of the classes that are lesion, or parts of one."""
+    classes = list(model.card["classes"])
+    return [classes.index(name) for name in model.card.get("lesion_classes", ["lesion"])]
+
+
+def lesion_probability(found: NetworkResult, within: np.ndarray, model: Model) -> np.ndarray:
+    """Probability of lesion on the grid of the image: float32, the shape of `within`, and 0 outside that."""
+    out = np.zeros(within.shape, np.float32)
+    out[found.box] = found.probability[lesion_classes(model)].sum(0) * within[found.box]
+    return out
+
+
+@dataclass(frozen=True)
+class _Brain:
+    """What is to be segmented: scans and mask as `segment_network` is given them."""
+
+    images: Mapping[str, np.ndarray]
+    mask: np.ndarray
+    within: np.ndarray
+    voxel_size_mm: tuple[float, float, float]
+
+
+def _segment(brain: _Brain, model: Model, device: str, *, tta: bool) -> NetworkResult:
+    """The network over a brain; of a cascade, after the first over all of it, the second where that found something."""
+    box = tiles.box_of_tiles(brain.within, model)
+    names = contrasts_of(model)
+    channels = scaled_channels(brain.images, brain.mask, brain.within, box, names)
+    wanted, proposed = _cut(brain.within, box), None
+    if model.first is not None:
+        first = _segment(brain, model.first, device, tta=tta)
+        proposed = lesion_probability(first, brain.within, model.first)
+        wanted = _cut(_candidates(proposed, brain, model.card["cascade"]), box)
+        proposed = _cut(proposed, box)
+        channels = np.concatenate([channels, proposed[None]])
+    probability = tiles.in_tiles(
+        model,
+        torch.from_numpy(channels),
+        brain_places(brain.mask, box, brain.voxel_size_mm),
+        device=device,
+        bfloat16=bfloat16(device),
+        tta=tta,
+        wanted=wanted,
+    )
+    if proposed is not None:
+        probability = np.where(wanted, probability, _as_proposed(proposed, model))
+    if "crf" in model.card:
+        probability = _smoothed(probability, channels[: len(names)], model, brain.voxel_size_mm, device)
+    shape = brain.mask.shape
+    inside = tuple(slice(0, min(s.stop, n) - s.start) for s, n in zip(box, shape, strict=True))
+    x, y, z = (slice(s.start, min(s.stop, n)) for s, n in zip(box, shape, strict=True))
+    return NetworkResult(tuple(model.card["classes"]), probability[(slice(None), *inside)], (x, y, z))
+
+
+def _candidates(proposed: np.ndarray, brain: _Brain, cascade: Mapping[str, float]) -> np.ndarray:
+    """Where the second model of a cascade decides: at and around what the first holds for possible."""
+    found = proposed > cascade["propose_above"]
+    if not found.any():
+        return found
+    return grown(found, cascade["grow_mm"], brain.voxel_size_mm) & brain.within
+
+
+def _as_proposed(proposed: np.ndarray, model: Model) -> np.ndarray:
+    """The second model's classes where it was not asked: lesion, of whichever kind, as probable as the first says."""
+    kinds = lesion_classes(model)
+    out = np.zeros((len(model.card["classes"]), *proposed.shape), np.float32)
+    out[0] = 1 - proposed
+    out[kinds] = proposed / len(kinds)
+    return out
+
+
+def _smoothed(
+    probability: np.ndarray,
+    channels: np.ndarray,
+    model: Model,
+    voxel_size_mm: tuple[float, float, float],
+    device: str,
+) -> np.ndarray:
+    """The CRF decides between the kinds of lesion and all else; what else there is keeps its proportions."""
+    kinds = lesion_classes(model)
+    others = [index for index in range(len(probability)) if index not in kinds]
+    rest = probability[others].sum(0)
+    settings = crf.CrfSettings.of(model.card["crf"])
+    found = crf.refine(
+        np.concatenate([rest[None], probability[kinds]]), channels, settings, voxel_size_mm=voxel_size_mm, device=device
+    )
+    out = np.empty_like(probability)
+    out[kinds] = found[1:]
+    out[others] = probability[others] * (found[0] / np.maximum(rest, 1e-6))
+    out[0] += np.maximum(found[0] - out[others].sum(0), 0)  # where nothing else was held for possible
+    return out
+
+
+def _cut(volume: np.ndarray, box: tiles.Tile) -> np.ndarray:
+    """What of a volume lies in a box, which may reach beyond its end; nothing is there."""
+    part = volume[box]
+    out = np.zeros(tuple(s.stop - s.start for s in box), volume.dtype)
+    out[tuple(slice(0, n) for n in part.shape)] = part
+    return out
+
+
+def _check(images: Mapping[str, np.ndarray], mask: np.ndarray, names: Sequence[str]) -> None:
+    known = [name for name in names if name in images]
     if not known:
-        raise ValueError(f"The network needs one of {', '.join(CHANNELS)}, not {', '.join(images) or 'nothing'}.")
+        raise ValueError(f"The network needs one of {', '.join(names)}, not {', '.join(images) or 'nothing'}.")
     for name in known:
         if images[name].shape != mask.shape:
             raise ValueError(f"{name} {images[name].shape} and the brain mask {mask.shape} differ in shape.")
@@ -124,33 +224,18 @@ def _check(images: Mapping[str, np.ndarray], mask: np.ndarray) -> None:
         raise ValueError("The brain mask is empty: there is nothing to segment.")
 
 
-def _extent(mask: np.ndarray) -> list[tuple[int, int]]:
-    """First voxel of the mask along each axis, and the one after its last."""
-    out = []
-    for axis in range(3):
-        where = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
-        out.append((int(where[0]), int(where[-1]) + 1))
-    return out
-
-
-def _box_of_tiles(mask: np.ndarray, patch: int) -> tuple[slice, slice, slice]:
-    """Box around the brain, at least a tile wide; it may reach beyond the end of the image."""
-    box = []
-    for low, high in _extent(mask):
-        start = max(0, low - 4)
-        length = max(patch, high + 4 - start)
-        box.append(slice(start, start + length + length % 2))
-    return tuple(box)  # type: ignore[return-value]
-
-
 def scaled_channels(
-    images: Mapping[str, np.ndarray], mask: np.ndarray, within: np.ndarray, box: tuple[slice, ...]
+    images: Mapping[str, np.ndarray],
+    mask: np.ndarray,
+    within: np.ndarray,
+    box: tuple[slice, ...],
+    names: Sequence[str] = CHANNELS,
 ) -> np.ndarray:
-    """(3, X, Y, Z) float32 in `box`: z-scored by the brain, kept within +-5; 0 outside `within`, and where missing."""
-    out = np.zeros((len(CHANNELS), *(s.stop - s.start for s in box)), np.float32)
+    """(channels, X, Y, Z) float32 in `box`: z-scored by the brain, within 5; 0 outside `within`, and where missing."""
+    out = np.zeros((len(names), *(s.stop - s.start for s in box)), np.float32)
     part = within[box]
     there = tuple(slice(0, n) for n in part.shape)
-    for channel, name in zip(out, CHANNELS, strict=True):
+    for channel, name in zip(out, names, strict=True):
         if name in images:
             values = images[name][mask].astype(np.float64)
             scaled = (images[name][box] - values.mean()) / max(values.std(), 1e-6)
@@ -158,50 +243,13 @@ def scaled_channels(
     return out
 
 
-def brain_places(
-    mask: np.ndarray, box: tuple[slice, ...], voxel_size_mm: tuple[float, float, float]
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def brain_places(mask: np.ndarray, box: tuple[slice, ...], voxel_size_mm: tuple[float, float, float]) -> tiles.Places:
     """Voxel centres of the box along each axis, relative to the brain's: -1 and 1 at its ends."""
     out = []
-    for (low, high), part, size in zip(_extent(mask), box, voxel_size_mm, strict=True):
+    for (low, high), part, size in zip(tiles.extent(mask), box, voxel_size_mm, strict=True):
         half = max((high - low) / 2 - FLUID_RIM_MM / size, 1.0)
         out.append((torch.arange(part.start, part.stop, dtype=torch.float32) + 0.5 - (low + high) / 2) / half)
-    return tuple(out)  # type: ignore[return-value]
-
-
-def _in_tiles(model: Model, x: torch.Tensor, places: tuple[torch.Tensor, ...], device: str, *, tta: bool) -> np.ndarray:
-    network, patch = model.network.to(torch.device(device)), int(model.card["patch"])
-    weight = _tile_weight(patch)
-    out = np.zeros((model.network.config.classes, *x.shape[1:]), np.float32)
-    total = np.zeros(x.shape[1:], np.float32)
-    with torch.inference_mode(), torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bfloat16(device)):
-        for tile in _tiles(x.shape[1:], patch):
-            part = x[(slice(None), *tile)][None].to(device)
-            place = symmetric_place(*(axis[s] for axis, s in zip(places, tile, strict=True)))[None].to(device)
-            found = network(part, place).float().softmax(1)
-            if tta:
-                found = (found + network(part.flip(2), place.flip(2)).float().softmax(1).flip(2)) / 2
-            out[(slice(None), *tile)] += found[0].cpu().numpy() * weight
-            total[tile] += weight
-    out /= total
-    return out
-
-
-def _tiles(shape: tuple[int, ...], patch: int) -> Iterator[tuple[slice, ...]]:
-    """Evenly spaced tiles that share at least `OVERLAP` voxels."""
-    starts = []
-    for n in shape:
-        count = max(1, int(np.ceil((n - OVERLAP) / (patch - OVERLAP))))
-        starts.append(2 * np.round(np.linspace(0, n - patch, count) / 2).astype(int))  # the network folds pairs
-    for corner in np.stack(np.meshgrid(*starts, indexing="ij"), -1).reshape(-1, 3):
-        yield tuple(slice(int(a), int(a) + patch) for a in corner)
-
-
-def _tile_weight(patch: int) -> np.ndarray:
-    """(patch, patch, patch): 1 in the middle, falling linearly over the outermost `OVERLAP` voxels."""
-    edge = np.minimum(np.arange(patch), np.arange(patch)[::-1]) + 1
-    ramp = np.minimum(1, edge / OVERLAP).astype(np.float32)
-    return ramp[:, None, None] * ramp[None, :, None] * ramp[None, None, :]
+    return out[0], out[1], out[2]
 
 
 def bfloat16(device: str) -> bool:
@@ -246,7 +294,7 @@ def read_classes(found: NetworkResult, mask: np.ndarray) -> Reading:
     """
     background, *structures, lesion = found.probability
     brain = np.zeros(mask.shape, bool)
-    brain[found.box] = _largest_filled((background < 0.5) & mask[found.box])
+    brain[found.box] = ndimage.binary_fill_holes(largest_piece((background < 0.5) & mask[found.box]))
     inside = brain[found.box]
     tissues = np.zeros((len(TISSUES), *mask.shape), np.float32)
     by_name = dict(zip(found.classes[1:-1], structures, strict=True))
@@ -280,7 +328,7 @@ def lesion_mask(probability: np.ndarray, *, threshold: float, voxel_size_mm: tup
     -------
     ndarray of bool, shape (X, Y, Z)
     """
-    labels, _ = ndimage.label(probability > threshold, np.ones((3, 3, 3)))
+    labels, _ = label_lesions(probability > threshold)
     keep = [False]
     for box in ndimage.find_objects(labels):
         sides = [(s.stop - s.start) * size for s, size in zip(box, voxel_size_mm, strict=True)]
@@ -291,11 +339,3 @@ def lesion_mask(probability: np.ndarray, *, threshold: float, voxel_size_mm: tup
 def grown(mask: np.ndarray, millimetres: float, voxel_size_mm: tuple[float, float, float]) -> np.ndarray:
     """The mask and all within `millimetres` of it."""
     return np.asarray(ndimage.distance_transform_edt(~mask, sampling=voxel_size_mm) <= millimetres)
-
-
-def _largest_filled(mask: np.ndarray) -> np.ndarray:
-    pieces, count = ndimage.label(mask)
-    if count == 0:
-        return mask
-    largest = pieces == np.bincount(pieces.ravel())[1:].argmax() + 1
-    return ndimage.binary_fill_holes(largest)

@@ -96,13 +96,15 @@ class FoldedUNet(nn.Module):
         bad = [n for n in x.shape[2:] if n % self.config.multiple]
         if bad:
             raise ValueError(f"axes of {tuple(x.shape[2:])} voxels: each must be a multiple of {self.config.multiple}")
+        if self.config.place and place is None:
+            raise ValueError("this network was built to be told where each voxel lies: give its place")
         x = fold(x)
         passed = []
         for block in self.down:
             x = block(x)
             passed.append(x)
         x = passed.pop()
-        if self.config.place:
+        if self.config.place and place is not None:
             x = x + self.place_deep(functional.interpolate(place, x.shape[2:], mode="trilinear", align_corners=False))
         for level in reversed(range(len(self.up))):  # coarse to fine
             # Trilinear, not nearest: blocks of the coarse grid would show in the border.

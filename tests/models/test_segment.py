@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bidsapp.labels import CSF, GM, STRUCTURES, TISSUES, WM
-from bidsapp.models import segment
+from bidsapp.models import segment, tiles
 from bidsapp.models.registry import Model
 from bidsapp.models.segment import NetworkResult, lesion_mask, read_classes, segment_network
 from bidsapp.models.unet import UNetConfig, symmetric_place
@@ -21,7 +21,7 @@ PATCH = 32
 class Local(torch.nn.Module):
     """The logit of the first class is the FLAIR, that of the second how far from the midline a voxel lies."""
 
-    config = UNetConfig(channels=3, classes=2, place=True)
+    config, margin = UNetConfig(channels=3, classes=2, place=True), 0
 
     def forward(self, x: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
         aside = torch.nn.functional.interpolate(place[:, :1], scale_factor=2)
@@ -63,7 +63,7 @@ def expected(images: dict[str, np.ndarray], mask: np.ndarray) -> np.ndarray:
 
 def test_tiles_make_the_whole(head: Any, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """However the image is cut, a network that looks at single voxels gives the same; in float32, to be exact."""
-    monkeypatch.setattr(segment, "_bfloat16", lambda device: False)
+    monkeypatch.setattr(segment, "bfloat16", lambda device: False)
     images, mask = head
     np.testing.assert_allclose(run(head, model)[0][mask], expected(images, mask)[mask], atol=1e-5)
 
@@ -73,9 +73,9 @@ def test_scale_of_the_scan_does_not_matter(head: Any, model: Model) -> None:
     np.testing.assert_allclose(run(({"FLAIR": images["FLAIR"] * 7 + 3}, mask), model), run(head, model), atol=1e-2)
 
 
-def test_missing_contrast_and_air_are_zero(head: Any) -> None:
+def test_missing_contrast_and_air_are_zero(head: Any, model: Model) -> None:
     images, mask = head
-    box = segment._box_of_tiles(mask, PATCH)
+    box = tiles.box_of_tiles(mask, model)
     channels = segment.scaled_channels(images, mask, mask, box)
     assert not channels[0].any() and not channels[1].any()
     inside = np.zeros(channels.shape[1:], bool)
@@ -85,11 +85,11 @@ def test_missing_contrast_and_air_are_zero(head: Any) -> None:
     assert channels[2][inside].std() == pytest.approx(1, abs=1e-3)
 
 
-def test_more_than_the_brain_may_be_shown_but_does_not_scale(head: Any) -> None:
+def test_more_than_the_brain_may_be_shown_but_does_not_scale(head: Any, model: Model) -> None:
     images, mask = head
     images["FLAIR"][~mask] = 1000
     within = segment.grown(mask, 2.0, (1.0, 1.0, 2.0))
-    box = segment._box_of_tiles(within, PATCH)
+    box = tiles.box_of_tiles(within, model)
     assert within.sum() > mask.sum() and not within[0, 0, 0]
     assert within[1, 10, 30] and not within[0, 10, 30]  # 2 mm from the mask, and 3
     assert within[25, 10, 55] and not within[25, 10, 56]  # thicker slices: 2 mm, and 4
@@ -102,7 +102,7 @@ def test_more_than_the_brain_may_be_shown_but_does_not_scale(head: Any) -> None:
 
 def test_mirror_images_are_averaged(head: Any, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """What treats both sides alike is not changed by it; what does not, is made to."""
-    monkeypatch.setattr(segment, "_bfloat16", lambda device: False)
+    monkeypatch.setattr(segment, "bfloat16", lambda device: False)
     np.testing.assert_allclose(run(head, model, tta=True), run(head, model), atol=1e-5)
 
     class OneSided(Local):
@@ -119,15 +119,15 @@ def test_mirror_images_are_averaged(head: Any, model: Model, monkeypatch: pytest
 
 def test_out_of_gpu_memory_ends_on_the_cpu(head: Any, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     images, mask = head
-    in_tiles, asked = segment._in_tiles, []
+    in_tiles, asked = tiles.in_tiles, []
 
     def scarce(model: Model, x: Any, places: Any, device: str, **options: Any) -> np.ndarray:
         asked.append(device)
         if device != "cpu":
             raise torch.cuda.OutOfMemoryError("out of memory")
-        return in_tiles(model, x, places, device, **options)
+        return in_tiles(model, x, places, device=device, **options)
 
-    monkeypatch.setattr(segment, "_in_tiles", scarce)
+    monkeypatch.setattr(tiles, "in_tiles", scarce)
     found = segment_network(images, mask, voxel_size_mm=(1.0, 1.0, 1.0), device="cuda:1", model=model)
     assert asked == ["cuda:1", "cpu"]
     assert "cuda:1" in found.note and "CPU" in found.note
