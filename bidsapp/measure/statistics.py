@@ -45,6 +45,8 @@ LESION_VOLUMES = (
     "periventricular", "juxtacortical", "infratentorial", "deep_white_matter", "deep_gray_matter",
     "new", "growth", "shrinkage", "resolved",
 )  # fmt: skip
+#: Differences up to which the signed-rank test of tied ones goes through all signs.
+EXACT_RANKS = 13
 #: Subjects in each group, or pairs of sessions, for a comparison.
 MINIMUM_COMPARED = 3
 
@@ -641,7 +643,7 @@ def compare_sessions(frame: pd.DataFrame, measures: Sequence[str]) -> pd.DataFra
         pairs = pd.DataFrame({"first": first[measure], "last": last[measure]}).dropna().to_numpy(float)
         change = pairs[:, 1] - pairs[:, 0]
         if len(pairs) >= MINIMUM_COMPARED and np.ptp(change) > 0:
-            rows.append({"comparison": "last session against first", "column": measure} | _paired(pairs, change))
+            rows.append({"comparison": "last session against first", "column": measure} | paired(pairs, change))
     return _with_q(pd.DataFrame(rows))
 
 
@@ -660,12 +662,27 @@ def _unpaired(one: np.ndarray, other: np.ndarray) -> dict[str, float]:
     }  # fmt: skip
 
 
-def _paired(pairs: np.ndarray, change: np.ndarray) -> dict[str, float]:
+def signed_rank(change: np.ndarray) -> float:
+    """Two-sided p-value of Wilcoxon's signed-rank test; differences of zero are left out, as Wilcoxon did.
+
+    Exact in samples of up to `EXACT_RANKS` differences, ties or not (all 2^n signs), and up to 50 without ties; else the
+    normal approximation. NaN without any difference.
+    """
+    change = change[change != 0]
+    if not len(change):
+        return np.nan
+    tied = len(np.unique(np.abs(change))) < len(change)
+    method = stats.PermutationMethod(n_resamples=np.inf) if tied and len(change) <= EXACT_RANKS else "auto"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of ties in larger samples
+        return float(stats.wilcoxon(change, method=method).pvalue)
+
+
+def paired(pairs: np.ndarray, change: np.ndarray) -> dict[str, float]:
+    """Second against first of each pair, shape (n, 2), and their differences: paired t test and signed-rank test."""
     test = stats.ttest_rel(pairs[:, 1], pairs[:, 0])
     interval = test.confidence_interval(0.95)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of ties in small samples: the normal approximation is taken then
-        rank = stats.wilcoxon(change).pvalue
+    rank = signed_rank(change)
     return _described(pairs[:, 1], pairs[:, 0]) | {
         "difference": change.mean(), "ci_low": interval.low, "ci_high": interval.high, "t": test.statistic,
         "df": test.df, "p_t": test.pvalue, "p_rank": rank, "effect_size": change.mean() / change.std(ddof=1),

@@ -1,0 +1,580 @@
+"""Masks and dsegs of BIDS derivatives, whoever made them: found and matched by their entities and grids, and read.
+
+No index and no ``dataset_description.json`` is needed: file names and headers say it all.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+from nibabel.filebasedimages import ImageFileError
+
+from bidsapp.errors import InputError
+from bidsapp.image.load import GEOMETRY_TOLERANCE_MM, corner_distance
+
+#: Entities that say what a file shows or where, not which scan it was made from.
+NOT_OF_THE_SCAN = ("space", "res", "den", "label", "seg", "atlas", "desc", "hemi", "cohort")
+#: Of several references on grids of their own, the first of these spaces is preferred ("" for a file that names none).
+SPACES = ("", "orig", "T1w", "FLAIR", "T2w")
+#: How values may differ from 0 and 1 (or from whole numbers) by the scaling of a file.
+ROUNDING = 1e-4
+
+_NAME = re.compile(
+    r"(?P<entities>sub-[a-zA-Z0-9]+(?:_[a-zA-Z0-9]+-[a-zA-Z0-9+.]+)*)_(?P<suffix>mask|dseg)\.nii(?:\.gz)?"
+)
+
+
+@dataclass(frozen=True, order=True)
+class Target:
+    """What a file shows: a mask by its ``label`` (else ``desc``), a dseg by its ``seg`` (else ``atlas``, ``desc``)."""
+
+    suffix: str
+    name: str
+
+    def __str__(self) -> str:
+        key = "label" if self.suffix == "mask" else "seg"
+        return f"{key}-{self.name}" if self.name else self.suffix
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What is compared: a target of the references with one of the predictions; nearly always the same."""
+
+    reference: Target
+    prediction: Target
+
+    def __str__(self) -> str:
+        same = self.reference == self.prediction
+        return str(self.reference) if same else f"{self.reference} : {self.prediction}"
+
+
+@dataclass(frozen=True)
+class LabelFile:
+    """A mask or dseg of a derivative."""
+
+    path: Path
+    target: Target
+    entities: Mapping[str, str]
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Subject and session, without prefixes; the session may be empty."""
+        return self.entities["sub"], self.entities.get("ses", "")
+
+    @property
+    def scan(self) -> dict[str, str]:
+        """Entities of the scan it was made from, but for subject and session."""
+        return {k: v for k, v in self.entities.items() if k not in (*NOT_OF_THE_SCAN, "sub", "ses")}
+
+    def entity(self, name: str) -> str:
+        """An entity's value, "" where the name has none."""
+        return self.entities.get(name, "")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Shape and affine along the axes nearest to RAS, so that the order of storage does not matter."""
+
+    shape: tuple[int, ...]
+    affine: np.ndarray = field(compare=False)
+
+    def same_as(self, other: Grid) -> bool:
+        """Whether voxels coincide, within `GEOMETRY_TOLERANCE_MM` at the corners."""
+        near = self.shape == other.shape
+        return near and corner_distance(self.affine, other.affine, self.shape) <= GEOMETRY_TOLERANCE_MM
+
+    def __str__(self) -> str:
+        sizes = " x ".join(f"{size:.3g}" for size in nib.affines.voxel_sizes(self.affine))
+        origin = ", ".join(f"{mm:.1f}" for mm in self.affine[:3, 3])
+        return f"{' x '.join(map(str, self.shape))} voxels of {sizes} mm, the first at ({origin})"
+
+
+@dataclass(frozen=True)
+class Match:
+    """References and predictions of one case.
+
+    Attributes
+    ----------
+    subject, session, scan : str
+        Without prefixes; `scan` is what else tells cases of a session apart, such as ``run-1``.
+    pair : Pair
+    references : mapping
+        File by name of the rater; all on one grid, the first of them gives it.
+    predictions : mapping
+        File by name of the prediction, for those that have one on this grid.
+    problems : mapping
+        Why a prediction is missing, by its name; "" for what concerns all of them.
+    notes : tuple of str
+        Of raters that are left out.
+    """
+
+    subject: str
+    session: str
+    scan: str
+    pair: Pair
+    references: Mapping[str, LabelFile]
+    predictions: Mapping[str, LabelFile]
+    problems: Mapping[str, str]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Such as ``sub-01_ses-2_run-1``."""
+        return "_".join(
+            part for part in (f"sub-{self.subject}", f"ses-{self.session}" if self.session else "", self.scan) if part
+        )
+
+
+# --- finding ----------------------------------------------------------------------------------------------------------
+
+
+def find_labels(folder: Path, *, subjects: Sequence[str] = (), sessions: Sequence[str] = ()) -> list[LabelFile]:
+    """All masks and dsegs of a derivative, in order of their paths.
+
+    Parameters
+    ----------
+    folder : Path
+        Holds ``sub-*`` folders.
+    subjects, sessions : sequence of str
+        Labels without prefixes; empty for all.
+
+    Raises
+    ------
+    InputError
+        No such folder, no ``sub-*`` folder, or no mask and no dseg. The message says what was found instead.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: there is no such folder.")
+    homes = sorted(path for path in folder.glob("sub-*") if path.is_dir())
+    if not homes:
+        raise InputError(f"{folder}: no sub-* folder in it, so no BIDS derivative.{_nearby(folder)}")
+    found = []
+    for home in homes:
+        if subjects and home.name.removeprefix("sub-") not in subjects:
+            continue
+        for path in sorted(home.rglob("*.nii*")):
+            one = label_file(path)
+            if one is not None and f"sub-{one.key[0]}" == home.name and (not sessions or one.key[1] in sessions):
+                found.append(one)
+    if not found and not subjects and not sessions:
+        raise InputError(
+            f"{folder}: no *_mask.nii.gz and no *_dseg.nii.gz named as BIDS has it"
+            f" (sub-01_space-orig_label-lesion_mask.nii.gz) in its {len(homes)} sub-* folders.{_nearby(folder)}"
+        )
+    return found
+
+
+def label_file(path: Path) -> LabelFile | None:
+    """The mask or dseg that a path names, or None for anything else."""
+    match = _NAME.fullmatch(path.name)
+    if match is None or path.name.startswith("."):
+        return None
+    entities = dict(part.split("-", 1) for part in match["entities"].split("_"))
+    keys = ("label", "desc") if match["suffix"] == "mask" else ("seg", "atlas", "desc")
+    name = next((entities[key] for key in keys if key in entities), "")
+    return LabelFile(path, Target(match["suffix"], name), entities)
+
+
+def _nearby(folder: Path) -> str:
+    """Derivatives below or beside, which may be what was meant."""
+    near = {path.parent for pattern in ("*/sub-*", "derivatives/*/sub-*") for path in folder.glob(pattern)}
+    names = sorted(str(path) for path in near if path.is_dir())[:5]
+    return f" Did you mean {' or '.join(names)}?" if names else ""
+
+
+# --- matching ---------------------------------------------------------------------------------------------------------
+
+
+def choose_pairs(
+    references: Sequence[LabelFile],
+    predictions: Mapping[str, Sequence[LabelFile]],
+    *,
+    masks: Sequence[str] = (),
+    dsegs: Sequence[str] = (),
+) -> tuple[list[Pair], list[str]]:
+    """What to compare: what was asked for, else what the references and all predictions have.
+
+    Parameters
+    ----------
+    references : sequence of LabelFile
+    predictions : mapping
+        Files by name of the prediction.
+    masks, dsegs : sequence of str
+        ``NAME``, or ``NAME_OF_REFERENCES:NAME_OF_PREDICTIONS``.
+
+    Returns
+    -------
+    pairs : list of Pair
+    notes : list of str
+        What is not compared, and why.
+
+    Raises
+    ------
+    InputError
+        What was asked for is not there, or nothing is common to all. The message lists what there is.
+    """
+    mine = sorted({one.target for one in references})
+    theirs = {name: {one.target for one in files} for name, files in predictions.items()}
+    asked = [_pair("mask", text) for text in masks] + [_pair("dseg", text) for text in dsegs]
+
+    def told(which: set[Target] | list[Target]) -> str:
+        return ", ".join(map(str, sorted(which))) or "nothing"
+
+    for pair in asked:
+        lacking = [] if pair.reference in mine else [("the references", set(mine), pair.reference)]
+        lacking += [(n, has, pair.prediction) for n, has in theirs.items() if pair.prediction not in has]
+        for who, has, wanted in lacking:
+            raise InputError(f"{wanted} is not in {who}: there is {told(has)}.")
+    if asked:
+        return asked, []
+    common = [target for target in mine if all(target in has for has in theirs.values())]
+    if not common:
+        raise InputError(
+            f"References and predictions have nothing in common. References: {told(mine)}."
+            + "".join(f" {name}: {told(has)}." for name, has in theirs.items())
+            + " Say what to compare, such as --label lesion:wmh (references' name : predictions' name)."
+        )
+    left = [target for target in mine if target not in common]
+    notes = [f"Not compared, since not all predictions have it: {', '.join(map(str, left))}."] if left else []
+    return [Pair(target, target) for target in common], notes
+
+
+def _pair(suffix: str, text: str) -> Pair:
+    mine, _, theirs = text.partition(":")
+    return Pair(Target(suffix, mine), Target(suffix, theirs or mine))
+
+
+def match_cases(
+    raters: Mapping[str, Sequence[LabelFile]],
+    predictions: Mapping[str, Sequence[LabelFile]],
+    pairs: Sequence[Pair],
+    *,
+    space: str = "",
+) -> list[Match]:
+    """Put references and predictions together, by subject, session, other entities of the scan, and grid.
+
+    Parameters
+    ----------
+    raters : mapping
+        References by name of the rater, nearly always one.
+    predictions : mapping
+        By name.
+    pairs : sequence of Pair
+        From `choose_pairs`.
+    space : str
+        Use references of this ``space-`` alone.
+
+    Returns
+    -------
+    list of Match
+        One for each reference (for each rater's, where there are several of one case: together), in order. What has no
+        partner on its grid says so in `problems`.
+    """
+    matches = []
+    for pair in pairs:
+        mine = {
+            name: [one for one in files if one.target == pair.reference and space in ("", one.entity("space"))]
+            for name, files in raters.items()
+        }
+        keys = sorted({(*one.key, _scan_name(one)) for files in mine.values() for one in files})
+        for subject, session, scan in keys:
+            there = {
+                name: [one for one in files if (*one.key, _scan_name(one)) == (subject, session, scan)]
+                for name, files in mine.items()
+            }
+            those = {
+                name: [one for one in files if one.target == pair.prediction and one.key == (subject, session)]
+                for name, files in predictions.items()
+            }
+            matches.append(_match((subject, session, scan), pair, there, those))
+    return matches
+
+
+def _scan_name(one: LabelFile) -> str:
+    return "_".join(f"{key}-{value}" for key, value in one.scan.items())
+
+
+def _match(
+    case: tuple[str, str, str],
+    pair: Pair,
+    raters: Mapping[str, Sequence[LabelFile]],
+    predictions: Mapping[str, Sequence[LabelFile]],
+) -> Match:
+    """The reference (one space of several) that most predictions have a partner for, and those partners."""
+    first = next(name for name, files in raters.items() if files)
+    best: tuple[LabelFile, dict[str, LabelFile], dict[str, str]] | None = None
+    for one in sorted(raters[first], key=_preference):
+        found: dict[str, LabelFile] = {}
+        problems: dict[str, str] = {}
+        for name, files in predictions.items():
+            partner, why = _partner(one, files, name, pair)
+            if partner is not None:
+                found[name] = partner
+            else:
+                problems[name] = why
+        if best is None or len(found) > len(best[1]):
+            best = (one, found, problems)
+    assert best is not None
+    references, notes = {first: best[0]}, []
+    for name, files in raters.items():
+        if name == first:
+            continue
+        partner, why = _partner(best[0], files, name, Pair(pair.reference, pair.reference))
+        if partner is not None:
+            references[name] = partner
+        else:
+            notes.append(why)
+    return Match(*case, pair, references, best[1], best[2], tuple(notes))
+
+
+def _preference(one: LabelFile) -> tuple[int, str]:
+    space = one.entity("space")
+    return (SPACES.index(space) if space in SPACES else len(SPACES), one.path.name)
+
+
+def _partner(reference: LabelFile, files: Sequence[LabelFile], who: str, pair: Pair) -> tuple[LabelFile | None, str]:
+    """The file of the same scan and grid as the reference, or why there is none."""
+    scan = reference.scan
+    alike = [one for one in files if all(one.scan.get(key, value) == value for key, value in scan.items())]
+    what = f"{pair.prediction} of {who}"
+    if not alike:
+        where = "_".join(f"{k}-{v}" for k, v in reference.entities.items() if k not in NOT_OF_THE_SCAN)
+        return None, f"There is no {what} for {where} ({reference.path.name} has no partner)."
+    try:
+        wanted = grid_of(reference.path)
+    except InputError as error:
+        return None, str(error)
+    here, told = [], []
+    for one in alike:
+        try:
+            grid = grid_of(one.path)
+        except InputError as error:
+            told.append(str(error))
+            continue
+        if grid.same_as(wanted):
+            here.append(one)
+        else:
+            told.append(f"{one.path}: {grid}")
+    if not here:
+        return None, _other_grid(reference, wanted, told)
+    for same in (
+        lambda one: one.scan == scan,
+        lambda one: one.entity("space") == reference.entity("space"),
+        lambda one: one.entity("desc") == reference.entity("desc"),
+        lambda one: one.entity("space") in ("", "orig"),
+    ):
+        here = [one for one in here if same(one)] or here
+        if len(here) == 1:
+            return here[0], ""
+    names = ", ".join(one.path.name for one in here)
+    return (
+        None,
+        f"Several files of {who} fit {reference.path.name}: {names}. Keep one of them in a derivative of its own.",
+    )
+
+
+def _other_grid(reference: LabelFile, wanted: Grid, told: Sequence[str]) -> str:
+    return (
+        f"No prediction on the grid of the reference. {reference.path}: {wanted}. {'; '.join(told)}. Give a prediction"
+        " in the reference's space (bidsapp writes its results on the scan's own grid, space-orig, and on the FLAIR's),"
+        " or resample it with nearest neighbour (nilearn.image.resample_to_img) if both lie in one space."
+    )
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=100_000)
+def grid_of(path: Path) -> Grid:
+    """The grid of an image, from its header alone; `InputError` where it is none or not 3D."""
+    img = _open(path)
+    shape = img.shape
+    if len(shape) < 3 or any(size != 1 for size in shape[3:]):
+        raise InputError(
+            f"{path}: shape {tuple(shape)}, but a mask or dseg has three dimensions."
+            " Save one volume (nilearn.image.index_img)."
+        )
+    flips = nib.orientations.io_orientation(img.affine)
+    affine = img.affine @ nib.orientations.inv_ornt_aff(flips, shape[:3])
+    order = np.argsort(flips[:, 0])
+    return Grid(tuple(int(shape[axis]) for axis in order), affine)
+
+
+def read_labels(path: Path) -> nib.Nifti1Image:
+    """A mask or dseg as int32, along the axes nearest to RAS.
+
+    Raises
+    ------
+    InputError
+        Not readable, not 3D, NaN, or values that are no whole numbers. The message names the file and the remedy.
+    """
+    grid_of(path)
+    img = _open(path)
+    try:
+        data = np.asanyarray(img.dataobj)
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise InputError(f"{path}: the voxel data are truncated or damaged ({error}). Copy the file again.") from error
+    data = data.reshape(data.shape[:3])
+    if data.dtype.kind not in "uifb":
+        raise InputError(f"{path}: voxels are {data.dtype}, not single numbers.")
+    if data.dtype.kind == "f":
+        bad = int(np.size(data) - np.isfinite(data).sum())
+        if bad:
+            raise InputError(f"{path}: {bad} voxels are NaN or infinite. Replace them by 0 (numpy.nan_to_num).")
+        whole = np.round(data)
+        if np.abs(data - whole).max(initial=0) > ROUNDING:
+            raise InputError(
+                f"{path}: voxels are not whole numbers ({_some_values(data)}): a probability, or a mask that was"
+                " interpolated linearly. Threshold it, e.g. at 0.5."
+            )
+        data = whole
+    return nib.as_closest_canonical(nib.Nifti1Image(data.astype(np.int32), img.affine))
+
+
+def read_mask(path: Path) -> nib.Nifti1Image:
+    """A mask as uint8 0 and 1; any one value besides 0 (such as 255) counts as 1.
+
+    Raises
+    ------
+    InputError
+        As `read_labels`, or there are more than two values, or negative ones.
+    """
+    img = read_labels(path)
+    data = np.asarray(img.dataobj)
+    values = np.unique(data)
+    if len(values) > 2 or (values < 0).any() or (len(values) == 2 and values[0] != 0):
+        raise InputError(
+            f"{path}: the values {_some_values(data)} are those of no mask, which has 0 and 1. Threshold it, or name it"
+            " *_dseg.nii.gz if these are labels."
+        )
+    return nib.Nifti1Image((data > 0).astype(np.uint8), img.affine)
+
+
+def _some_values(data: np.ndarray) -> str:
+    values = np.unique(data)
+    return ", ".join(f"{value:g}" for value in values[:5]) + (
+        f", ... ({len(values)} of them)" if len(values) > 5 else ""
+    )
+
+
+def _open(path: Path) -> nib.Nifti1Image:
+    if not path.exists():
+        link = " The link points to missing content ('datalad get' fetches it)." if path.is_symlink() else ""
+        raise InputError(f"{path}: no such file.{link}")
+    try:
+        img = nib.load(path)
+    except (ImageFileError, OSError, EOFError, ValueError, zlib.error) as error:
+        raise InputError(f"{path}: not a readable NIfTI file ({error}). Copy or convert it again.") from error
+    if not isinstance(img, nib.Nifti1Image):
+        raise InputError(f"{path}: not a NIfTI image but {type(img).__name__}.")
+    return img
+
+
+# --- look-up tables ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LabelPair:
+    """One label of two dsegs: its name and its index in each."""
+
+    name: str
+    reference: int
+    prediction: int
+
+
+def read_lookup(one: LabelFile, root: Path) -> dict[int, tuple[str, str]]:
+    """Names and abbreviations by index, from the ``_dseg.tsv`` that holds for a dseg; empty where there is none.
+
+    The table lies beside the file or above it, up to the derivative's folder, and names no entity that the file lacks
+    (BIDS' inheritance principle); the nearest one wins.
+
+    Raises
+    ------
+    InputError
+        The table cannot be read, or has no columns ``index`` and ``name``.
+    """
+    folder = one.path.parent
+    while True:
+        fitting = []
+        for path in sorted(folder.glob("*dseg.tsv")):
+            parts = path.name.removesuffix("dseg.tsv").rstrip("_")
+            entities = dict(part.split("-", 1) for part in parts.split("_") if "-" in part)
+            if all(one.entities.get(key) == value for key, value in entities.items()):
+                fitting.append((len(entities), path))
+        if fitting:
+            return _read_table(max(fitting)[1])
+        if folder in (root, folder.parent):
+            return {}
+        folder = folder.parent
+
+
+def _read_table(path: Path) -> dict[int, tuple[str, str]]:
+    try:
+        table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
+        abbreviations = table["abbreviation"] if "abbreviation" in table else [""] * len(table)
+        return {
+            int(index): (name, "" if short == "n/a" else short)
+            for index, name, short in zip(table["index"], table["name"], abbreviations, strict=True)
+        }
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"{path}: no look-up table with the columns index and name, tab-separated ({error})."
+        ) from error
+
+
+def pair_labels(
+    reference: Mapping[int, tuple[str, str]],
+    prediction: Mapping[int, tuple[str, str]],
+    *,
+    present: Sequence[int] = (),
+) -> tuple[list[LabelPair], list[str]]:
+    """Which label of one dseg is which of the other: by name or abbreviation, else by index.
+
+    Parameters
+    ----------
+    reference, prediction : mapping
+        From `read_lookup`; empty where there is no table.
+    present : sequence of int
+        Indices that occur in the images: used where a side has no table.
+
+    Returns
+    -------
+    pairs : list of LabelPair
+        In order of the references' indices, without background.
+    notes : list of str
+    """
+    if not (reference and prediction):
+        known = reference or prediction
+        indices = sorted(index for index in known or present if index != 0)
+        return [LabelPair(known.get(i, (f"label {i}", ""))[0], i, i) for i in indices], []
+    by_name = {form: index for index, names in reversed(list(prediction.items())) for form in _forms(names)}
+    pairs, left = [], []
+    for index, names in sorted(reference.items()):
+        other = next((by_name[form] for form in _forms(names) if form in by_name), None)
+        if index == 0:
+            continue
+        if other in (None, 0):
+            left.append(names[0])
+        else:
+            assert other is not None
+            pairs.append(LabelPair(names[0], index, other))
+    if not pairs:
+        common = sorted((set(reference) & set(prediction)) - {0})
+        pairs = [LabelPair(reference[i][0], i, i) for i in common]
+        return pairs, ["The look-up tables have no name in common: labels are compared by their numbers."]
+    some = ", ".join(left[:8]) + (f" and {len(left) - 8} more" if len(left) > 8 else "")
+    return pairs, [f"Only the references' look-up table has {some}."] if left else []
+
+
+def _forms(names: tuple[str, str]) -> list[str]:
+    """A label's names without case, spaces and spelling; the full name first."""
+    plain = [re.sub(r"[^a-z0-9]", "", name.lower().replace("grey", "gray")) for name in names]
+    return [form for form in plain if form]

@@ -1,0 +1,625 @@
+"""Many comparisons of predictions with references: what each is called, and what they say together. Tables in and out.
+
+Measures of a single case are in `agreement`; here are lesions one by one and by size, summaries, agreement of volumes,
+and tests of one prediction against another and of groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations, pairwise
+from math import comb
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import ndimage, stats
+
+from bidsapp.measure.agreement import Lesions, agreement, at_least, lesions_of
+from bidsapp.measure.statistics import MINIMUM_COMPARED, compare_groups, paired
+
+#: Borders of the classes of lesion volumes (mm3): decades, since volumes spread over orders of magnitude. 10 mm3 is a
+#: ball of 2.7 mm: smaller ones lie below the 3 mm that a lesion of multiple sclerosis has by convention (Filippi et al.
+#: 2019, Brain 142:1858). 100 and 1000 mm3 are balls of 5.8 and 12.4 mm.
+SIZE_BORDERS_MM3 = (10.0, 100.0, 1000.0)
+#: Differences that a signed-rank test needs before any p can be below 0.05: 2 / 2^5 = 0.0625, 2 / 2^6 = 0.031.
+MINIMUM_PAIRS = 6
+#: Fewer cases say nothing of correlation or limits of agreement.
+MINIMUM_CASES = 3
+#: Confidence of all intervals.
+CONFIDENCE = 0.95
+LESION_WORDS = ("lesion", "wmh", "hyperintens", "infarct", "stroke", "tumor", "tumour", "edema", "oedema", "metasta",
+                "microbleed", "plaque", "enhanc")  # fmt: skip
+
+WHERE = ["segmentation", "label", "prediction"]
+CASE = ["participant_id", "session_id", "scan"]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A measure of agreement.
+
+    Attributes
+    ----------
+    column, short, name : str
+        In the table, in headings, in full.
+    formula : str
+        P: voxels of the prediction, R: of the reference.
+    better : str
+        "higher", "lower", or "zero".
+    unit : str
+        "" for ratios.
+    lesion_wise : bool
+        Whether it counts lesions.
+    reach : float or None
+        Its largest value, where it has one.
+    """
+
+    column: str
+    short: str
+    name: str
+    formula: str
+    better: str
+    unit: str = ""
+    lesion_wise: bool = False
+    reach: float | None = None
+
+
+#: Akkus et al. 2017, Table 1, in its order, then what is often asked for besides.
+MEASURES = (
+    Measure("tpr", "TPR", "True positive rate (sensitivity)", "|P ∩ R| / |R|", "higher", reach=1),
+    Measure("ppv", "PPV", "Positive predictive value (precision)", "|P ∩ R| / |P|", "higher", reach=1),
+    Measure("dsc", "DSC", "Dice similarity coefficient", "2 |P ∩ R| / (|P| + |R|)", "higher", reach=1),
+    Measure("vdr", "VDR", "Volume difference ratio", "||P| − |R|| / |R|", "lower"),
+    Measure("hd_mm", "HD", "Hausdorff distance", "largest distance from a point of either surface to the other",
+            "lower", "mm"),
+    Measure("assd_mm", "ASSD", "Average symmetric surface distance",
+            "mean distance from all points of both surfaces to the other", "lower", "mm"),
+    Measure("lesion_tpr", "LTPR", "Lesion-wise true positive rate",
+            "lesions of R that P touches / all lesions of R", "higher", lesion_wise=True, reach=1),
+    Measure("lesion_ppv", "LPPV", "Lesion-wise positive predictive value",
+            "lesions of P that touch R / all lesions of P", "higher", lesion_wise=True, reach=1),
+    Measure("hd95_mm", "HD95", "Hausdorff distance, 95th percentile",
+            "the larger of the two directed 95th percentiles of surface distances", "lower", "mm"),
+    Measure("lesion_f1", "LF1", "Lesion-wise F1", "2 LTPR · LPPV / (LTPR + LPPV)", "higher", lesion_wise=True, reach=1),
+    Measure("absolute_volume_difference_mm3", "|ΔV|", "Absolute volume difference", "||P| − |R||, in mm³", "lower",
+            "mm^3"),
+    Measure("volume_difference_mm3", "ΔV", "Volume difference", "|P| − |R|, in mm³ (positive: too much)", "zero",
+            "mm^3"),
+)  # fmt: skip
+BY_COLUMN = {measure.column: measure for measure in MEASURES}
+
+COUNTS: dict[str, dict[str, Any]] = {
+    "reference_volume_mm3": {"Description": "Volume of the label in the reference.", "Units": "mm^3"},
+    "prediction_volume_mm3": {"Description": "Volume of the label in the prediction.", "Units": "mm^3"},
+    "reference_lesions": {"Description": "Lesions of the reference (26-connected), without those below --minimum-lesion."},
+    "prediction_lesions": {"Description": "Lesions of the prediction (26-connected)."},
+}  # fmt: skip
+
+KEYS: dict[str, dict[str, Any]] = {
+    "participant_id": {"Description": "Subject, with sub-."},
+    "session_id": {"Description": "Session, with ses-; n/a where there is none."},
+    "scan": {"Description": "Other entities that tell cases of a session apart, such as run-1; n/a without."},
+    "segmentation": {"Description": "What was compared: label-X for masks, seg-X for dsegs."},
+    "label": {"Description": "Label, by the look-up table of a dseg; of a mask, its name."},
+    "prediction": {"Description": "Which prediction, by --names."},
+}  # fmt: skip
+
+#: Data dictionary of evaluation.tsv, in the order of its columns.
+CASE_COLUMNS: dict[str, dict[str, Any]] = {
+    **KEYS,
+    **{
+        m.column: {"LongName": m.name, "Description": f"{m.formula}. n/a where it is not defined."}
+        | ({"Units": m.unit} if m.unit else {})
+        for m in MEASURES
+    },
+    **COUNTS,
+    "reference_file": {"Description": "Path in the folder of the references; of several raters, the fused one's."},
+    "prediction_file": {"Description": "Path in the folder of the prediction."},
+    "problem": {"Description": "Why the case could not be compared; n/a where it was."},
+}
+
+#: Of evaluation_lesions.tsv.
+LESION_COLUMNS: dict[str, dict[str, Any]] = {
+    **KEYS,
+    "lesion_of": {"Description": "Whose lesion it is.",
+                  "Levels": {"reference": "found or missed", "prediction": "true or false positive"}},
+    "lesion": {"Description": "Its number, 1 is the largest."},
+    "volume_mm3": {"Description": "Its volume.", "Units": "mm^3"},
+    "overlap_mm3": {"Description": "Volume of it that the other side marks as well.", "Units": "mm^3"},
+    "overlap_fraction": {"Description": "overlap_mm3 / volume_mm3."},
+    "found": {"Description": "yes where the other side marks any voxel of it. A prediction's lesion with no is a false "
+                             "positive."},
+    "touching": {"Description": "Lesions of the other side that share a voxel with it."},
+    "x_mm": {"Description": "Centroid, positive to the right.", "Units": "mm"},
+    "y_mm": {"Description": "Centroid, positive to the front.", "Units": "mm"},
+    "z_mm": {"Description": "Centroid, positive upwards.", "Units": "mm"},
+    "size": {"Description": "Class of its volume in mm3 (--size-bins)."},
+}  # fmt: skip
+
+#: Of evaluation_summary.tsv.
+SUMMARY_COLUMNS: dict[str, dict[str, Any]] = {
+    **{key: KEYS[key] for key in WHERE},
+    "measure": {"Description": "Column of evaluation.tsv."},
+    "n": {"Description": "Cases in which it is defined."},
+    "undefined": {"Description": "Cases that were compared, but in which it is not defined."},
+    "median": {"Description": "Median over cases."},
+    "q1": {"Description": "First quartile."},
+    "q3": {"Description": "Third quartile."},
+    "median_ci_low": {"Description": "95 % interval of the median by order statistics; n/a for fewer than 6 cases."},
+    "median_ci_high": {"Description": "Upper end."},
+    "mean": {"Description": "Mean over cases."},
+    "sd": {"Description": "Standard deviation (n - 1)."},
+    "mean_ci_low": {"Description": "95 % interval of the mean (Student's t)."},
+    "mean_ci_high": {"Description": "Upper end."},
+    "min": {"Description": "Smallest value."},
+    "max": {"Description": "Largest value."},
+}
+
+#: Of evaluation_volumes.tsv.
+VOLUME_COLUMNS: dict[str, dict[str, Any]] = {
+    **{key: KEYS[key] for key in WHERE},
+    "n": {"Description": "Cases."},
+    "pearson": {"Description": "Pearson's correlation of the volumes."},
+    "pearson_ci_low": {"Description": "95 % interval by Fisher's transformation."},
+    "pearson_ci_high": {"Description": "Upper end."},
+    "spearman": {"Description": "Spearman's rank correlation."},
+    "ccc": {"Description": "Lin's concordance correlation coefficient (Lin 1989, Biometrics 45:255)."},
+    "ccc_ci_low": {"Description": "95 % interval by Fisher's transformation; variance of Lin 1989, corrected 2000."},
+    "ccc_ci_high": {"Description": "Upper end."},
+    "icc": {"Description": "Intraclass correlation of single ratings, absolute agreement, two-way: ICC(A,1) of McGraw "
+                           "and Wong 1996, Psychol Methods 1:30; ICC(2,1) of Shrout and Fleiss 1979."},
+    "bias_mm3": {"Description": "Mean difference, prediction minus reference (Bland and Altman 1986, Lancet 1:307).",
+                 "Units": "mm^3"},
+    "bias_ci_low": {"Description": "95 % interval (Student's t).", "Units": "mm^3"},
+    "bias_ci_high": {"Description": "Upper end.", "Units": "mm^3"},
+    "sd_mm3": {"Description": "Standard deviation of the differences.", "Units": "mm^3"},
+    "lower_mm3": {"Description": "Lower limit of agreement, bias - 1.96 sd.", "Units": "mm^3"},
+    "lower_ci_low": {"Description": "95 % interval of the limit (Bland and Altman 1999, Stat Methods Med Res 8:135).",
+                     "Units": "mm^3"},
+    "lower_ci_high": {"Description": "Upper end.", "Units": "mm^3"},
+    "upper_mm3": {"Description": "Upper limit of agreement, bias + 1.96 sd.", "Units": "mm^3"},
+    "upper_ci_low": {"Description": "95 % interval of the limit.", "Units": "mm^3"},
+    "upper_ci_high": {"Description": "Upper end.", "Units": "mm^3"},
+}  # fmt: skip
+
+#: Of evaluation_sizes.tsv.
+SIZE_COLUMNS: dict[str, dict[str, Any]] = {
+    **{key: KEYS[key] for key in WHERE},
+    "size": {"Description": "Class of the lesion's volume in mm3."},
+    "reference_lesions": {"Description": "Lesions of the references of that size, of all cases."},
+    "found": {"Description": "Those of them that the prediction touches."},
+    "lesion_tpr": {"Description": "found / reference_lesions."},
+    "lesion_tpr_ci_low": {"Description": "95 % interval (Wilson 1927); takes lesions of one head as independent."},
+    "lesion_tpr_ci_high": {"Description": "Upper end."},
+    "median_overlap": {"Description": "Median part of these lesions that is marked."},
+    "prediction_lesions": {"Description": "Lesions of the predictions of that size, of all cases."},
+    "true": {"Description": "Those of them that touch the reference."},
+    "lesion_ppv": {"Description": "true / prediction_lesions."},
+    "lesion_ppv_ci_low": {"Description": "95 % interval (Wilson 1927)."},
+    "lesion_ppv_ci_high": {"Description": "Upper end."},
+}
+
+#: Of evaluation_tests.tsv.
+TEST_COLUMNS: dict[str, dict[str, Any]] = {
+    "comparison": {"Description": "Which against which; differences are the first minus the second."},
+    "test": {"Description": "Wilcoxon signed-rank (paired) or Wilcoxon rank-sum (groups)."},
+    "segmentation": KEYS["segmentation"],
+    "label": KEYS["label"],
+    "prediction": {"Description": "Of a comparison of groups: which prediction; n/a otherwise."},
+    "measure": {"Description": "Column of evaluation.tsv."},
+    "n": {"Description": "Subjects (of several sessions, the mean); of the first group."},
+    "other_n": {"Description": "Subjects of the second."},
+    "median": {"Description": "Median of the first."},
+    "other_median": {"Description": "Median of the second."},
+    "difference": {"Description": "Mean difference."},
+    "ci_low": {"Description": "95 % interval (paired: Student; groups: Welch)."},
+    "ci_high": {"Description": "Upper end."},
+    "effect_size": {"Description": "Size of the effect."},
+    "effect": {"Description": "Matched-pairs rank-biserial correlation (Kerby 2014), or Hedges' g (1981)."},
+    "p": {"Description": "Two-sided p of the test; exact in small samples."},
+    "p_holm": {"Description": "p after Holm 1979 over all tests of the comparison (labels and measures)."},
+    "q_fdr": {"Description": "p after Benjamini and Hochberg 1995 over the same tests."},
+    "smallest_p": {"Description": "Smallest p that so many subjects can give: above 0.05 no difference can be shown."},
+    "note": {"Description": "Why there is no test, or what to keep in mind."},
+}
+
+#: Of evaluation_raters.tsv.
+RATER_COLUMNS: dict[str, dict[str, Any]] = {
+    **{key: KEYS[key] for key in (*CASE, "segmentation", "label")},
+    "kind": {"Description": "What the row is about.",
+             "Levels": {"rater": "one rater against the consensus", "pair": "two raters", "all": "all raters"}},
+    "rater": {"Description": "Rater."},
+    "other": {"Description": "The other rater of a pair."},
+    "volume_mm3": {"Description": "Volume that the rater marked.", "Units": "mm^3"},
+    "sensitivity": {"Description": "Against the hidden truth, estimated by STAPLE (Warfield et al. 2004)."},
+    "specificity": {"Description": "As sensitivity; over the whole grid, so near 1."},
+    "dsc": {"Description": "Dice coefficient: with the consensus (rater), of the pair, or mean of all pairs (all)."},
+    "kappa": {"Description": "Fleiss' kappa of all raters over the voxels of the grid (Fleiss 1971)."},
+}  # fmt: skip
+
+
+def is_lesion(name: str) -> bool:
+    """Whether the connected parts of a label are lesions to be counted, by its name.
+
+    Examples
+    --------
+    >>> is_lesion("lesion"), is_lesion("WMH"), is_lesion("Gray Matter")
+    (True, True, False)
+    """
+    return any(word in name.lower() for word in LESION_WORDS)
+
+
+# --- one case ---------------------------------------------------------------------------------------------------------
+
+
+def compare_masks(
+    reference: np.ndarray,
+    prediction: np.ndarray,
+    *,
+    affine: np.ndarray,
+    lesion_wise: bool,
+    minimum_lesion_mm3: float = 0.0,
+    borders_mm3: Sequence[float] = SIZE_BORDERS_MM3,
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """All measures of one case, and its lesions one by one.
+
+    Parameters
+    ----------
+    reference, prediction : ndarray of bool, shape (X, Y, Z)
+    affine : ndarray, shape (4, 4)
+        Voxels to RAS mm.
+    lesion_wise : bool
+        Whether connected parts are lesions.
+    minimum_lesion_mm3 : float
+        As in `agreement.agreement`.
+    borders_mm3 : sequence of float
+        Of the classes of lesion volumes.
+
+    Returns
+    -------
+    row : dict
+        Measures and counts of `CASE_COLUMNS`.
+    lesions : list of dict
+        Columns of `LESION_COLUMNS` from ``lesion_of`` on; those of the reference first, each side largest first.
+    """
+    size = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
+    found = agreement(
+        reference, prediction, voxel_size_mm=size, lesion_wise=lesion_wise, minimum_lesion_mm3=minimum_lesion_mm3
+    )
+    if not lesion_wise:
+        return asdict(found), []
+    voxel_mm3 = float(size.prod())
+    box = ndimage.find_objects((reference | prediction).astype(np.uint8))
+    if not box:
+        return asdict(found), []
+    start = affine @ [*(part.start for part in box[0]), 1]
+    inside = affine.copy()
+    inside[:3, 3] = start[:3]
+    sides = (("reference", reference[box[0]], prediction[box[0]], at_least(minimum_lesion_mm3 / voxel_mm3)),
+             ("prediction", prediction[box[0]], reference[box[0]], 1))  # fmt: skip
+    rows = []
+    for side, mask, other, minimum in sides:
+        lesions = lesions_of(mask, other, minimum_voxels=minimum)
+        rows += [{"lesion_of": side} | row for row in _lesion_rows(lesions, inside, voxel_mm3, borders_mm3)]
+    return asdict(found), rows
+
+
+def _lesion_rows(
+    lesions: Lesions, affine: np.ndarray, voxel_mm3: float, borders: Sequence[float]
+) -> list[dict[str, Any]]:
+    numbers = np.arange(1, len(lesions.sizes) + 1)
+    if not len(numbers):
+        return []
+    centres = np.array(ndimage.center_of_mass(lesions.labels > 0, lesions.labels, numbers))
+    places = centres @ affine[:3, :3].T + affine[:3, 3]
+    names = size_classes(lesions.sizes * voxel_mm3, borders)
+    return [
+        {
+            "lesion": int(number), "volume_mm3": size * voxel_mm3, "overlap_mm3": overlap * voxel_mm3,
+            "overlap_fraction": overlap / size, "found": "yes" if overlap else "no", "touching": int(touching),
+            "x_mm": place[0], "y_mm": place[1], "z_mm": place[2], "size": name,
+        }
+        for number, size, overlap, touching, place, name in zip(
+            numbers, lesions.sizes, lesions.overlap, lesions.touching, places, names, strict=True)
+    ]  # fmt: skip
+
+
+def size_names(borders: Sequence[float]) -> list[str]:
+    """Names of the classes of volumes.
+
+    Examples
+    --------
+    >>> size_names((10, 100))
+    ['<10', '10-100', '>=100']
+    """
+    texts = [f"{border:g}" for border in borders]
+    return [f"<{texts[0]}", *(f"{a}-{b}" for a, b in pairwise(texts)), f">={texts[-1]}"]
+
+
+def size_classes(volumes_mm3: np.ndarray, borders: Sequence[float]) -> list[str]:
+    """Class of each volume; a volume on a border belongs to the class above it."""
+    names = size_names(borders)
+    # A whole number of voxels may miss the border by rounding.
+    return [names[i] for i in np.searchsorted(np.asarray(borders), volumes_mm3 * (1 + 1e-9), side="right")]
+
+
+# --- all cases --------------------------------------------------------------------------------------------------------
+
+
+def summarise(cases: pd.DataFrame) -> pd.DataFrame:
+    """Every measure over the cases, a row for each label, prediction and measure (`SUMMARY_COLUMNS`)."""
+    rows = []
+    for where, some in _groups(cases, WHERE):
+        for column in (*BY_COLUMN, "reference_volume_mm3", "prediction_volume_mm3"):
+            known = some[column].dropna().to_numpy(float)
+            lesion_wise = some["reference_lesions"].notna().any()
+            if column in BY_COLUMN and BY_COLUMN[column].lesion_wise and not lesion_wise:
+                continue
+            rows.append(where | {"measure": column} | _described(known) | {"undefined": len(some) - len(known)})
+    return pd.DataFrame(rows, columns=list(SUMMARY_COLUMNS))
+
+
+def _described(values: np.ndarray) -> dict[str, Any]:
+    n = len(values)
+    if not n:
+        return {"n": 0}
+    q1, median, q3 = np.percentile(values, (25, 50, 75))
+    out: dict[str, Any] = {"n": n, "median": median, "q1": q1, "q3": q3, "mean": values.mean(), "min": values.min(),
+                           "max": values.max()}  # fmt: skip
+    if n > 1:
+        sd = float(values.std(ddof=1))
+        reach = stats.t.ppf(0.5 + CONFIDENCE / 2, n - 1) * sd / np.sqrt(n)
+        out |= {"sd": sd, "mean_ci_low": out["mean"] - reach, "mean_ci_high": out["mean"] + reach}
+    if n >= MINIMUM_PAIRS:
+        interval = stats.quantile_test(values, p=0.5).confidence_interval(CONFIDENCE)
+        out |= {"median_ci_low": interval.low, "median_ci_high": interval.high}
+    return out
+
+
+def detection_by_size(lesions: pd.DataFrame, borders: Sequence[float]) -> pd.DataFrame:
+    """Lesions found, and predicted lesions that are true, by size; those of all cases together (`SIZE_COLUMNS`)."""
+    rows = []
+    for where, some in _groups(lesions, WHERE):
+        for name in size_names(borders):
+            here = some[some["size"] == name]
+            marked, predicted = (here[here["lesion_of"] == side] for side in ("reference", "prediction"))
+            row: dict[str, Any] = where | {"size": name}
+            for part, total, hit, rate in ((marked, "reference_lesions", "found", "lesion_tpr"),
+                                           (predicted, "prediction_lesions", "true", "lesion_ppv")):  # fmt: skip
+                count = int((part["found"] == "yes").sum())
+                row |= {total: len(part), hit: count}
+                if len(part):
+                    interval = stats.binomtest(count, len(part)).proportion_ci(CONFIDENCE, method="wilson")
+                    row |= {rate: count / len(part), f"{rate}_ci_low": interval.low, f"{rate}_ci_high": interval.high}
+            if len(marked):
+                row["median_overlap"] = float(marked["overlap_fraction"].median())
+            rows.append(row)
+    return pd.DataFrame(rows, columns=list(SIZE_COLUMNS))
+
+
+def agreement_of_volumes(cases: pd.DataFrame) -> pd.DataFrame:
+    """Correlation of volumes and Bland and Altman's analysis, a row per label and prediction (`VOLUME_COLUMNS`)."""
+    rows = []
+    for where, some in _groups(cases, WHERE):
+        volumes = some[["reference_volume_mm3", "prediction_volume_mm3"]].dropna().to_numpy(float)
+        row: dict[str, Any] = where | {"n": len(volumes)}
+        if len(volumes) >= MINIMUM_CASES:
+            r, p = volumes.T
+            row |= correlations(r, p) | {
+                f"{name}_mm3" if name in ("bias", "sd", "lower", "upper") else name: value
+                for name, value in asdict(bland_altman(r, p)).items()
+                if name != "n"
+            }
+        rows.append(row)
+    return pd.DataFrame(rows, columns=list(VOLUME_COLUMNS))
+
+
+def correlations(reference: np.ndarray, prediction: np.ndarray) -> dict[str, float]:
+    """Pearson, Spearman, Lin's concordance and ICC(A,1) of paired values; NaN where one of the two does not vary.
+
+    Parameters
+    ----------
+    reference, prediction : ndarray, shape (n,)
+    """
+    names = ("pearson", "pearson_ci_low", "pearson_ci_high", "spearman", "ccc", "ccc_ci_low", "ccc_ci_high", "icc")
+    if min(np.ptp(reference), np.ptp(prediction)) == 0:
+        return dict.fromkeys(names, np.nan)
+    n = len(reference)
+    r = stats.pearsonr(reference, prediction)
+    low, high = r.confidence_interval(CONFIDENCE) if n > 3 else (np.nan, np.nan)
+    concordance, *interval = lins_concordance(reference, prediction)
+    values = (float(r.statistic), float(low), float(high), float(stats.spearmanr(reference, prediction).statistic),
+              concordance, *interval, icc_agreement(np.stack([reference, prediction], axis=1)))  # fmt: skip
+    return dict(zip(names, values, strict=True))
+
+
+def lins_concordance(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
+    """Lin's concordance correlation coefficient and its 95 % interval.
+
+    Lin L. I. A concordance correlation coefficient to evaluate reproducibility. Biometrics 45:255-268 (1989),
+    doi:10.2307/2532051; variance as corrected in Biometrics 56:324 (2000). Variances are divided by n, as there.
+    """
+    n = len(x)
+    sx, sy, sxy = x.var(), y.var(), float(np.cov(x, y, ddof=0)[0, 1])
+    c = 2 * sxy / (sx + sy + (x.mean() - y.mean()) ** 2)
+    r = sxy / np.sqrt(sx * sy)
+    if n <= 3 or abs(c) >= 1 or r == 0:
+        return float(c), np.nan, np.nan
+    u = (x.mean() - y.mean()) / (sx * sy) ** 0.25
+    variance = (
+        (1 - r**2) * c**2 / ((1 - c**2) * r**2)
+        + 2 * c**3 * (1 - c) * u**2 / (r * (1 - c**2) ** 2)
+        - c**4 * u**4 / (2 * r**2 * (1 - c**2) ** 2)
+    ) / (n - 2)
+    reach = stats.norm.ppf(0.5 + CONFIDENCE / 2) * np.sqrt(max(variance, 0))
+    return float(c), float(np.tanh(np.arctanh(c) - reach)), float(np.tanh(np.arctanh(c) + reach))
+
+
+def icc_agreement(ratings: np.ndarray) -> float:
+    """Intraclass correlation ICC(A,1), in the older naming ICC(2,1): absolute agreement of single ratings.
+
+    McGraw K. O., Wong S. P. Forming inferences about some intraclass correlation coefficients. Psychol Methods 1:30-46
+    (1996), doi:10.1037/1082-989X.1.1.30; Shrout P. E., Fleiss J. L. Psychol Bull 86:420-428 (1979).
+
+    Parameters
+    ----------
+    ratings : ndarray, shape (n, k)
+        A row per case, a column per rater.
+    """
+    n, k = ratings.shape
+    rows, columns, all_of = ratings.mean(axis=1), ratings.mean(axis=0), ratings.mean()
+    between = k * ((rows - all_of) ** 2).sum() / (n - 1)
+    raters = n * ((columns - all_of) ** 2).sum() / (k - 1)
+    rest = ((ratings - rows[:, None] - columns[None] + all_of) ** 2).sum() / ((n - 1) * (k - 1))
+    below = between + (k - 1) * rest + k * (raters - rest) / n
+    return float((between - rest) / below) if below > 0 else np.nan
+
+
+@dataclass(frozen=True)
+class BlandAltman:
+    """Bias and limits of agreement, with their 95 % intervals; prediction minus reference."""
+
+    n: int
+    bias: float
+    bias_ci_low: float
+    bias_ci_high: float
+    sd: float
+    lower: float
+    lower_ci_low: float
+    lower_ci_high: float
+    upper: float
+    upper_ci_low: float
+    upper_ci_high: float
+
+
+def bland_altman(reference: np.ndarray, prediction: np.ndarray) -> BlandAltman:
+    """Bland and Altman's analysis of paired values.
+
+    Bland J. M., Altman D. G. Statistical methods for assessing agreement between two methods of clinical measurement.
+    Lancet 1:307-310 (1986), doi:10.1016/S0140-6736(86)90837-8. The variance of a limit is that of their paper of 1999
+    (Stat Methods Med Res 8:135-160, section 2): ``sd^2 (1 / n + 1.96^2 / (2 (n - 1)))``.
+
+    Parameters
+    ----------
+    reference, prediction : ndarray, shape (n,)
+        Two cases at least.
+    """
+    difference = prediction - reference
+    n = len(difference)
+    bias, sd = float(difference.mean()), float(difference.std(ddof=1))
+    z, t = stats.norm.ppf(0.975), stats.t.ppf(0.5 + CONFIDENCE / 2, n - 1)
+    of_bias, of_limit = t * sd / np.sqrt(n), t * sd * np.sqrt(1 / n + z**2 / (2 * (n - 1)))
+    lower, upper = bias - z * sd, bias + z * sd
+    return BlandAltman(n, bias, bias - of_bias, bias + of_bias, sd, lower, lower - of_limit, lower + of_limit,
+                       upper, upper - of_limit, upper + of_limit)  # fmt: skip
+
+
+# --- tests ------------------------------------------------------------------------------------------------------------
+
+
+def compare_predictions(cases: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """Every prediction against every other, by label and measure: Wilcoxon's signed-rank test (`TEST_COLUMNS`).
+
+    Cases of a subject are averaged first, so that what is tested is independent; only cases in which both predictions
+    have the measure count. p is corrected over all tests of a pair of predictions.
+    """
+    rows = []
+    for first, second in combinations(names, 2):
+        for where, some in _groups(cases, WHERE[:2]):
+            for measure in _measured(some):
+                rows.append(_pair_row(where, some, (second, first), measure))
+    return _corrected(rows)
+
+
+def _pair_row(where: Mapping[str, str], some: pd.DataFrame, names: tuple[str, str], measure: str) -> dict[str, Any]:
+    """The first of `names` against the second."""
+    by_case = some.pivot_table(index=CASE, columns="prediction", values=measure, aggfunc="first", dropna=False)
+    pairs = by_case.reindex(columns=names).dropna().groupby(level="participant_id").mean().to_numpy(float)
+    row: dict[str, Any] = {"comparison": f"{names[0]} against {names[1]}", "test": "Wilcoxon signed-rank"} | {
+        **where, "prediction": None, "measure": measure, "n": len(pairs), "other_n": len(pairs), "note": None,
+    }  # fmt: skip
+    if not len(pairs):
+        return row | {"note": "no subject has it in both"}
+    change = pairs[:, 0] - pairs[:, 1]
+    moved = change[change != 0]
+    row |= {"median": float(np.median(pairs[:, 0])), "other_median": float(np.median(pairs[:, 1])),
+            "difference": float(change.mean())}  # fmt: skip
+    if not len(moved):
+        return row | {"note": "no difference in any subject"}
+    ranks = stats.rankdata(np.abs(moved))
+    row |= {
+        "effect_size": float((np.sign(moved) * ranks).sum() / ranks.sum()), "effect": "rank-biserial correlation",
+        "smallest_p": 2.0 ** (1 - len(moved)),
+    }  # fmt: skip
+    if len(pairs) >= MINIMUM_COMPARED and np.ptp(change) > 0:
+        found = paired(pairs[:, ::-1], change)
+        row |= {"ci_low": found["ci_low"], "ci_high": found["ci_high"], "p": found["p_rank"]}
+    if len(moved) < MINIMUM_PAIRS:
+        row["note"] = f"{len(moved)} differences: at least {MINIMUM_PAIRS} are needed for any p below 0.05"
+    return row
+
+
+def compare_groups_of_subjects(cases: pd.DataFrame, groups: pd.Series, names: Sequence[str]) -> pd.DataFrame:
+    """Every group of subjects against the first, by prediction, label and measure: Wilcoxon's rank-sum test.
+
+    Parameters
+    ----------
+    cases : DataFrame
+    groups : Series
+        Group by ``participant_id``.
+    names : sequence of str
+        Predictions.
+    """
+    rows = []
+    for where, some in _groups(cases, WHERE):
+        if where["prediction"] not in names:
+            continue
+        measures = _measured(some)
+        subjects = some.groupby("participant_id")[measures].mean()
+        frame = subjects.join(groups.rename("group"), how="inner").dropna(subset="group").reset_index()
+        frame["group"] = pd.Categorical(frame["group"].astype(str))
+        if len(frame["group"].cat.categories) < 2:
+            continue
+        found = compare_groups(frame, "group", measures)
+        for one in found.to_dict("records"):
+            n, m = int(one["n"]), int(one["reference_n"])
+            smallest = 2 / comb(n + m, n)
+            rows.append({
+                "comparison": one["comparison"].removeprefix("group: "), "test": "Wilcoxon rank-sum", **where,
+                "measure": one["column"], "n": n, "other_n": m, "median": one["median"],
+                "other_median": one["reference_median"], "difference": one["difference"], "ci_low": one["ci_low"],
+                "ci_high": one["ci_high"], "effect_size": one["effect_size"], "effect": one["effect"],
+                "p": one["p_rank"], "smallest_p": smallest,
+                "note": "too few subjects for any p below 0.05" if smallest > 0.05 else None,
+            })  # fmt: skip
+    return _corrected(rows)
+
+
+def _corrected(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """The tests as a table, with p after Holm and after Benjamini and Hochberg in each comparison (and prediction)."""
+    from statsmodels.stats.multitest import multipletests
+
+    table = pd.DataFrame(rows, columns=list(TEST_COLUMNS))
+    family = table["comparison"] + "\t" + table["prediction"].fillna("").astype(str)
+    tested = table["p"].notna()
+    for some in table[tested].groupby(family[tested], sort=False).groups.values():
+        p = table.loc[some, "p"].to_numpy(float)
+        table.loc[some, "p_holm"] = multipletests(p, method="holm")[1]
+        table.loc[some, "q_fdr"] = multipletests(p, method="fdr_bh")[1]
+    return table
+
+
+def _measured(cases: pd.DataFrame) -> list[str]:
+    return [column for column in BY_COLUMN if cases[column].notna().any()]
+
+
+def _groups(table: pd.DataFrame, by: Sequence[str]) -> list[tuple[dict[str, str], pd.DataFrame]]:
+    """Parts of a table in order of appearance."""
+    if table.empty:
+        return []
+    return [
+        (dict(zip(by, map(str, key), strict=True)), some)
+        for key, some in table.groupby(list(by), sort=False, dropna=False)
+    ]
