@@ -222,19 +222,19 @@ def run(options: TrainOptions) -> int:
     say = Progress()
     if not options.app.skip_bids_validation:
         app.validate(options.app.bids_dir, say.note)
-    cases = _labelled(options, say)
+    cases = labelled(options, say)
     folds = split([case.inputs.subject for case in cases], options.folds, seed=options.app.random_seed)
     if options.dry_run:
         return _dry_run(cases, folds, options, say)
     options.out.mkdir(parents=True, exist_ok=True)
-    _prepare(cases, options, say)
+    prepare(cases, options, say)
     return _train(cases, folds, options, say)
 
 
 # --- cases ------------------------------------------------------------------------------------------------------------
 
 
-def _labelled(options: TrainOptions, say: Progress) -> list[Found]:
+def labelled(options: TrainOptions, say: Progress) -> list[Found]:
     """Sessions with scans and labels; raises AppError with what is wrong with which."""
     sessions = bids.collect(
         options.app.bids_dir,
@@ -315,7 +315,7 @@ def _lookup(path: Path, options: TrainOptions) -> tuple[tuple[int, ...], tuple[s
     return tuple(int(row["index"]) for row in rows), tuple(row["name"] for row in rows)
 
 
-def _prepare(cases: Sequence[Found], options: TrainOptions, say: Progress) -> None:
+def prepare(cases: Sequence[Found], options: TrainOptions, say: Progress) -> None:
     """Run the workflow of each case that is not prepared yet."""
     from bidsapp import app
     from bidsapp.workflows.case import init_case_wf
@@ -324,11 +324,11 @@ def _prepare(cases: Sequence[Found], options: TrainOptions, say: Progress) -> No
     records = {name: _record(case, options) for name, case in by_name.items()}
 
     def is_prepared(inputs: SessionInputs, _: Config) -> bool:
-        return app.read_record(_case_folder(options, inputs) / "case.json") == records[inputs.name]
+        return app.read_record(case_folder(options, inputs) / "case.json") == records[inputs.name]
 
     def build(inputs: SessionInputs, chosen: Config, *, device: str) -> Any:
         case = by_name[inputs.name]
-        folder, record = _case_folder(options, inputs), records[inputs.name]
+        folder, record = case_folder(options, inputs), records[inputs.name]
         return init_case_wf(inputs, chosen, labels=case.labels, folder=folder, record=record, device=device)
 
     waiting = [app.Outcome(case.inputs) for case in cases if not is_prepared(case.inputs, options.app)]
@@ -343,7 +343,8 @@ def _prepare(cases: Sequence[Found], options: TrainOptions, say: Progress) -> No
         raise errors.InputError(f"{len(failed)} case(s) could not be prepared (see {options.out}/logs):\n  {told}")
 
 
-def _case_folder(options: TrainOptions, inputs: SessionInputs) -> Path:
+def case_folder(options: TrainOptions, inputs: SessionInputs) -> Path:
+    """Where a prepared case lies."""
     return options.out / "cases" / inputs.name
 
 
@@ -406,7 +407,7 @@ def _train(cases: Sequence[Found], folds: Sequence[Sequence[str]], options: Trai
 
     training = _training(options, cases[0].lookup)
     work = Folds(
-        {case.inputs.name: _case_folder(options, case.inputs) for case in cases},
+        {case.inputs.name: case_folder(options, case.inputs) for case in cases},
         training,
         first=_first_stage(options, training),
         before=_initial(options) if "lesion" in training.classes else None,

@@ -163,7 +163,7 @@ def train_model(
     torch.set_num_threads(training.threads)
     network = make_network(training).to(device)
     if training.synthetic and generator is None:
-        generator = own_generator(cases, patch=sample_size(network, training.architecture), device=device)
+        generator = own_generator(cases, patch=scan_size(network, training.architecture), device=device)
     shown = [with_proposals(case, training.first, device) for case in cases] if training.first else list(cases)
     judges = [with_proposals(case, training.first, device) for case in held_out] if training.first else list(held_out)
     loss = GroupedLoss(training.loss, training.groups).to(device)
@@ -237,9 +237,10 @@ def sample_config(network: nn.Module, training: Training) -> SampleConfig:
     )
 
 
-def sample_size(network: nn.Module, architecture: str) -> int:
-    """Voxels a side of what a network is shown in training."""
-    return PATCH[architecture] + 2 * int(network.margin)  # type: ignore[arg-type]
+def scan_size(network: nn.Module, architecture: str) -> int:
+    """Voxels a side of a synthetic scan: what the network is shown, and room for several small patches."""
+    patch, count = PATCH[architecture], PATCHES[architecture]
+    return patch + 2 * int(network.margin) + (patch if count > 1 else 0)  # type: ignore[arg-type]
 
 
 def own_generator(cases: Sequence[Case], *, patch: int, device: str) -> Generator:

@@ -82,17 +82,14 @@ class Sampler:
         """Batch number `number`; the same every time."""
         c = self.config
         rng = np.random.default_rng([c.seed, number])
-        patches = []
-        for index in range(c.count):
-            if self.generator is not None and rng.random() < c.synthetic:
-                seed = int(rng.integers(2**62))
-                patches.append(synthetic_patch(self.generator, seed, margin=c.margin, first=self.first))
-            else:
-                patches.append(self._real(rng, number, index))
+        if self.generator is not None and rng.random() < c.synthetic:
+            patches = synthetic_patches(self.generator, rng, c, first=self.first)
+        else:
+            patches = [self._real(rng, number) for _ in range(c.count)]
         images, labels, places = zip(*patches, strict=True)
         return Batch(torch.stack(images), torch.stack(labels), torch.stack(places) if c.place else None)
 
-    def _real(self, rng: np.random.Generator, number: int, index: int) -> tuple[torch.Tensor, ...]:
+    def _real(self, rng: np.random.Generator, number: int) -> tuple[torch.Tensor, ...]:
         c = self.config
         case = self.cases[int(rng.integers(len(self.cases)))]
         labelled = len(case.foreground) and rng.random() < c.foreground and number < c.uniform_from
@@ -122,20 +119,30 @@ class Sampler:
         return torch.cat([torch.as_tensor(intensity(scans)) * brain, others]), labels, place
 
 
-def synthetic_patch(
-    generator: Generator, seed: int, *, margin: int, first: Model | None = None
-) -> tuple[torch.Tensor, ...]:
-    """Images, labels and place of a synthetic patch of ``generator.config.patch`` voxels, `margin` of them context.
+def synthetic_patches(
+    generator: Generator, rng: np.random.Generator, config: SampleConfig, *, first: Model | None = None
+) -> list[tuple[torch.Tensor, ...]]:
+    """Images, labels and place of ``config.count`` patches, all out of one synthetic scan.
 
     With the `first` model of a cascade, its foreground probability is a channel more.
     """
-    sample = generator.sample(seed)
-    images = scaled(sample)
+    sample = generator.sample(int(rng.integers(2**62)))
+    images, labels = scaled(sample), (sample.lesion > 0.5).long()
     if first is not None:
         images = torch.cat([images, _proposed(first, images, sample.place)[None]])
-    m = slice(margin, sample.lesion.shape[0] - margin)
-    place = symmetric_place(*(axis[m] for axis in sample.place))
-    return images, (sample.lesion[m, m, m] > 0.5).long(), place
+    size = config.patch + 2 * config.margin
+    room = labels.shape[0] - size
+    lesion = torch.nonzero(labels).numpy()
+    out = []
+    for _ in range(config.count):
+        corner = rng.integers(0, room + 1, 3)
+        if len(lesion) and rng.random() < config.foreground:
+            corner = np.clip(lesion[rng.integers(len(lesion))] - size // 2, 0, room)
+        outer = tuple(slice(int(a), int(a) + size) for a in corner)
+        inner = tuple(slice(s.start + config.margin, s.stop - config.margin) for s in outer)
+        place = symmetric_place(*(axis[s] for axis, s in zip(sample.place, inner, strict=True)))
+        out.append((images[(slice(None), *outer)], labels[inner], place))
+    return out
 
 
 def _proposed(first: Model, images: torch.Tensor, place: Sequence[torch.Tensor]) -> torch.Tensor:
