@@ -1,12 +1,543 @@
-"""``bidsapp evaluate REF_DIR PRED_DIR ...``: how well segmentations agree with references."""
+"""``bidsapp evaluate REF_DIR PRED_DIR ...``: how well segmentations agree with references (docs/evaluate.md)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
+import itertools
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from bidsapp.errors import AppError
+from bidsapp.errors import OK, PARTICIPANT_FAILED, AppError, InputError, NothingSelectedError, UsageError
+
+if TYPE_CHECKING:  # heavy: --help answers at once
+    import numpy as np
+    import pandas as pd
+
+    from bidsapp.derivatives import Match
+
+#: Cases whose pictures the page shows, if not told otherwise: a page of some MB.
+PICTURES = 12
+FUSIONS = ("staple", "majority")
+CONTRASTS = ("FLAIR", "T1w", "T2w")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What ``bidsapp evaluate`` was asked for; made by `parse`, checked once.
+
+    Attributes
+    ----------
+    references : mapping
+        Folder by name of the rater; the first is REF_DIR.
+    predictions : mapping
+        Folder by name.
+    out : Path
+    labels, segs : tuple of str
+        Masks and dsegs to compare, ``NAME`` or ``REFERENCE:PREDICTION``; both empty: what all have.
+    subjects, sessions : tuple of str
+        Labels without prefixes; empty for all.
+    space : str
+        Of the references; "" for any.
+    fusion : str
+        One of `FUSIONS`.
+    lesions : tuple of str
+        Labels counted lesion by lesion; empty: by their names.
+    minimum_lesion_mm3 : float
+    size_bins : tuple of float
+    participants : Path or None
+        Table of the subjects.
+    group : str
+        Its column of groups.
+    scans : Path or None
+        Dataset of the scans to draw on.
+    pictures : int
+    """
+
+    references: Mapping[str, Path]
+    predictions: Mapping[str, Path]
+    out: Path
+    labels: tuple[str, ...] = ()
+    segs: tuple[str, ...] = ()
+    subjects: tuple[str, ...] = ()
+    sessions: tuple[str, ...] = ()
+    space: str = ""
+    fusion: str = FUSIONS[0]
+    lesions: tuple[str, ...] = ()
+    minimum_lesion_mm3: float = 0.0
+    size_bins: tuple[float, ...] = (10.0, 100.0, 1000.0)
+    participants: Path | None = None
+    group: str = ""
+    scans: Path | None = None
+    pictures: int = PICTURES
+
+    def __post_init__(self) -> None:
+        for name, folder in self.predictions.items():
+            if folder in self.references.values():
+                raise UsageError(f"{folder} is both a reference and the prediction {name}: all would agree.")
+        if self.minimum_lesion_mm3 < 0:
+            raise UsageError("--minimum-lesion: a volume in mm3, 0 or more.")
+        bins = self.size_bins
+        if not bins or bins[0] <= 0 or any(b <= a for a, b in itertools.pairwise(bins)):
+            raise UsageError("--size-bins: volumes in mm3, each larger than the one before, such as 10 100 1000.")
+        if bool(self.participants) != bool(self.group):
+            raise UsageError("--participants and --group go together: the table, and its column of groups.")
+        if self.pictures < 0:
+            raise UsageError("--pictures: 0 or more.")
+        if self.fusion not in FUSIONS:
+            raise UsageError(f"--fusion {self.fusion}: choose one of {', '.join(FUSIONS)}.")
 
 
 def main(argv: Sequence[str]) -> int:
     """Run ``bidsapp evaluate``; the return value is the exit code."""
-    raise AppError("evaluate: being written.")
+    return run(parse(argv))
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}. See 'bidsapp evaluate --help'.")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="bidsapp evaluate",
+        description="Compare segmentations with references, case by case and together: overlap, surface distances,"
+        " volumes, lesions one by one and by size; several predictions against each other, several raters fused.",
+        epilog="Exit codes: 0 fine, 1 a pair could not be compared (the others were), 18 nothing to compare, 64 bad"
+        " command line, 66 input not readable.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("ref_dir", type=Path, metavar="REF_DIR", help="BIDS derivative with the references (masks or dsegs)")
+    add("pred_dir", type=Path, nargs="+", metavar="PRED_DIR", help="derivatives with predictions: A, B, ...")
+    add("--names", nargs="+", default=(), metavar="NAME", help="names of the predictions (default: their folders')")
+    add("--out", type=Path, metavar="DIR", help="folder of tables and page (default: PRED_DIR/evaluation)")
+
+    group = parser.add_argument_group("what is compared")
+    add = group.add_argument
+    add("--label", nargs="+", default=(), metavar="NAME",
+        help="masks (label-NAME_mask, desc-NAME_mask); where names differ, REFERENCE:PREDICTION: lesion:wmh")  # fmt: skip
+    add("--seg", nargs="+", default=(), metavar="NAME", help="dsegs (seg-NAME_dseg), or REFERENCE:PREDICTION")
+    add("--space", default="", metavar="SPACE", help="use references of this space- alone")
+    add("--participant-label", "--participant_label", nargs="+", default=(), metavar="LABEL", help="subjects")
+    add("--session-label", "--session_label", nargs="+", default=(), metavar="LABEL", help="sessions")
+
+    group = parser.add_argument_group("several raters")
+    add = group.add_argument
+    add("--raters", nargs="+", type=Path, default=(), metavar="DIR",
+        help="derivatives of further raters; the reference is then the consensus of REF_DIR and these")  # fmt: skip
+    add("--fusion", default=FUSIONS[0], metavar="NAME", help="how raters are fused: " + " or ".join(FUSIONS))
+
+    group = parser.add_argument_group("lesions")
+    add = group.add_argument
+    add("--lesions", nargs="+", default=(), metavar="LABEL",
+        help="labels counted lesion by lesion (default: those with lesion, wmh, stroke and the like in their names)")  # fmt: skip
+    add("--minimum-lesion", "--minimum_lesion", type=float, default=0.0, metavar="MM3",
+        help="smaller lesions of the reference count neither as found nor as missed")  # fmt: skip
+    add("--size-bins", "--size_bins", type=float, nargs="+", default=(10.0, 100.0, 1000.0), metavar="MM3",
+        help="borders of the classes of lesion volume")  # fmt: skip
+
+    group = parser.add_argument_group("groups of subjects")
+    add = group.add_argument
+    add("--participants", type=Path, metavar="FILE", help="participants.tsv")
+    add("--group", default="", metavar="COLUMN", help="its column of groups, compared by Wilcoxon's rank-sum test")
+
+    group = parser.add_argument_group("page")
+    add = group.add_argument
+    add("--scans", type=Path, metavar="BIDS_DIR", help="dataset of the scans to draw on (default: found by itself)")
+    add("--pictures", type=int, default=PICTURES, metavar="N", help="cases with a picture, the worst ones first")
+    return parser
+
+
+def parse(argv: Sequence[str]) -> Options:
+    """Turn the command line into `Options`.
+
+    Raises
+    ------
+    UsageError
+        What is wrong and how it should be.
+    """
+    given = _parser().parse_args(argv)
+    folders = [Path(os.path.abspath(folder)) for folder in given.pred_dir]
+    raters = [Path(os.path.abspath(folder)) for folder in (given.ref_dir, *given.raters)]
+    for what, several in (("prediction", folders), ("reference", raters)):
+        if len(set(several)) < len(several):
+            raise UsageError(f"A folder is given twice as a {what}.")
+    names = list(given.names) or distinct_names(folders)
+    if len(names) != len(folders):
+        raise UsageError(f"--names: {len(names)} names for {len(folders)} predictions.")
+    if len(set(names)) < len(names) or not all(name.strip() for name in names):
+        raise UsageError("--names: every prediction needs a name of its own.")
+    return Options(
+        references=dict(zip(distinct_names(raters), raters, strict=True)),
+        predictions=dict(zip(names, folders, strict=True)),
+        out=Path(os.path.abspath(given.out)) if given.out else folders[0] / "evaluation",
+        labels=tuple(given.label), segs=tuple(given.seg), space=given.space.removeprefix("space-"),
+        subjects=tuple(label.removeprefix("sub-") for label in given.participant_label),
+        sessions=tuple(label.removeprefix("ses-") for label in given.session_label),
+        fusion=given.fusion, lesions=tuple(given.lesions), minimum_lesion_mm3=given.minimum_lesion,
+        size_bins=tuple(given.size_bins), participants=given.participants, group=given.group,
+        scans=given.scans, pictures=given.pictures,
+    )  # fmt: skip
+
+
+def distinct_names(folders: Sequence[Path]) -> list[str]:
+    """The shortest ends of the paths that tell them apart.
+
+    Examples
+    --------
+    >>> distinct_names([Path("/a/x"), Path("/b/x")]), distinct_names([Path("/a/x"), Path("/a/y")])
+    (['a/x', 'b/x'], ['x', 'y'])
+    """
+    for depth in range(1, max((len(folder.parts) for folder in folders), default=1) + 1):
+        names = ["/".join(folder.parts[-depth:]) for folder in folders]
+        if len(set(names)) == len(names):
+            return names
+    return [str(folder) for folder in folders]
+
+
+# --- the run ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A case in memory, on the reference's grid along the axes nearest to RAS.
+
+    Attributes
+    ----------
+    affine : ndarray, shape (4, 4)
+    labels : mapping
+        By label: the references by rater, and the predictions by name; ndarray of bool, shape (X, Y, Z).
+    problems : mapping
+        Why a prediction is missing, by its name.
+    notes : tuple of str
+    """
+
+    affine: np.ndarray
+    labels: Mapping[str, tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]]]
+    problems: Mapping[str, str]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass
+class Tables:
+    """Rows as they come in."""
+
+    cases: list[dict[str, Any]] = field(default_factory=list)
+    lesions: list[dict[str, Any]] = field(default_factory=list)
+    raters: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def run(options: Options) -> int:
+    """Compare, write tables and page; 1 where a pair could not be compared.
+
+    Raises
+    ------
+    AppError
+        Nothing could be compared at all.
+    """
+    from bidsapp.derivatives import choose_pairs, find_labels, match_cases
+
+    chosen = {"subjects": options.subjects, "sessions": options.sessions}
+    raters = {name: find_labels(folder, **chosen) for name, folder in options.references.items()}
+    predictions = {name: find_labels(folder, **chosen) for name, folder in options.predictions.items()}
+    marked = [one for files in raters.values() for one in files]
+    if not marked:
+        raise NothingSelectedError(
+            "No reference of the chosen subjects and sessions: check --participant-label and --session-label."
+        )
+    pairs, notes = choose_pairs(marked, predictions, masks=options.labels, dsegs=options.segs)
+    matches = match_cases(raters, predictions, pairs, space=options.space)
+    if not matches:
+        raise NothingSelectedError(f"No reference has space-{options.space}: leave --space out.")
+    if not any(match.predictions for match in matches):
+        told = next(why for match in matches for why in match.problems.values())
+        raise NothingSelectedError(f"No prediction fits a reference. The first of {len(matches)} cases: {told}")
+
+    tables = Tables(notes=notes)
+    for match in matches:
+        _compare(match, options, tables)
+    found = _together(tables, options)
+    _write(found, tables.notes, matches, options)
+    failed = found["cases"]["problem"].notna()
+    for _, row in found["cases"][failed].iterrows():
+        print(f"{row['participant_id']} {row['segmentation']} {row['prediction']}: {row['problem']}", file=sys.stderr)
+    if failed.all():
+        raise InputError("No pair could be compared: see above.")
+    return PARTICIPANT_FAILED if failed.any() else OK
+
+
+def _compare(match: Match, options: Options, tables: Tables) -> None:
+    """One case: its rows, or why there are none."""
+    from bidsapp.measure.evaluation import compare_masks
+
+    who = _who(match)
+    where = who | {"segmentation": str(match.pair)}
+    try:
+        loaded = load_case(match, options)
+    except (AppError, ValueError, OSError, MemoryError) as error:
+        for name in options.predictions:
+            tables.cases.append(where | {"label": match.pair.reference.name, "prediction": name, "problem": str(error)})
+        return
+    tables.notes += [note for note in (*match.notes, *loaded.notes) if note not in tables.notes]
+    for name, why in loaded.problems.items():
+        tables.cases.append(where | {"label": match.pair.reference.name, "prediction": name, "problem": why})
+    first = next(iter(match.references.values()))
+    for label, (references, predictions) in loaded.labels.items():
+        here = where | {"label": label}
+        reference = _fused(references, options.fusion)
+        if len(references) > 1:
+            tables.raters += [here | row for row in _rater_rows(references, reference, loaded.affine)]
+            _write_consensus(match, label, reference, loaded.affine, options)
+        for name, prediction in predictions.items():
+            row, lesions = compare_masks(
+                reference, prediction, affine=loaded.affine, lesion_wise=_by_lesion(label, options),
+                minimum_lesion_mm3=options.minimum_lesion_mm3, borders_mm3=options.size_bins,
+            )  # fmt: skip
+            files = {
+                "reference_file": _consensus_path(match, label, options).relative_to(options.out).as_posix()
+                if len(references) > 1
+                else _relative(first.path, options.references.values()),
+                "prediction_file": _relative(match.predictions[name].path, options.predictions.values()),
+            }
+            tables.cases.append(here | {"prediction": name} | row | files)
+            tables.lesions += [here | {"prediction": name} | lesion for lesion in lesions]
+    _tell(match, tables)
+
+
+def _tell(match: Match, tables: Tables) -> None:
+    rows = [row for row in tables.cases if (row["segmentation"], _name(row)) == (str(match.pair), match.name)]
+    by_name = {name: [r["dsc"] for r in rows if r["prediction"] == name and "dsc" in r] for name in
+               dict.fromkeys(row["prediction"] for row in rows)}  # fmt: skip
+    for name, values in by_name.items():
+        known = [value for value in values if value == value]
+        mean = f"{sum(known) / len(known):.3f}" if known else "n/a"
+        told = f"mean DSC of {len(values)} labels {mean}" if len(values) > 1 else f"DSC {mean}"
+        print(f"{match.name} {match.pair} {name}: {told if values else 'not compared'}", flush=True)
+
+
+def _name(row: Mapping[str, Any]) -> str:
+    return "_".join(part for part in (row["participant_id"], row["session_id"], row["scan"]) if part)
+
+
+def _who(match: Match) -> dict[str, str]:
+    return {
+        "participant_id": f"sub-{match.subject}",
+        "session_id": f"ses-{match.session}" if match.session else "",
+        "scan": match.scan,
+    }
+
+
+def _relative(path: Path, folders: Any) -> str:
+    home = next(folder for folder in folders if folder in path.parents)
+    return path.relative_to(home).as_posix()
+
+
+def _by_lesion(label: str, options: Options) -> bool:
+    from bidsapp.measure.evaluation import is_lesion
+
+    return label in options.lesions if options.lesions else is_lesion(label)
+
+
+def load_case(match: Match, options: Options) -> Loaded:
+    """Read references and predictions of a case, label by label.
+
+    Raises
+    ------
+    InputError
+        A reference cannot be used. What is wrong with a prediction is in `Loaded.problems`.
+    """
+    import numpy as np
+
+    from bidsapp.derivatives import read_labels, read_mask
+
+    masks = match.pair.reference.suffix == "mask"
+    read = read_mask if masks else read_labels
+    references = {name: read(one.path) for name, one in match.references.items()}
+    affine = next(iter(references.values())).affine
+    arrays = {name: np.asarray(img.dataobj) for name, img in references.items()}
+    predicted: dict[str, np.ndarray] = {}
+    problems = dict(match.problems)
+    for name, one in match.predictions.items():
+        try:
+            predicted[name] = np.asarray(read(one.path).dataobj)
+        except AppError as error:
+            problems[name] = str(error)
+    if masks:
+        every = {match.pair.reference.name: (_as_bool(arrays), _as_bool(predicted))}
+        return Loaded(affine, every, problems)
+    return _load_dsegs(match, options, affine, arrays, predicted, problems)
+
+
+def _as_bool(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: data > 0 for name, data in arrays.items()}
+
+
+def _load_dsegs(
+    match: Match,
+    options: Options,
+    affine: np.ndarray,
+    references: Mapping[str, np.ndarray],
+    predicted: Mapping[str, np.ndarray],
+    problems: dict[str, str],
+) -> Loaded:
+    """Labels of dsegs, matched by the look-up tables of the first rater and of each prediction."""
+    import numpy as np
+
+    from bidsapp.derivatives import pair_labels, read_lookup
+
+    first, one = next(iter(match.references.items()))
+    names = read_lookup(one, options.references[first])
+    found: dict[str, tuple[dict[str, np.ndarray], dict[str, np.ndarray]]] = {}
+    notes: list[str] = []
+    for name, data in predicted.items():
+        try:
+            theirs = read_lookup(match.predictions[name], options.predictions[name])
+        except AppError as error:
+            problems[name] = str(error)
+            continue
+        present = np.union1d(np.unique(data), np.unique(references[first])).tolist()
+        labels, said = pair_labels(names, theirs, present=present)
+        notes += [f"{match.pair}, {name}: {note}" for note in said]
+        for label in labels:
+            marked = {rater: array == label.reference for rater, array in references.items()}
+            found.setdefault(label.name, (marked, {}))[1][name] = data == label.prediction
+    return Loaded(affine, found, problems, tuple(notes))
+
+
+# --- raters -----------------------------------------------------------------------------------------------------------
+
+
+def _fused(references: Mapping[str, np.ndarray], fusion: str) -> np.ndarray:
+    from bidsapp.measure.raters import majority, staple
+
+    masks = list(references.values())
+    if len(masks) == 1:
+        return masks[0]
+    return staple(masks).mask if fusion == "staple" else majority(masks)
+
+
+def _rater_rows(
+    references: Mapping[str, np.ndarray], consensus: np.ndarray, affine: np.ndarray
+) -> Iterator[dict[str, Any]]:
+    import numpy as np
+
+    from bidsapp.measure.raters import fleiss_kappa, pairwise_dice, staple
+
+    names, masks = list(references), list(references.values())
+    found, dice = staple(masks), pairwise_dice(masks)
+    with_consensus = pairwise_dice([consensus, *masks[:15]])[0, 1:]
+    voxel_mm3 = abs(float(np.linalg.det(affine[:3, :3])))
+    for i, name in enumerate(names):
+        yield {"kind": "rater", "rater": name, "volume_mm3": float(masks[i].sum()) * voxel_mm3,
+               "sensitivity": found.sensitivity[i], "specificity": found.specificity[i],
+               "dsc": float(with_consensus[i])}  # fmt: skip
+    for i, j in zip(*np.triu_indices(len(names), 1), strict=True):
+        yield {"kind": "pair", "rater": names[i], "other": names[j], "dsc": float(dice[i, j])}
+    pairs = dice[np.triu_indices(len(names), 1)]
+    mean = float(np.nanmean(pairs)) if np.isfinite(pairs).any() else float("nan")
+    yield {"kind": "all", "dsc": mean, "kappa": fleiss_kappa(masks), "volume_mm3": float(consensus.sum()) * voxel_mm3}
+
+
+def _consensus_path(match: Match, label: str, options: Options) -> Path:
+    one = next(iter(match.references.values()))
+    entities = {k: v for k, v in one.entities.items() if k not in ("label", "seg", "desc", "atlas")}
+    plain = "".join(c for c in label if c.isalnum())
+    name = "_".join(f"{k}-{v}" for k, v in entities.items()) + f"_label-{plain}_desc-{options.fusion}_mask.nii.gz"
+    folder = options.out / "consensus" / f"sub-{match.subject}"
+    return (folder / f"ses-{match.session}" if match.session else folder) / "anat" / name
+
+
+def _write_consensus(match: Match, label: str, mask: np.ndarray, affine: np.ndarray, options: Options) -> None:
+    import nibabel as nib
+    import numpy as np
+
+    from bidsapp.image.save import write_image
+
+    write_image(nib.Nifti1Image(mask.astype(np.uint8), affine), _consensus_path(match, label, options))
+
+
+# --- together ---------------------------------------------------------------------------------------------------------
+
+
+def _together(tables: Tables, options: Options) -> dict[str, pd.DataFrame]:
+    """All tables, by the names of their files."""
+    import pandas as pd
+
+    from bidsapp.measure import evaluation as ev
+
+    cases = pd.DataFrame(tables.cases).reindex(columns=list(ev.CASE_COLUMNS))
+    cases = cases[~_never_there(cases)]
+    lesions = pd.DataFrame(tables.lesions, columns=list(ev.LESION_COLUMNS))
+    done = cases[cases["problem"].isna()]
+    names = list(options.predictions)
+    tests = ev.compare_predictions(done, names)
+    if options.participants:
+        groups, note = _groups(options, done)
+        tables.notes += [note] if note else []
+        apart = ev.compare_groups_of_subjects(done, groups, names)
+        tests = pd.concat([part for part in (tests, apart) if len(part)] or [tests], ignore_index=True)
+    return {
+        "cases": cases, "lesions": lesions, "summary": ev.summarise(done), "volumes": ev.agreement_of_volumes(done),
+        "sizes": ev.detection_by_size(lesions, options.size_bins), "tests": tests,
+        "raters": pd.DataFrame(tables.raters, columns=list(ev.RATER_COLUMNS)),
+    }  # fmt: skip
+
+
+def _never_there(cases: pd.DataFrame) -> pd.Series:
+    """Rows of labels of dsegs that no image has: a look-up table lists more than there is."""
+    amount = cases[["reference_volume_mm3", "prediction_volume_mm3"]].max(axis=1)
+    largest = amount.groupby([cases["segmentation"], cases["label"]]).transform("max")
+    return (largest == 0) & cases["segmentation"].str.startswith("seg-") & cases["problem"].isna()
+
+
+def _groups(options: Options, cases: pd.DataFrame) -> tuple[pd.Series, str]:
+    """Group of each subject, and a word on those without."""
+    import pandas as pd
+
+    assert options.participants is not None
+    try:
+        table = pd.read_csv(options.participants, sep="\t", dtype=str, na_values=["n/a"], keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise InputError(f"--participants {options.participants}: cannot be read ({error}).") from error
+    for column in ("participant_id", options.group):
+        if column not in table:
+            raise UsageError(
+                f"--participants {options.participants}: no column {column}; there is {', '.join(table.columns)}."
+            )
+    table = table.drop_duplicates("participant_id")
+    labels = table["participant_id"].map(lambda label: label if str(label).startswith("sub-") else f"sub-{label}")
+    groups = pd.Series(table[options.group].to_numpy(), index=labels, name="group")
+    without = sorted(set(cases["participant_id"]) - set(groups.dropna().index))
+    return groups, f"Not in a group of {options.group}: {', '.join(without)}." if without else ""
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+
+def _write(found: Mapping[str, pd.DataFrame], notes: Sequence[str], matches: Sequence[Match], options: Options) -> None:
+    from bidsapp.bids import write_json, write_text
+    from bidsapp.measure import evaluation as ev
+
+    columns = {
+        "cases": ev.CASE_COLUMNS, "lesions": ev.LESION_COLUMNS, "summary": ev.SUMMARY_COLUMNS,
+        "volumes": ev.VOLUME_COLUMNS, "sizes": ev.SIZE_COLUMNS, "tests": ev.TEST_COLUMNS, "raters": ev.RATER_COLUMNS,
+    }  # fmt: skip
+    written = []
+    for name, table in found.items():
+        stem = "evaluation" if name == "cases" else f"evaluation_{name}"
+        if table.empty:
+            for suffix in (".tsv", ".json"):
+                (options.out / f"{stem}{suffix}").unlink(missing_ok=True)
+            continue
+        plain = table.replace("", "n/a")
+        text = plain.to_csv(sep="\t", index=False, na_rep="n/a", float_format="%.10g", lineterminator="\n")
+        write_text(options.out / f"{stem}.tsv", text)
+        write_json(options.out / f"{stem}.json", columns[name])
+        written.append(f"{stem}.tsv")
+    print(f"Tables: {options.out}")

@@ -93,7 +93,7 @@ BY_COLUMN = {measure.column: measure for measure in MEASURES}
 COUNTS: dict[str, dict[str, Any]] = {
     "reference_volume_mm3": {"Description": "Volume of the label in the reference.", "Units": "mm^3"},
     "prediction_volume_mm3": {"Description": "Volume of the label in the prediction.", "Units": "mm^3"},
-    "reference_lesions": {"Description": "Lesions of the reference (26-connected), without those below --minimum-lesion."},
+    "reference_lesions": {"Description": "Lesions of the reference (26-connected) of --minimum-lesion and more."},
     "prediction_lesions": {"Description": "Lesions of the prediction (26-connected)."},
 }  # fmt: skip
 
