@@ -554,7 +554,9 @@ def pair_labels(
     if not (reference and prediction):
         known = reference or prediction
         indices = sorted(index for index in known or present if index != 0)
-        return [LabelPair(known.get(i, (f"label {i}", ""))[0], i, i) for i in indices], []
+        who = "The references have" if prediction else "The predictions have" if reference else "Neither side has"
+        told = f"{who} no look-up table (*_dseg.tsv): labels are compared by their numbers."
+        return [LabelPair(known.get(i, (f"label {i}", ""))[0], i, i) for i in indices], [told]
     by_name = {form: index for index, names in reversed(list(prediction.items())) for form in _forms(names)}
     pairs, left = [], []
     for index, names in sorted(reference.items()):

@@ -120,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group("what is compared")
     add = group.add_argument
     add("--label", nargs="+", default=(), metavar="NAME",
-        help="masks (label-NAME_mask, desc-NAME_mask); where names differ, REFERENCE:PREDICTION: lesion:wmh")  # fmt: skip
+        help="masks (label-NAME_mask or desc-NAME_mask); where names differ, REFERENCE:PREDICTION")  # fmt: skip
     add("--seg", nargs="+", default=(), metavar="NAME", help="dsegs (seg-NAME_dseg), or REFERENCE:PREDICTION")
     add("--space", default="", metavar="SPACE", help="use references of this space- alone")
     add("--participant-label", "--participant_label", nargs="+", default=(), metavar="LABEL", help="subjects")
@@ -135,7 +135,7 @@ def _parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group("lesions")
     add = group.add_argument
     add("--lesions", nargs="+", default=(), metavar="LABEL",
-        help="labels counted lesion by lesion (default: those with lesion, wmh, stroke and the like in their names)")  # fmt: skip
+        help="labels counted lesion by lesion (default: those named lesion, wmh, stroke and the like)")  # fmt: skip
     add("--minimum-lesion", "--minimum_lesion", type=float, default=0.0, metavar="MM3",
         help="smaller lesions of the reference count neither as found nor as missed")  # fmt: skip
     add("--size-bins", "--size_bins", type=float, nargs="+", default=(10.0, 100.0, 1000.0), metavar="MM3",

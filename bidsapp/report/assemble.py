@@ -24,7 +24,7 @@ from bidsapp.report.group_maps import make_maps
 from bidsapp.report.read import read_subject, subjects
 from bidsapp.report.subject import view_subject
 
-__all__ = ["FormulaError", "Options", "assemble_group", "assemble_subject", "layout"]
+__all__ = ["FormulaError", "Options", "assemble_evaluation", "assemble_group", "assemble_subject", "layout"]
 
 HERE = Path(__file__).parent
 
@@ -97,6 +97,11 @@ def assemble_group(
         found = replace(found, notes=(*found.notes, *notes))
     view = view_group(group, found, layout(), pictures=pictures)
     return _write(out_dir / "group.html", _render("group.jinja", view=view, layout=layout()))
+
+
+def assemble_evaluation(path: Path, view: Any) -> Path:
+    """Write the page of ``bidsapp evaluate``; `view` is from `evaluation.view_evaluation`."""
+    return _write(path, _render("evaluation.jinja", view=view, layout=layout()))
 
 
 @cache

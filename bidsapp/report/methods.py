@@ -66,7 +66,24 @@ def methods_text(sessions: Sequence[Session]) -> Methods:
     for name, about in facts.items():
         for topic, text in _unknown_models(about):
             said.setdefault((topic, text), []).append(name)
-    return _compose(said, list(facts))
+    return _compose(said, list(facts), _layout()["references"])
+
+
+def compose(layout: Mapping[str, Any], facts: Mapping[str, Any]) -> Methods:
+    """Methods text of something else than sessions.
+
+    Parameters
+    ----------
+    layout : mapping
+        ``sentences`` and ``references``, as in `methods.yml`.
+    facts : mapping
+        What its sentences ask about.
+    """
+    said: dict[tuple[str, str], list[str]] = {}
+    for sentence in layout["sentences"]:
+        if _holds(sentence.get("when", {}), facts):
+            said[sentence["topic"], sentence["text"].strip().format_map(_Words(facts))] = [""]
+    return _compose(said, [""], layout["references"])
 
 
 def session_facts(session: Session) -> dict[str, Any]:
@@ -106,8 +123,9 @@ def _unknown_models(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def _compose(said: Mapping[tuple[str, str], list[str]], everywhere: list[str]) -> Methods:
-    references = _layout()["references"]
+def _compose(
+    said: Mapping[tuple[str, str], list[str]], everywhere: list[str], references: Mapping[str, Any]
+) -> Methods:
     cited: set[str] = set()
 
     def cite(match: re.Match[str]) -> str:
