@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-#: Classes can change where the first class (background) is less certain than this, and `AROUND` voxels around.
-CERTAIN, AROUND = 0.95, 2
+#: Classes can change where the first class (background) is less certain than this, and so many voxels around.
+CERTAIN, AROUND = 0.95, 1
 #: Windows end at this many standard deviations.
 WINDOW = 2.0
-#: Pairs of voxels looked at at a time, so that memory stays below some 200 MB.
+#: Pairs of voxels looked at at a time; their weights, 4 bytes a pair, are all kept (14 ml of lesions: 0.2 GB).
 PAIRS = 5_000_000
 #: Probabilities are kept this far from 0: no voxel is so certain that its neighbours could not tell it otherwise.
 FLOOR = 1e-4
@@ -37,7 +37,7 @@ class CrfSettings:
     Raises
     ------
     ValueError
-        A negative weight, a width of 0 or less or of more than 5 mm, or no or more than 50 iterations.
+        A negative weight, a width of 0 or less or of more than 3 mm, or no or more than 50 iterations.
     """
 
     spatial_weight: float = 1.0
@@ -54,10 +54,10 @@ class CrfSettings:
                 raise ValueError(f"{field.name} must be a number, not {value!r}")
         if not (0 <= self.spatial_weight < 1e3 and 0 <= self.bilateral_weight < 1e3):
             raise ValueError("spatial_weight and bilateral_weight must be 0 or more")
-        if not (0 < self.spatial_mm <= 5 and 0 < self.bilateral_mm <= 5 and 0 < self.bilateral_intensity < 1e3):
+        if not (0 < self.spatial_mm <= 3 and 0 < self.bilateral_mm <= 3 and 0 < self.bilateral_intensity < 1e3):
             raise ValueError(
-                "spatial_mm and bilateral_mm (up to 5: the time grows with the cube) and bilateral_intensity must be"
-                " above 0"
+                "spatial_mm, bilateral_mm and bilateral_intensity must be above 0, the first two up to 3: time and memory"
+                " grow with the cube"
             )
         if not 1 <= self.iterations <= 50 or self.iterations != int(self.iterations):
             raise ValueError(f"iterations must be 1 to 50, not {self.iterations}")
@@ -141,15 +141,37 @@ class _Field:
         """Probabilities of the open voxels, (classes, n)."""
         log_p = torch.zeros((len(unary), self.inside.numel()), device=self.device)
         log_p[:, self.inside] = unary
-        q = log_p.softmax(0) * self.inside  # beyond the box there is nobody to agree with
+        q = log_p.softmax(0)
         own = log_p[:, self.active]
-        kernels = self._kernels(settings, voxel_size_mm)
-        chunks = self.active.split(max(1, PAIRS // max(1, len(kernels[0]))))
+        offsets, near, similar_near = self._kernels(settings, voxel_size_mm)
+        chunks = self.active.split(max(1, PAIRS // max(1, len(offsets))))
+        weights = [self._weights(here[:, None] + offsets, here, near, similar_near, settings) for here in chunks]
         for _ in range(int(settings.iterations)):
-            # All voxels at once, as in the paper: every message comes from the last round.
-            told = [self._messages(q, here, kernels, settings.bilateral_intensity) for here in chunks]
-            q[:, self.active] = (own + torch.cat(told, 1)).softmax(0)
+            # All voxels at once, as in the paper: every message comes from the last round. The first class needs no
+            # sum of its own: what neighbours do not say for the others they say for it.
+            told = [
+                torch.stack([(weight * of_class[here[:, None] + offsets]).sum(1) for of_class in q[1:]])
+                for here, weight in zip(chunks, weights, strict=True)
+            ]
+            all_told = torch.cat([weight.sum(1) for weight in weights])
+            others = torch.cat(told, 1)
+            q[:, self.active] = (own + torch.cat([(all_told - others.sum(0))[None], others])).softmax(0)
         return q[:, self.active]
+
+    def _weights(
+        self,
+        neighbours: torch.Tensor,
+        here: torch.Tensor,
+        near: torch.Tensor,
+        similar_near: torch.Tensor,
+        settings: CrfSettings,
+    ) -> torch.Tensor:
+        """What each neighbour's word counts for some voxels, (n, neighbours); beyond the box there is none."""
+        apart = torch.zeros(neighbours.shape, device=self.device)
+        for image in self.images:
+            apart += (image[neighbours] - image[here][:, None]) ** 2
+        similar = torch.exp(apart * (-0.5 / settings.bilateral_intensity**2))
+        return (near + similar_near * similar) * self.inside[neighbours]
 
     def _kernels(self, settings: CrfSettings, voxel_size_mm: tuple[float, float, float]) -> Sequence[torch.Tensor]:
         """Neighbours as steps in the flat box, and the weights of the two spatial Gaussians."""
@@ -168,15 +190,3 @@ class _Field:
             weights.append(weight * gaussian / max(gaussian.sum(), 1e-12))
         near, similar_near = (torch.tensor(w, dtype=torch.float32, device=self.device) for w in weights)
         return torch.from_numpy(flat).to(self.device), near, similar_near
-
-    def _messages(
-        self, q: torch.Tensor, here: torch.Tensor, kernels: Sequence[torch.Tensor], intensity: float
-    ) -> torch.Tensor:
-        """What the neighbours of some voxels say, (classes, n)."""
-        offsets, near, similar_near = kernels
-        neighbours = here[:, None] + offsets
-        apart = torch.zeros(neighbours.shape, device=self.device)
-        for image in self.images:
-            apart += (image[neighbours] - image[here][:, None]) ** 2
-        weights = near + similar_near * torch.exp(apart * (-0.5 / intensity**2))
-        return torch.stack([(weights * of_class[neighbours]).sum(1) for of_class in q])

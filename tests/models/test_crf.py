@@ -110,7 +110,7 @@ def test_many_voxels_are_taken_in_parts(monkeypatch: pytest.MonkeyPatch, rng: np
 @pytest.mark.parametrize(
     ("table", "what"),
     [
-        ({"width": 3}, "unknown"), ({"spatial_mm": 0}, "above 0"), ({"bilateral_mm": 50}, "up to 5"),
+        ({"width": 3}, "unknown"), ({"spatial_mm": 0}, "above 0"), ({"bilateral_mm": 50}, "up to 3"),
         ({"spatial_weight": -1}, "0 or more"), ({"iterations": 0}, "1 to 50"), ({"iterations": 2.5}, "1 to 50"),
         ({"spatial_mm": "wide"}, "a number"), ({"spatial_weight": float("nan")}, "0 or more"),
     ],
