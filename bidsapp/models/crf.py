@@ -56,8 +56,8 @@ class CrfSettings:
             raise ValueError("spatial_weight and bilateral_weight must be 0 or more")
         if not (0 < self.spatial_mm <= 3 and 0 < self.bilateral_mm <= 3 and 0 < self.bilateral_intensity < 1e3):
             raise ValueError(
-                "spatial_mm, bilateral_mm and bilateral_intensity must be above 0, the first two up to 3: time and memory"
-                " grow with the cube"
+                "spatial_mm, bilateral_mm and bilateral_intensity must be above 0, the first two up to 3 (time and"
+                " memory grow with the cube)"
             )
         if not 1 <= self.iterations <= 50 or self.iterations != int(self.iterations):
             raise ValueError(f"iterations must be 1 to 50, not {self.iterations}")
