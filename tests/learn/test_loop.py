@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from bidsapp.errors import AppError
+from bidsapp.learn.loop import CHECKPOINT, Schedule, fit
+
+SCHEDULE = Schedule(steps=12, learning_rate=0.05, warm_up=1, average_over=3, validate_every=4)
+
+
+class Line(nn.Module):
+    """y = head(norm(body(x)))."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.norm, self.head = nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Linear(3, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.norm(self.body(x)))
+
+
+def sample(number: int) -> torch.Tensor:
+    return torch.randn(8, 2, generator=torch.Generator().manual_seed(number))
+
+
+def loss(network: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    return (network(x)[:, 0] - x.sum(1)).square().mean()
+
+
+def score(network: nn.Module) -> dict[str, float]:
+    with torch.no_grad():
+        return {"dice_x": -float(loss(network, sample(10**6)))}
+
+
+def weights(network: nn.Module) -> torch.Tensor:
+    return torch.cat([value.flatten().float() for value in network.state_dict().values()])
+
+
+def test_learns_and_writes_log_and_curve(tmp_path: Path) -> None:
+    before = score(Line())["dice_x"]
+    done = fit(Line(), sample, loss=loss, validate=score, schedule=SCHEDULE, folder=tmp_path)
+    assert done.finished and done.step == 12
+    assert score(done.network)["dice_x"] > before
+    rows = (tmp_path / "log.tsv").read_text().splitlines()
+    assert [row.split("\t")[0] for row in rows] == ["step", "4", "8", "12"]
+    assert (tmp_path / "curve.png").stat().st_size > 1000
+
+
+def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(tmp_path: Path) -> None:
+    whole = fit(Line(), sample, loss=loss, validate=score, schedule=SCHEDULE, folder=tmp_path / "whole")
+
+    def stop(step: int, _: float) -> None:
+        if step == 7:
+            raise KeyboardInterrupt
+
+    every_step = Schedule(**{**vars(SCHEDULE), "checkpoint_seconds": 0.0})
+    with pytest.raises(KeyboardInterrupt):
+        fit(Line(), sample, loss=loss, validate=score, schedule=every_step, folder=tmp_path / "cut", on_step=stop)
+    went_on: list[int] = []
+    done = fit(
+        Line(), sample, loss=loss, validate=score, schedule=every_step, folder=tmp_path / "cut",
+        on_step=lambda step, _: went_on.append(step),
+    )  # fmt: skip
+    assert went_on[0] == 7  # the seventh step's checkpoint was not written when it was stopped
+    torch.testing.assert_close(weights(done.network), weights(whole.network), rtol=0, atol=0)
+
+
+def test_the_average_follows_the_running_statistics_of_norms(tmp_path: Path) -> None:
+    network = Line()
+    done = fit(network, sample, loss=loss, validate=score, schedule=SCHEDULE, folder=tmp_path)
+    torch.testing.assert_close(done.network.norm.running_mean, network.norm.running_mean)
+    assert not torch.equal(done.network.head.weight, network.head.weight)
+
+
+def test_patience_keeps_the_best_weights(tmp_path: Path) -> None:
+    scores = iter([0.3, 0.5, 0.4, 0.2, 0.9])
+    kept: list[torch.Tensor] = []
+
+    def falling(network: nn.Module) -> dict[str, float]:
+        kept.append(weights(network).clone())
+        return {"dice_x": next(scores)}
+
+    schedule = Schedule(steps=100, warm_up=1, validate_every=2, patience=2)
+    done = fit(Line(), sample, loss=loss, validate=falling, schedule=schedule, folder=tmp_path)
+    assert (done.step, done.score, done.finished) == (8, 0.5, True)
+    torch.testing.assert_close(weights(done.network), kept[1])
+
+
+def test_frozen_parameters_stay(tmp_path: Path) -> None:
+    network, first = Line(), Line()
+    schedule = Schedule(steps=5, warm_up=1, validate_every=5, frozen=("body",))
+    fit(network, sample, loss=loss, validate=score, schedule=schedule, folder=tmp_path)
+    assert torch.equal(network.body.weight, first.body.weight)
+    assert not torch.equal(network.head.weight, first.head.weight)
+
+
+def test_second_phase_trains_the_head_alone(tmp_path: Path) -> None:
+    bodies: list[torch.Tensor] = []
+    network = Line()
+    schedule = Schedule(steps=10, warm_up=1, validate_every=10, head_from=0.5)
+    fit(
+        network, sample, loss=loss, validate=score, schedule=schedule, folder=tmp_path,
+        on_step=lambda *_: bodies.append(network.body.weight.detach().clone()),
+    )  # fmt: skip
+    assert not torch.equal(bodies[3], bodies[4])
+    assert torch.equal(bodies[5], bodies[9])
+
+
+def test_time_is_kept(tmp_path: Path) -> None:
+    done = fit(Line(), sample, loss=loss, validate=score, schedule=SCHEDULE, folder=tmp_path, max_seconds=0)
+    assert not done.finished and done.step == 0
+
+
+@pytest.mark.parametrize("content", [b"", b"half of a checkpoint", b"\x10\x00\x00\x00\x00\x00\x00\x00{}"])
+def test_a_damaged_checkpoint_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / CHECKPOINT).write_bytes(content)
+    with pytest.raises(AppError, match=r"checkpoint is damaged.*Delete it"):
+        fit(Line(), sample, loss=loss, validate=score, schedule=SCHEDULE, folder=tmp_path)
+
+
+def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
+    fit(Line(), sample, loss=loss, validate=score, schedule=SCHEDULE, folder=tmp_path)
+    with pytest.raises(AppError, match="other settings"):
+        fit(nn.Linear(2, 1), sample, loss=loss, validate=score, schedule=SCHEDULE, folder=tmp_path)
