@@ -92,7 +92,7 @@ def test_it_learns_a_bright_block(case_folder: Path, tmp_path: Path) -> None:
         found = predict_drawn(model, case_folder, device="cpu") > 0
         drawn = found[22:30, 20:28, 5:9].sum()
         dice[steps] = 2 * drawn / (found.sum() + 8 * 8 * 4)
-    assert truth.any() and dice[25] > 0.8 > dice[1]
+    assert truth.any() and dice[25] > 0.6 and dice[1] < 0.4
 
 
 def test_only_lesions_named_are_lesion() -> None:
