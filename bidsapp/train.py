@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from bidsapp import __version__, bids, config, errors
 from bidsapp.bids import SessionInputs
 from bidsapp.config import CONTRASTS, Config
+from bidsapp.derivatives import LabelFile, Target, find_labels, read_lookup
 
 if TYPE_CHECKING:
     from bidsapp.learn.run import Training
@@ -104,7 +105,7 @@ class Found:
 
     inputs: SessionInputs
     labels: Labels
-    lookup: tuple[str, ...]  # names of the classes
+    names: tuple[str, ...]  # of the classes
 
 
 def main(argv: Sequence[str]) -> int:
@@ -235,84 +236,70 @@ def run(options: TrainOptions) -> int:
 
 
 def labelled(options: TrainOptions, say: Progress) -> list[Found]:
-    """Sessions with scans and labels; raises AppError with what is wrong with which."""
+    """Sessions with scans and labels.
+
+    Raises
+    ------
+    AppError
+        What is wrong with which file; or nothing is left.
+    """
     sessions = bids.collect(
         options.app.bids_dir,
         participant_label=options.app.participant_label,
         session_label=options.app.session_label,
         filters=options.app.bids_filters,
     )
+    wanted = Target("dseg", options.seg) if options.seg else Target("mask", options.label)
+    files = find_labels(options.labels)
     found, problems = [], []
     for inputs in sessions:
-        path = _label_file(options, inputs)
-        if path is None or not inputs.scans:
+        drawn = [one for one in files if one.target == wanted and one.key == (inputs.subject, inputs.session or "")]
+        if not drawn or not inputs.scans:
             say.note(f"{inputs.name}: {'no labels' if inputs.scans else 'no scans'}; left out.")
             continue
         try:
-            found.append(_with_labels(inputs, path, options))
+            found.append(_with_labels(inputs, drawn, options))
         except errors.AppError as error:
             problems.append(str(error))
-    wanted = f"*_seg-{options.seg}_dseg.nii.gz" if options.seg else f"*_label-{options.label}_mask.nii.gz"
     if problems and not options.skip_bad_cases:
         told = "\n  ".join(problems)
         raise errors.InputError(f"{len(problems)} case(s) cannot be used:\n  {told}\nMend them, or --skip-bad-cases.")
     for problem in problems:
         say.note(f"left out: {problem}")
     if not found:
+        there = ", ".join(sorted({str(one.target) for one in files}))
         raise errors.NothingSelectedError(
-            f"{options.labels}: no labels of any session of {options.app.bids_dir} (looked for"
-            f" sub-*/[ses-*/]**/{wanted})."
+            f"{options.labels}: no {wanted} of any chosen session of {options.app.bids_dir} (there is: {there})."
         )
-    classes = {case.lookup for case in found}
-    if len(classes) > 1:
-        raise errors.InputError(f"{options.labels}: look-up tables differ between sessions: {sorted(classes)}.")
+    tables = {(case.labels.indices, case.names) for case in found}
+    if len(tables) > 1:
+        told = "; ".join(", ".join(names) for _, names in sorted(tables))
+        raise errors.InputError(f"{options.labels}: look-up tables differ between sessions: {told}. Make them alike.")
     return found
 
 
-def _label_file(options: TrainOptions, inputs: SessionInputs) -> Path | None:
-    folder = options.labels / f"sub-{inputs.subject}"
-    if inputs.session:
-        folder /= f"ses-{inputs.session}"
-    pattern = f"*_seg-{options.seg}_dseg.nii*" if options.seg else f"*_label-{options.label}_mask.nii*"
-    paths = sorted(path for path in folder.rglob(pattern) if "_ses-" not in path.name or inputs.session)
-    native = [path for path in paths if "_space-MNI" not in path.name and "_space-common" not in path.name]
-    by_preference = sorted(native or paths, key=lambda path: ("_space-orig" not in path.name, path.name))
-    return by_preference[0] if by_preference else None
-
-
-def _with_labels(inputs: SessionInputs, path: Path, options: TrainOptions) -> Found:
-    """Check the labels of a session before hours are spent."""
+def _with_labels(inputs: SessionInputs, drawn: Sequence[LabelFile], options: TrainOptions) -> Found:
+    """Check the labels of a session, before hours are spent; of several the first that lies on one of its scans."""
     from bidsapp.image.drawn import load_drawn, scan_under
     from bidsapp.image.load import load_scan
     from bidsapp.workflows.case import Labels
 
-    indices, names = _lookup(path, options)
     scans = {scan.contrast: scan.path for scan in inputs.scans}
-    contrast = scan_under(path, scans)
-    load_drawn(path, load_scan(scans[contrast]).image, indices)
-    return Found(inputs, Labels(path, indices, contrast), names)
-
-
-def _lookup(path: Path, options: TrainOptions) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """Values and names of the classes of a dseg, from its look-up table; of a mask, nothing and the label's name."""
-    if not options.seg:
-        return (), (options.label,)
-    stem = path.name.split(".")[0]
-    own = path.with_name(f"{stem}.tsv")
-    shared = sorted(
-        table
-        for folder in (*path.parents[: len(path.relative_to(options.labels).parents)],)
-        for table in folder.glob(f"*seg-{options.seg}_dseg.tsv")
-        if stem.startswith(table.name.split("_seg-")[0].split("seg-")[0].rstrip("_"))
-    )
-    table = own if own.exists() else shared[0] if shared else None
-    if table is None:
-        raise errors.InputError(f"{path}: no look-up table {own.name} (columns index and name) beside it.")
-    with table.open() as stream:
-        rows = [row for row in csv.DictReader(stream, delimiter="\t") if row.get("index") not in (None, "0")]
-    if not rows or "name" not in rows[0]:
-        raise errors.InputError(f"{table}: needs the columns index and name, and a row for each class.")
-    return tuple(int(row["index"]) for row in rows), tuple(row["name"] for row in rows)
+    problem: errors.AppError | None = None
+    for one in drawn:
+        try:
+            contrast = scan_under(one.path, scans)
+        except errors.InputError as error:
+            problem = problem or error
+            continue
+        table = read_lookup(one, options.labels) if options.seg else {}
+        if options.seg and not table:
+            raise errors.InputError(f"{one.path}: no look-up table (*_dseg.tsv with columns index and name) for it.")
+        classes = {index: names[0] for index, names in sorted(table.items()) if index}
+        load_drawn(one.path, load_scan(scans[contrast]).image, tuple(classes))
+        return Found(inputs, Labels(one.path, tuple(classes), contrast), tuple(classes.values()) or (options.label,))
+    assert problem is not None
+    raise problem
 
 
 def prepare(cases: Sequence[Found], options: TrainOptions, say: Progress) -> None:
@@ -405,7 +392,7 @@ def _train(cases: Sequence[Found], folds: Sequence[Sequence[str]], options: Trai
     from bidsapp.learn.folds import Folds
     from bidsapp.models.device import resolve
 
-    training = _training(options, cases[0].lookup)
+    training = _training(options, cases[0].names)
     work = Folds(
         {case.inputs.name: case_folder(options, case.inputs) for case in cases},
         training,
@@ -452,8 +439,20 @@ def _origin(cases: Sequence[Found], options: TrainOptions, training: Training) -
 
 
 def _judge(options: TrainOptions, say: Progress) -> dict[str, Any]:
-    """Compare the held-out predictions with the labels; the summary goes into the model's card."""
-    raise NotImplementedError
+    """Compare the held-out predictions with the labels (tables, page); the summary goes into the model's card."""
+    from bidsapp import evaluate
+
+    folder = options.out / "crossvalidation"
+    names = [name for name in ("trained", "before") if (folder / name).is_dir()]
+    which = ["--seg", options.seg] if options.seg else ["--label", options.label]
+    code = evaluate.main([
+        str(options.labels), *(str(folder / name) for name in names), "--names", *names, *which,
+        "--out", str(folder / "evaluation"), "--scans", str(options.app.bids_dir),
+    ])  # fmt: skip
+    if code:
+        say.note("Some held-out predictions could not be compared with their labels: see above.")
+    with (folder / "evaluation/evaluation_summary.tsv").open() as stream:
+        return {"held-out subjects": list(csv.DictReader(stream, delimiter="\t"))}
 
 
 def _dry_run(cases: Sequence[Found], folds: Sequence[Sequence[str]], options: TrainOptions, say: Progress) -> int:
@@ -468,7 +467,7 @@ def _dry_run(cases: Sequence[Found], folds: Sequence[Sequence[str]], options: Tr
         for case in cases
     ]  # fmt: skip
     say.table("Cases", ("session", "contrasts", "labels", "drawn on", "held out in fold"), rows)
-    training = _training(options, cases[0].lookup)
+    training = _training(options, cases[0].names)
     stages = [stage for stage in (_first_stage(options, training), training) if stage is not None]
     told, total = [], 0.0
     for stage in stages:
