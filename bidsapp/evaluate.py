@@ -540,4 +540,111 @@ def _write(found: Mapping[str, pd.DataFrame], notes: Sequence[str], matches: Seq
         write_text(options.out / f"{stem}.tsv", text)
         write_json(options.out / f"{stem}.json", columns[name])
         written.append(f"{stem}.tsv")
-    print(f"Tables: {options.out}")
+    _write_page(found, notes, matches, tuple(written), options)
+
+
+def _write_page(
+    found: Mapping[str, pd.DataFrame],
+    notes: Sequence[str],
+    matches: Sequence[Match],
+    files: tuple[str, ...],
+    options: Options,
+) -> None:
+    from bidsapp.report.assemble import assemble_evaluation
+    from bidsapp.report.evaluation import Given, view_evaluation
+
+    given = Given(
+        tables=found, names=tuple(options.predictions), references=tuple(options.references), fusion=options.fusion,
+        minimum_lesion_mm3=options.minimum_lesion_mm3, borders_mm3=options.size_bins, group=options.group,
+        notes=tuple(notes), drawn=tuple(_pictures(found["cases"], matches, options)), files=files,
+    )  # fmt: skip
+    print(assemble_evaluation(options.out / "evaluation.html", view_evaluation(given)))
+
+
+# --- pictures ---------------------------------------------------------------------------------------------------------
+
+
+def _pictures(cases: pd.DataFrame, matches: Sequence[Match], options: Options) -> Iterator[Any]:
+    """Pictures of the cases with the lowest Dice coefficients; of a dseg, of its worst label."""
+    import numpy as np
+
+    from bidsapp.report.evaluation import Drawn
+    from bidsapp.report.evaluation_pictures import draw_case
+
+    by_case = {(match.name, str(match.pair)): match for match in matches}
+    known = cases[cases["dsc"].notna()].assign(
+        name=[_name(row) for row in cases[cases["dsc"].notna()].to_dict("records")]
+    )
+    worst = known.sort_values("dsc", kind="stable").drop_duplicates(["name", "segmentation"])
+    for row in worst.head(options.pictures).to_dict("records"):
+        match = by_case[row["name"], row["segmentation"]]
+        try:
+            loaded = load_case(match, options)
+        except AppError:  # it was readable a moment ago
+            continue
+        references, predictions = loaded.labels[row["label"]]
+        scan = find_scan(match, row["label"], options)
+        brain = find_brain(match, options)
+        reference = _fused(references, options.fusion)
+        picture = draw_case(
+            reference, [predictions[name] for name in options.predictions if name in predictions],
+            affine=loaded.affine, scan=None if scan is None else _voxels(scan), brain=None if brain is None else
+            np.asarray(_voxels(brain) > 0),
+        )  # fmt: skip
+        said = f"Drawn on {scan.name}." if scan is not None else "No scan was found on this grid (--scans names one)."
+        yield Drawn(row["name"], row["segmentation"], row["label"], said, picture)
+
+
+def _voxels(path: Path) -> np.ndarray:
+    """Along the axes nearest to RAS."""
+    import nibabel as nib
+    import numpy as np
+
+    img = nib.as_closest_canonical(nib.Nifti1Image.from_filename(path))
+    return np.asarray(img.dataobj, dtype=np.float32).reshape(img.shape[:3])
+
+
+def find_scan(match: Match, label: str, options: Options) -> Path | None:
+    """A scan on the case's grid: of the dataset named, beside the derivatives, or in them; FLAIR first for lesions."""
+    contrasts = CONTRASTS if _by_lesion(label, options) else ("T1w", "FLAIR", "T2w")
+    folders = [*([options.scans] if options.scans else []), *_raw(options), *options.predictions.values()]
+    return _on_grid(match, [(folder, f"*_{contrast}.nii*") for contrast in contrasts for folder in folders])
+
+
+def find_brain(match: Match, options: Options) -> Path | None:
+    """A brain mask on the case's grid in the derivatives."""
+    folders = [*options.predictions.values(), *options.references.values()]
+    return _on_grid(match, [(folder, "*_desc-brain_mask.nii*") for folder in folders])
+
+
+def _on_grid(match: Match, places: Sequence[tuple[Path, str]]) -> Path | None:
+    from bidsapp.derivatives import grid_of
+
+    wanted = grid_of(next(iter(match.references.values())).path)
+    for folder, pattern in places:
+        home = folder / f"sub-{match.subject}"
+        home = home / f"ses-{match.session}" if match.session else home
+        for path in sorted(home.glob(f"anat/{pattern}")):
+            try:
+                if path.is_file() and grid_of(path).same_as(wanted):
+                    return path
+            except AppError:
+                continue
+    return None
+
+
+def _raw(options: Options) -> list[Path]:
+    """Datasets that the derivatives lie in or link to."""
+    import json
+
+    found: list[Path] = []
+    for folder in (*options.references.values(), *options.predictions.values()):
+        if folder.parent.name == "derivatives":
+            found.append(folder.parent.parent)
+        try:
+            links = json.loads((folder / "dataset_description.json").read_text()).get("DatasetLinks", {})
+            found += [(folder / str(link).removeprefix("file://")).resolve() for link in links.values() if "://" not in
+                      str(link).removeprefix("file://")]  # fmt: skip
+        except (OSError, ValueError, AttributeError):
+            continue
+    return [folder for folder in dict.fromkeys(found) if folder.is_dir()]

@@ -19,6 +19,7 @@ from bidsapp.image.save import replacing
 from bidsapp.report.analysis import FormulaError, Options, analyse, read_changes, write_tables
 from bidsapp.report.changes import has_changes, view_changes
 from bidsapp.report.covariates import read_covariates
+from bidsapp.report.evaluation import anchor
 from bidsapp.report.group import collect_cohort, draw_figures, view_group
 from bidsapp.report.group_maps import make_maps
 from bidsapp.report.read import read_subject, subjects
@@ -121,6 +122,7 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters["href"] = _href
+    environment.filters["anchor"] = lambda name: anchor("case", name)
     return environment
 
 

@@ -75,7 +75,7 @@ def compose(layout: Mapping[str, Any], facts: Mapping[str, Any]) -> Methods:
     Parameters
     ----------
     layout : mapping
-        ``sentences`` and ``references``, as in `methods.yml`.
+        ``sentences`` and ``references``, as in `methods.yml`, whose references can be cited as well.
     facts : mapping
         What its sentences ask about.
     """
@@ -83,7 +83,7 @@ def compose(layout: Mapping[str, Any], facts: Mapping[str, Any]) -> Methods:
     for sentence in layout["sentences"]:
         if _holds(sentence.get("when", {}), facts):
             said[sentence["topic"], sentence["text"].strip().format_map(_Words(facts))] = [""]
-    return _compose(said, [""], layout["references"])
+    return _compose(said, [""], _layout()["references"] | layout["references"])
 
 
 def session_facts(session: Session) -> dict[str, Any]:
@@ -94,6 +94,8 @@ def session_facts(session: Session) -> dict[str, Any]:
     others = [contrast for contrast in contrasts if contrast != reference]
     methods = record["options"] | record["methods"]
     lesions = methods.get("lesion_model", "none") != "none"
+    if methods.get("own_lesion_model"):
+        methods |= {"lesion_model": "own"} | _own_model_facts(methods["own_lesion_model"])
     return methods | {
         "version": record.get("version", ""),
         "contrasts": enumerate_words(contrasts),
@@ -103,6 +105,25 @@ def session_facts(session: Session) -> dict[str, Any]:
         "lesions": "yes" if lesions else "no",
         "separable": "no" if "gm_mm3" in record["not_measured"] else "yes",
     }
+
+
+def _own_model_facts(about: Mapping[str, Any]) -> dict[str, Any]:
+    """Words for a lesion model that somebody trained, from what its card says."""
+    trained_on = [_plain(text) for text in about.get("trained_on", [])]
+    kind = "cascade" if about.get("cascade") else str(about.get("architecture"))
+    return {
+        "own_kind": kind if kind in ("cascade", "FoldedUNet", "TwoPathway") else "other",
+        "own_crf": "yes" if about.get("crf") else "no",
+        "own_model": _plain(f"{about.get('name')} (version {about.get('version')})"),
+        "own_contrasts": enumerate_words(about.get("contrasts", [])),
+        "own_threshold": about.get("threshold"),
+        "own_data": f"trained on {enumerate_words(trained_on)}" if trained_on else "whose card does not name its data",
+    }
+
+
+def _plain(text: str) -> str:
+    """What somebody wrote into a card cites nothing here."""
+    return text.replace("[@", "[ @")
 
 
 def _holds(when: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:

@@ -1,0 +1,789 @@
+"""What the page of ``bidsapp evaluate`` shows, from its tables alone."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from bidsapp import __version__
+from bidsapp.measure.evaluation import BY_COLUMN, CASE, MEASURES, Measure, size_names
+from bidsapp.report.figures import Picture
+from bidsapp.report.group_models import p_text, signed
+from bidsapp.report.methods import Methods, compose
+from bidsapp.report.wording import count_of, enumerate_words
+
+#: Colours that predictions get (style.css).
+COLOURS = 5
+#: Measures in the head of the page, and those with a strip for each label that is a mask.
+HEADLINE = ("dsc", "tpr", "ppv", "hd95_mm", "assd_mm", "lesion_tpr", "lesion_ppv", "lesion_f1")
+STRIPS = ("dsc", "tpr", "ppv", "hd95_mm", "assd_mm", "lesion_tpr", "lesion_ppv", "vdr")
+#: Of a dseg with more labels than this a strip shows Dice alone.
+FEW_LABELS = 2
+#: Labels whose volumes are drawn; all are in the table.
+DRAWN_LABELS = 6
+#: Missed lesions and false positives that are listed.
+LISTED = 8
+ROWS_SHOWN = 100
+#: Charts: size and margins in user units of the SVG.
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 340, 250, 46, 12, 12, 34
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A picture of a case: its name, label, what lies below, and the two PNG."""
+
+    case: str
+    segmentation: str
+    label: str
+    scan: str
+    picture: Picture
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the page is made of.
+
+    Attributes
+    ----------
+    tables : mapping
+        By name, as `evaluate` writes them.
+    names : tuple of str
+        Predictions, in order.
+    references : tuple of str
+        Raters.
+    fusion : str
+    minimum_lesion_mm3 : float
+    borders_mm3 : tuple of float
+    group : str
+    notes : tuple of str
+    drawn : tuple of Drawn
+        Worst first.
+    files : tuple of str
+    """
+
+    tables: Mapping[str, pd.DataFrame]
+    names: tuple[str, ...]
+    references: tuple[str, ...]
+    fusion: str
+    minimum_lesion_mm3: float
+    borders_mm3: tuple[float, ...]
+    group: str
+    notes: tuple[str, ...]
+    drawn: tuple[Drawn, ...]
+    files: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A case in a chart or strip."""
+
+    x: float
+    y: float
+    colour: int
+    case: str
+    title: str
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A drawing with axes: marks, lines (x1, y1, x2, y2, class), boxes (x, y, width, height, class), texts."""
+
+    title: str
+    caption: str
+    across: str
+    up: str
+    marks: tuple[Mark, ...] = ()
+    lines: tuple[tuple[float, float, float, float, str], ...] = ()
+    boxes: tuple[tuple[float, float, float, float, str, str], ...] = ()
+    texts: tuple[tuple[float, float, str, str], ...] = ()
+    size: tuple[int, int] = (WIDTH, HEIGHT)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A prediction in a strip: box of quartiles and median in percent, or None; dots; words."""
+
+    colour: int
+    top: float
+    box: tuple[float, float, float] | None
+    words: str
+    marks: tuple[Mark, ...]
+
+
+@dataclass(frozen=True)
+class Strip:
+    """A measure over the cases, a row for each prediction."""
+
+    name: str
+    about: str
+    rows: tuple[Row, ...]
+    low: str
+    high: str
+    height: float
+
+
+@dataclass(frozen=True)
+class Part:
+    """A label that was compared: its figures, in words and drawn."""
+
+    title: str
+    anchor: str
+    lesion: bool
+    headline: tuple[tuple[str, str, tuple[tuple[int, str, str, str], ...]], ...]
+    strips: tuple[Strip, ...]
+    versus: tuple[Chart, ...]
+    volumes: tuple[Chart, ...]
+    sizes: tuple[Chart, ...]
+    missed: tuple[tuple[str, ...], ...]
+    invented: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Text of a table's cell, a second line, and a number to sort by."""
+
+    text: str
+    below: str = ""
+    key: str = ""
+
+
+@dataclass(frozen=True)
+class CaseView:
+    """A picture of the page: title, words, key, PNG as data URIs with their size."""
+
+    anchor: str
+    case: str
+    title: str
+    words: tuple[tuple[int, str, str], ...]
+    scan: str
+    rows: str
+    image: str
+    overlay: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class EvaluationView:
+    """The page."""
+
+    lede: str
+    version: str
+    names: tuple[str, ...]
+    problems: tuple[tuple[str, str], ...]
+    notes: tuple[str, ...]
+    measures: tuple[Measure, ...]
+    parts: tuple[Part, ...]
+    summary: tuple[tuple[str, str, int, tuple[Cell, ...]], ...]
+    volumes: tuple[tuple[str, str, int, tuple[Cell, ...]], ...]
+    tests: tuple[tuple[Cell, ...], ...]
+    test_note: str
+    groups: tuple[tuple[Cell, ...], ...]
+    raters: tuple[tuple[str, ...], ...]
+    pairs: tuple[tuple[str, ...], ...]
+    pictures: tuple[CaseView, ...]
+    rows: tuple[tuple[str, str, str, str, int, tuple[Cell, ...]], ...]
+    conventions: tuple[tuple[str, str], ...]
+    methods: Methods
+    files: tuple[str, ...]
+    limit: int = ROWS_SHOWN
+
+
+@cache
+def _layout() -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load((Path(__file__).parent / "evaluation.yml").read_text(encoding="utf-8"))
+    return content
+
+
+def view_evaluation(given: Given) -> EvaluationView:
+    """Everything the page shows."""
+    cases = given.tables["cases"]
+    done = cases[cases["problem"].isna()]
+    measures = tuple(m for m in MEASURES if done[m.column].notna().any() or not m.lesion_wise)
+    labels = list(dict.fromkeys(zip(done["segmentation"], done["label"], strict=True)))
+    single = len({segmentation for segmentation, _ in labels}) == 1
+    parts = _parts(given, done, labels, single)
+    tests = given.tables["tests"]
+    paired = tests[tests["test"] == "Wilcoxon signed-rank"]
+    groups = tests[tests["test"] == "Wilcoxon rank-sum"]
+    colour = _colours(given.names)
+    failed = cases[cases["problem"].notna()]
+    return EvaluationView(
+        lede=_lede(given, done, labels),
+        version=__version__,
+        names=given.names,
+        problems=tuple((f"{_case(row)}, {row['segmentation']}, {row['prediction']}", str(row["problem"]))
+                       for row in failed.to_dict("records")),
+        notes=given.notes,
+        measures=measures,
+        parts=parts,
+        summary=tuple(_summary(given, labels, measures, colour, single)),
+        volumes=tuple(_volumes(given.tables["volumes"], colour, single)),
+        tests=tuple(_test_row(row, single) for row in paired.to_dict("records")),
+        test_note=_test_note(paired),
+        groups=tuple(_test_row(row, single) for row in groups.to_dict("records")),
+        raters=tuple(_rater_rows(given.tables["raters"])),
+        pairs=tuple(_pair_rows(given.tables["raters"])),
+        pictures=tuple(_case_view(one, done, colour) for one in given.drawn),
+        rows=tuple(_case_rows(done, measures, colour, single)),
+        conventions=tuple((str(name), str(text)) for name, text in _layout()["conventions"]),
+        methods=compose(_layout(), _facts(given, done, paired, groups)),
+        files=given.files,
+    )  # fmt: skip
+
+
+def _facts(given: Given, done: pd.DataFrame, paired: pd.DataFrame, groups: pd.DataFrame) -> dict[str, Any]:
+    def yes(value: Any) -> str:
+        return "yes" if value else "no"
+
+    return {
+        "version": __version__, "lesions": yes(done["reference_lesions"].notna().any()),
+        "raters": len(given.references), "several": yes(len(given.references) > 1), "fusion": given.fusion,
+        "minimum": f"{given.minimum_lesion_mm3:g}", "minimal": yes(given.minimum_lesion_mm3 > 0),
+        "borders": enumerate_words([f"{border:g}" for border in given.borders_mm3]),
+        "paired": yes(paired["p"].notna().any()), "groups": yes(len(groups)),
+        "volumes": yes(given.tables["volumes"]["bias_mm3"].notna().any()),
+    }  # fmt: skip
+
+
+def _lede(given: Given, done: pd.DataFrame, labels: Sequence[tuple[str, str]]) -> str:
+    cases = done.drop_duplicates(CASE)
+    subjects = cases["participant_id"].nunique()
+    what = enumerate_words([name for _, name in labels]) if len(labels) <= 3 else f"{len(labels)} labels"
+    size = count_of(len(cases), "case")
+    size += f" of {count_of(subjects, 'subject')}" if subjects != len(cases) else ""
+    raters = (
+        f"the consensus of {len(given.references)} raters ({enumerate_words(list(given.references))})"
+        if len(given.references) > 1
+        else f"the references in {given.references[0]}"
+    )
+    predictions = f"{enumerate_words(list(given.names))}"
+    return f"{predictions} against {raters}: {what} in {size}."
+
+
+def _colours(names: Sequence[str]) -> dict[str, int]:
+    return {name: 1 + number % COLOURS for number, name in enumerate(names)}
+
+
+def _case(row: Mapping[str, Any]) -> str:
+    return "_".join(str(row[key]) for key in CASE if isinstance(row[key], str) and row[key])
+
+
+def _title(segmentation: str, label: str, single: bool) -> str:
+    return label if single or segmentation.endswith(f"-{label}") else f"{label} ({segmentation})"
+
+
+def anchor(*parts: str) -> str:
+    """An id for links within the page."""
+    return "-".join("".join(c if c.isalnum() else "-" for c in part) for part in parts)
+
+
+# --- numbers in words -------------------------------------------------------------------------------------------------
+
+
+def show(column: str, value: float) -> str:
+    """A measure as people read it.
+
+    Examples
+    --------
+    >>> show("dsc", 0.74201), show("hd95_mm", 7.0711), show("volume_difference_mm3", -190.0), show("dsc", float("nan"))
+    ('0.742', '7.1', '−190', 'n/a')
+    """
+    if value is None or not np.isfinite(value):
+        return "n/a"
+    if column.endswith("_mm3"):
+        text = signed(value) if abs(value) < 1000 else f"{value:,.0f}".replace(",", "\u202f").replace("-", "\u2212")
+        return text if column != "volume_difference_mm3" or value <= 0 else f"+{text}"
+    return f"{value:.2f}" if column == "assd_mm" else f"{value:.1f}" if column.endswith("_mm") else f"{value:.3f}"
+
+
+def _unit(measure: Measure) -> str:
+    return measure.unit.replace("^3", "³")
+
+
+def _key(value: float) -> str:
+    return f"{value:.10g}" if value is not None and np.isfinite(value) else ""
+
+
+def _range(column: str, q1: float, q3: float) -> str:
+    return f"{show(column, q1)} to {show(column, q3)}"
+
+
+# --- label by label ---------------------------------------------------------------------------------------------------
+
+
+def _parts(given: Given, done: pd.DataFrame, labels: Sequence[tuple[str, str]], single: bool) -> tuple[Part, ...]:
+    colour = _colours(given.names)
+    lesions = given.tables["lesions"]
+    parts = []
+    for number, (segmentation, label) in enumerate(labels):
+        some = done[(done["segmentation"] == segmentation) & (done["label"] == label)]
+        ours = lesions[(lesions["segmentation"] == segmentation) & (lesions["label"] == label)]
+        lesion = bool(some["reference_lesions"].notna().any())
+        many = segmentation.startswith("seg-") and len(labels) > FEW_LABELS
+        drawn = number < DRAWN_LABELS
+        parts.append(Part(
+            title=_title(segmentation, label, single), anchor=anchor("label", segmentation, label), lesion=lesion,
+            headline=() if many else _headline(some, given.names, colour),
+            strips=_strips(some, ("dsc",) if many else STRIPS, given.names, colour),
+            versus=_versus(some, given.names) if drawn else (),
+            volumes=_volume_charts(some, given, colour, segmentation, label) if drawn else (),
+            sizes=_size_charts(given, segmentation, label, colour),
+            missed=_listed(ours, "reference", given.names), invented=_listed(ours, "prediction", given.names),
+        ))  # fmt: skip
+    return tuple(parts)
+
+
+def _headline(
+    some: pd.DataFrame, names: Sequence[str], colour: Mapping[str, int]
+) -> tuple[tuple[str, str, tuple[tuple[int, str, str, str], ...]], ...]:
+    """Heading, explanation, and for each prediction its colour, median, unit and quartiles."""
+    out = []
+    for column in HEADLINE:
+        measure = BY_COLUMN[column]
+        values = [some.loc[some["prediction"] == name, column].dropna().to_numpy(float) for name in names]
+        if not any(map(len, values)):
+            continue
+        words = []
+        for name, known in zip(names, values, strict=True):
+            middle = float(np.median(known)) if len(known) else np.nan
+            spread = _range(column, *np.percentile(known, (25, 75))) if len(known) > 1 else ""
+            words.append((colour[name], show(column, middle), _unit(measure), spread))
+        out.append((_heading(measure), f"{measure.name}: {measure.formula}.", tuple(words)))
+    return tuple(out)
+
+
+_HEADINGS = {"dsc": "Dice", "tpr": "Sensitivity", "ppv": "Precision", "hd95_mm": "Hausdorff 95 %",
+             "assd_mm": "Surface distance", "lesion_tpr": "Lesions found", "lesion_ppv": "Lesions true",
+             "lesion_f1": "Lesion F1", "vdr": "Volume ratio"}  # fmt: skip
+
+
+def _heading(measure: Measure) -> str:
+    return _HEADINGS.get(measure.column, measure.name)
+
+
+def _strips(
+    some: pd.DataFrame, columns: Sequence[str], names: Sequence[str], colour: Mapping[str, int]
+) -> tuple[Strip, ...]:
+    """Where there are two cases at least."""
+    if len(some.drop_duplicates(CASE)) < 2:
+        return ()
+    strips = []
+    for column in columns:
+        known = some[some[column].notna()]
+        if known.empty:
+            continue
+        measure = BY_COLUMN[column]
+        low, high = (0.0, measure.reach) if measure.reach else (0.0, _ceiling(float(known[column].max())))
+        assert high is not None
+        rows = []
+        for place, name in enumerate(names):
+            mine = known[known["prediction"] == name]
+            values = mine[column].to_numpy(float)
+            top = 16.0 + 26 * place
+            q1, median, q3 = np.percentile(values, (25, 50, 75)) if len(values) else (np.nan,) * 3
+            box = tuple(_percent(v, low, high) for v in (q1, median, q3)) if len(values) > 1 else None
+            marks = tuple(
+                Mark(_percent(value, low, high), top + _jitter(i), colour[name], case,
+                     f"{case}, {name}: {measure.short} {show(column, value)}")
+                for i, (value, case) in enumerate(zip(values, map(_case, mine.to_dict("records")), strict=True))
+            )  # fmt: skip
+            unit = f"\u00a0{_unit(measure)}" if measure.unit else ""
+            words = f"{show(column, median)}{unit}" + (f" ({_range(column, q1, q3)})" if len(values) > 1 else "")
+            rows.append(Row(colour[name], top, box, words if len(values) else "n/a", marks))  # type: ignore[arg-type]
+        unit = f" {_unit(measure)}" if measure.unit else ""
+        strips.append(Strip(
+            _heading(measure), f"{measure.name}: {measure.formula}.", tuple(rows), f"{low:g}", f"{high:g}{unit}",
+            26.0 * len(names) + 24,
+        ))  # fmt: skip
+    return tuple(strips)
+
+
+def _percent(value: float, low: float, high: float) -> float:
+    return round(100 * (value - low) / (high - low), 2) if high > low else 50.0
+
+
+def _jitter(number: int) -> float:
+    """Dots on one place do not hide one another: five heights in turn."""
+    return (0.0, 4.0, -4.0, 2.0, -2.0)[number % 5]
+
+
+def _ceiling(value: float) -> float:
+    """The next round number.
+
+    Examples
+    --------
+    >>> _ceiling(41.06), _ceiling(0.0), _ceiling(0.13)
+    (50.0, 1.0, 0.15)
+    """
+    if value <= 0:
+        return 1.0
+    size = 10.0 ** np.floor(np.log10(value))
+    return float(next(step * size for step in (1, 1.5, 2, 3, 4, 5, 6, 8, 10) if step * size >= value * 0.9999))
+
+
+# --- charts -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Axes:
+    """From numbers to user units."""
+
+    x: tuple[float, float]
+    y: tuple[float, float]
+
+    def at(self, x: float, y: float) -> tuple[float, float]:
+        across = LEFT + (WIDTH - LEFT - RIGHT) * (x - self.x[0]) / (self.x[1] - self.x[0])
+        up = HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (y - self.y[0]) / (self.y[1] - self.y[0])
+        return round(float(across), 1), round(float(up), 1)
+
+    def line(self, x1: float, y1: float, x2: float, y2: float, kind: str) -> tuple[float, float, float, float, str]:
+        return (*self.at(x1, y1), *self.at(x2, y2), kind)
+
+    def band(self, low: float, high: float, kind: str) -> tuple[float, float, float, float, str, str]:
+        left, top = self.at(self.x[0], min(high, self.y[1]))
+        right, bottom = self.at(self.x[1], max(low, self.y[0]))
+        return left, top, round(right - left, 1), round(max(bottom - top, 0.0), 1), kind, ""
+
+    def frame(
+        self, form: Callable[[float], str]
+    ) -> tuple[list[tuple[float, float, float, float, str]], list[tuple[float, float, str, str]]]:
+        """Lines and numbers of the ticks."""
+        lines, texts = [], []
+        for value in _ticks(*self.x):
+            x, _ = self.at(value, self.y[0])
+            texts.append((x, HEIGHT - BOTTOM + 13.0, form(value), "middle"))
+        for value in _ticks(*self.y):
+            _, y = self.at(self.x[0], value)
+            lines.append((float(LEFT), y, float(WIDTH - RIGHT), y, "tick"))
+            texts.append((LEFT - 5.0, y + 3.0, form(value), "end"))
+        return lines, texts
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    from matplotlib.ticker import MaxNLocator
+
+    return [float(v) for v in MaxNLocator(4).tick_values(low, high) if low - 1e-9 <= v <= high + 1e-9]
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}".replace("-", "\u2212")
+
+
+def _versus(some: pd.DataFrame, names: Sequence[str]) -> tuple[Chart, ...]:
+    """Dice, and lesion-wise F1, of the first prediction against that of each other, case by case."""
+    charts = []
+    for other in names[1:]:
+        for column in ("dsc", "lesion_f1"):
+            both = some[some["prediction"].isin((names[0], other))].pivot_table(
+                index=CASE, columns="prediction", values=column, aggfunc="first"
+            )
+            both = both.reindex(columns=[names[0], other]).dropna()
+            if len(both) < 2:
+                continue
+            x, y = both.to_numpy(float).T
+            axes = _Axes((0, 1), (0, 1))
+            lines, texts = axes.frame(lambda v: f"{v:g}")
+            marks = tuple(
+                Mark(*axes.at(a, b), 2 if b > a else 1, _case(dict(zip(CASE, key, strict=True))),
+                     f"{_case(dict(zip(CASE, key, strict=True)))}: {a:.3f} and {b:.3f}")
+                for key, a, b in zip(both.index, x, y, strict=True)
+            )  # fmt: skip
+            better = int((y > x).sum())
+            measure = BY_COLUMN[column]
+            charts.append(Chart(
+                f"{_heading(measure)}: {other} against {names[0]}",
+                f"Above the line {other} is the better one: {better} of {len(x)}.", names[0], other, marks,
+                (*lines, axes.line(0, 0, 1, 1, "identity")), (), tuple(texts),
+            ))  # fmt: skip
+    return tuple(charts)
+
+
+def _volume_charts(
+    some: pd.DataFrame, given: Given, colour: Mapping[str, int], segmentation: str, label: str
+) -> tuple[Chart, ...]:
+    """Volumes against the reference's, and Bland and Altman's plot of each prediction."""
+    known = some.dropna(subset=["reference_volume_mm3", "prediction_volume_mm3"])
+    if len(known.drop_duplicates(CASE)) < 2:
+        return ()
+    reference, prediction = (known[f"{side}_volume_mm3"].to_numpy(float) / 1000 for side in ("reference", "prediction"))
+    names = list(map(_case, known.to_dict("records")))
+    top = _ceiling(float(max(reference.max(), prediction.max())))
+    axes = _Axes((0, top), (0, top))
+    lines, texts = axes.frame(_number)
+    marks = tuple(
+        Mark(*axes.at(r, p), colour[who], case, f"{case}, {who}: {p:.4g} ml, reference {r:.4g} ml")
+        for r, p, who, case in zip(reference, prediction, known["prediction"], names, strict=True)
+    )
+    charts = [Chart("Volumes", "On the line the volumes are equal.", "reference, ml", "prediction, ml", marks,
+                    (*lines, axes.line(0, 0, top, top, "identity")), (), tuple(texts))]  # fmt: skip
+    table = given.tables["volumes"]
+    table = table[(table["segmentation"] == segmentation) & (table["label"] == label)].set_index("prediction")
+    every = np.abs(prediction - reference).max()
+    limits = table[["lower_ci_low", "upper_ci_high"]].abs().max(axis=None) / 1000
+    reach = _ceiling(float(np.nanmax([every, limits])))
+    for name in given.names:
+        mine = (known["prediction"] == name).to_numpy()
+        if mine.sum() < 2:
+            continue
+        charts.append(_bland_altman(reference[mine], prediction[mine], np.array(names)[mine], name, colour[name],
+                                    table.loc[name], top, reach))  # fmt: skip
+    return tuple(charts)
+
+
+def _bland_altman(
+    reference: np.ndarray,
+    prediction: np.ndarray,
+    cases: np.ndarray,
+    name: str,
+    colour: int,
+    row: pd.Series,
+    top: float,
+    reach: float,
+) -> Chart:
+    axes = _Axes((0, top), (-reach, reach))
+    lines, texts = axes.frame(_number)
+    boxes = []
+    caption = "Too few cases for limits of agreement."
+    if np.isfinite(row["bias_mm3"]):
+        ml = {key: float(row[key]) / 1000 for key in row.index if key.endswith(("_mm3", "_low", "_high"))}
+        for part in ("bias", "lower", "upper"):
+            boxes.append(axes.band(ml[f"{part}_ci_low"], ml[f"{part}_ci_high"], "band"))
+            lines.append(axes.line(0, ml[f"{part}_mm3"], top, ml[f"{part}_mm3"], "bias" if part == "bias" else "limit"))
+        caption = (
+            f"Bias {signed(ml['bias_mm3'])} ml ({signed(ml['bias_ci_low'])} to {signed(ml['bias_ci_high'])}), limits of"
+            f" agreement {signed(ml['lower_mm3'])} to {signed(ml['upper_mm3'])} ml; bands: 95 % intervals."
+        )
+    marks = tuple(
+        Mark(*axes.at((r + p) / 2, p - r), colour, case, f"{case}, {name}: {signed(p - r)} ml")
+        for r, p, case in zip(reference, prediction, cases, strict=True)
+    )
+    lines.append(axes.line(0, 0, top, 0, "zero"))
+    return Chart(f"Bland-Altman: {name}", caption, "mean of the two, ml", "prediction minus reference, ml", marks,
+                 tuple(lines), tuple(boxes), tuple(texts))  # fmt: skip
+
+
+def _size_charts(given: Given, segmentation: str, label: str, colour: Mapping[str, int]) -> tuple[Chart, ...]:
+    """Lesions found, and predicted lesions that are true, by size."""
+    table = given.tables["sizes"]
+    table = table[(table["segmentation"] == segmentation) & (table["label"] == label)]
+    if table.empty:
+        return ()
+    sizes = size_names(given.borders_mm3)
+    charts = []
+    for rate, total, hit, title, about in (
+        ("lesion_tpr", "reference_lesions", "found", "Lesions found, by size", "of the reference's lesions"),
+        (
+            "lesion_ppv",
+            "prediction_lesions",
+            "true",
+            "Predicted lesions that are true, by size",
+            "of predicted lesions",
+        ),
+    ):
+        axes = _Axes((0, len(sizes)), (0, 1))
+        lines, texts = axes.frame(lambda v: f"{100 * v:.0f} %")
+        texts = [text for text in texts if text[3] == "end"]
+        boxes = []
+        width = 0.78 / len(given.names)
+        for i, size in enumerate(sizes):
+            texts.append((axes.at(i + 0.5, 0)[0], HEIGHT - BOTTOM + 13.0, f"{size}".replace(">=", "≥"), "middle"))
+            for j, name in enumerate(given.names):
+                row = table[(table["size"] == size) & (table["prediction"] == name)].iloc[0]
+                if not row[total]:
+                    continue
+                start = i + 0.11 + j * width
+                left, top = axes.at(start, float(row[rate]))
+                right, bottom = axes.at(start + width, 0)
+                said = f"{name}, {size} mm³: {row[hit]} of {row[total]}"
+                boxes.append((left, top, round(right - left - 2, 1), round(max(bottom - top, 0.5), 1),
+                              f"c{colour[name]}", said))  # fmt: skip
+                middle = (left + right - 2) / 2
+                ends = axes.at(0, float(row[f"{rate}_ci_low"]))[1], axes.at(0, float(row[f"{rate}_ci_high"]))[1]
+                lines.append((round(middle, 1), ends[0], round(middle, 1), ends[1], "whisker"))
+                if len(given.names) <= 3:
+                    texts.append((round(middle, 1), HEIGHT - BOTTOM + 25.0, f"{row[hit]}/{row[total]}", "middle"))
+        charts.append(Chart(title, f"Part {about} of all cases; lines: 95 % intervals (Wilson).",
+                            "volume of the lesion, mm³", "", (), tuple(lines), tuple(boxes), tuple(texts)))  # fmt: skip
+    return tuple(charts)
+
+
+def _listed(lesions: pd.DataFrame, side: str, names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """The largest missed lesions, or false positives: case, prediction, volume, place."""
+    some = lesions[(lesions["lesion_of"] == side) & (lesions["found"] == "no")]
+    some = some.sort_values("volume_mm3", ascending=False, kind="stable").head(LISTED)
+    return tuple(
+        (_case(row), row["prediction"], show("volume_mm3", row["volume_mm3"]),
+         ", ".join(f"{row[f'{axis}_mm']:.0f}".replace("-", "\u2212") for axis in "xyz"))
+        for row in some.to_dict("records")
+    )  # fmt: skip
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+
+def _summary(
+    given: Given,
+    labels: Sequence[tuple[str, str]],
+    measures: Sequence[Measure],
+    colour: Mapping[str, int],
+    single: bool,
+) -> list[tuple[str, str, int, tuple[Cell, ...]]]:
+    table = given.tables["summary"].set_index(["segmentation", "label", "prediction", "measure"])
+    rows = []
+    for segmentation, label in labels:
+        for name in given.names:
+            cells = []
+            for measure in measures:
+                key = (segmentation, label, name, measure.column)
+                if key not in table.index or not table.loc[key, "n"]:
+                    cells.append(Cell("n/a"))
+                    continue
+                row = table.loc[key]
+                below = _range(measure.column, row["q1"], row["q3"]) if row["n"] > 1 else ""
+                few = f"n = {int(row['n'])}" if row["undefined"] else ""
+                below = ", ".join(filter(None, (below, few)))
+                cells.append(Cell(show(measure.column, row["median"]), below, _key(row["median"])))
+            rows.append((_title(segmentation, label, single), name, colour[name], tuple(cells)))
+    return rows
+
+
+def _volumes(
+    table: pd.DataFrame, colour: Mapping[str, int], single: bool
+) -> list[tuple[str, str, int, tuple[Cell, ...]]]:
+    rows = []
+    for row in table[table["n"] >= 3].to_dict("records"):
+        cells = [Cell(f"{row['n']}", key=f"{row['n']}")]
+        for name in ("pearson", "spearman", "ccc", "icc"):
+            ends = (row.get(f"{name}_ci_low", np.nan), row.get(f"{name}_ci_high", np.nan))
+            below = f"{ends[0]:.2f} to {ends[1]:.2f}" if np.isfinite(ends).all() else ""
+            cells.append(Cell(show("dsc", row[name]), below.replace("-", "\u2212"), _key(row[name])))
+        for name in ("bias", "lower", "upper"):
+            value = row[f"{name}_mm3"] / 1000
+            below = f"{signed(row[f'{name}_ci_low'] / 1000)} to {signed(row[f'{name}_ci_high'] / 1000)}"
+            cells.append(Cell(signed(value) or "n/a", below, _key(value)))
+        title = _title(row["segmentation"], row["label"], single)
+        rows.append((title, row["prediction"], colour[row["prediction"]], tuple(cells)))
+    return rows
+
+
+def _test_row(row: Mapping[str, Any], single: bool) -> tuple[Cell, ...]:
+    measure = BY_COLUMN[row["measure"]]
+    column = measure.column
+    interval = _range(column, row["ci_low"], row["ci_high"]) if np.isfinite(row["ci_low"]) else ""
+    n = f"{row['n']}" if row["test"] == "Wilcoxon signed-rank" else f"{row['n']} and {row['other_n']}"
+    which = row["comparison"] + (f", {row['prediction']}" if isinstance(row["prediction"], str) else "")
+    better = ""
+    if np.isfinite(row["difference"]) and row["difference"] and measure.better != "zero":
+        better = "better" if (row["difference"] > 0) == (measure.better == "higher") else "worse"
+    return (
+        Cell(which), Cell(_title(row["segmentation"], row["label"], single)), Cell(measure.name), Cell(n),
+        Cell(show(column, row["median"]), key=_key(row["median"])),
+        Cell(show(column, row["other_median"]), key=_key(row["other_median"])),
+        Cell(show(column, row["difference"]), interval, _key(row["difference"])), Cell(better),
+        Cell(p_text(row["p"]) or "n/a", key=_key(row["p"])), Cell(p_text(row["p_holm"]) or "", key=_key(row["p_holm"])),
+        Cell(p_text(row["q_fdr"]) or "", key=_key(row["q_fdr"])),
+        Cell(signed(row["effect_size"]) or "", key=_key(row["effect_size"])),
+        Cell("yes" if row["p_holm"] < 0.05 else ""),
+    )  # fmt: skip
+
+
+def _test_note(paired: pd.DataFrame) -> str:
+    if paired.empty:
+        return ""
+    most = int(paired["n"].max())
+    smallest = paired["smallest_p"].min()
+    if not np.isfinite(smallest) or smallest > 0.05:
+        return (
+            f"With {count_of(most, 'subject')} no difference can be significant, whatever it is: six that all go the"
+            " same way give p = 0.031, five 0.063. Look at the cases instead."
+        )
+    count = int(paired["p"].notna().sum())
+    if smallest * count > 0.05:
+        return (
+            f"The smallest p that {count_of(most, 'subject')} can give is {smallest:.2g}: after Holm's correction for"
+            f" {count} tests none can be below 0.05. The false discovery rate asks for less."
+        )
+    return ""
+
+
+def _rater_rows(table: pd.DataFrame) -> list[tuple[str, ...]]:
+    """Medians over cases, a row per label and rater."""
+    rows: list[tuple[str, ...]] = []
+    some = table[table["kind"] == "rater"]
+    for (label, rater), part in some.groupby(["label", "rater"], sort=False):
+        cells = [show("dsc", part[column].median()) for column in ("sensitivity", "specificity", "dsc")]
+        volume = f"{part['volume_mm3'].median() / 1000:.3g}"
+        rows.append((str(label), str(rater), str(len(part)), *cells, volume))
+    return rows
+
+
+def _pair_rows(table: pd.DataFrame) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = []
+    some = table[table["kind"] == "pair"]
+    for (label, rater, other), part in some.groupby(["label", "rater", "other"], sort=False):
+        rows.append((str(label), f"{rater} and {other}", show("dsc", part["dsc"].median()), ""))
+    for label, part in table[table["kind"] == "all"].groupby("label", sort=False):
+        cells = (show("dsc", part["dsc"].median()), show("dsc", part["kappa"].median()))
+        rows.append((str(label), "all", *cells))
+    return rows
+
+
+def _case_rows(
+    done: pd.DataFrame, measures: Sequence[Measure], colour: Mapping[str, int], single: bool
+) -> list[tuple[str, str, str, str, int, tuple[Cell, ...]]]:
+    rows = []
+    for row in done.to_dict("records"):
+        cells = tuple(Cell(show(m.column, row[m.column]), key=_key(row[m.column])) for m in measures)
+        volumes = tuple(
+            Cell(f"{row[f'{side}_volume_mm3'] / 1000:.3g}", key=_key(row[f"{side}_volume_mm3"]))
+            for side in ("reference", "prediction")
+        )
+        case = _case(row)
+        name = row["prediction"]
+        title = _title(row["segmentation"], row["label"], single)
+        rows.append((case, anchor("case", case), title, name, colour[name], cells + volumes))
+    return rows
+
+
+def _case_view(one: Drawn, done: pd.DataFrame, colour: Mapping[str, int]) -> CaseView:
+    here = done[
+        np.array([_case(row) == one.case for row in done.to_dict("records")])
+        & (done["segmentation"] == one.segmentation)
+        & (done["label"] == one.label)
+    ]
+    words = []
+    for row in here.to_dict("records"):
+        told = [f"Dice {show('dsc', row['dsc'])}"]
+        told += [f"{show('volume_difference_mm3', row['volume_difference_mm3'])} mm³"]
+        if np.isfinite(row["lesion_tpr"]) and row["reference_lesions"]:
+            told.append(
+                f"{round(row['lesion_tpr'] * row['reference_lesions'])} of {row['reference_lesions']:.0f} lesions found"
+            )
+        if np.isfinite(row["lesion_ppv"]):
+            wrong = round((1 - row["lesion_ppv"]) * row["prediction_lesions"])
+            told.append(count_of(wrong, "false positive"))
+        words.append((colour[row["prediction"]], str(row["prediction"]), ", ".join(told)))
+    names = [name for _, name, _ in words]
+    width, height = _png_size(one.picture.image)
+    return CaseView(
+        anchor("case", one.case), one.case, f"{one.case}: {one.label}", tuple(words), one.scan,
+        f"Rows from the top: {enumerate_words(names)}." if len(names) > 1 else "",
+        _data_uri(one.picture.image), _data_uri(one.picture.overlay), width, height,
+    )  # fmt: skip
+
+
+def _png_size(png: bytes) -> tuple[int, int]:
+    return int.from_bytes(png[16:20], "big"), int.from_bytes(png[20:24], "big")
+
+
+def _data_uri(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode()
