@@ -201,6 +201,15 @@ def _check_tools(config: Config) -> None:
             "--brain-extraction bet: FSL's 'bet' is not on the PATH. Install FSL (free for non-commercial use) and"
             " source its setup, or use --brain-extraction auto, which needs nothing else."
         )
+    _check_model(config)
+
+
+def _check_model(config: Config) -> None:
+    """Raises InputError where a lesion model's network or weights are not those of its card."""
+    if config.own_lesion_model is not None:
+        from bidsapp.models.registry import read_whole_lesion_model
+
+        read_whole_lesion_model(config.own_lesion_model.folder)
 
 
 def _make_output(config: Config) -> None:
@@ -216,6 +225,7 @@ def _make_output(config: Config) -> None:
 def _dry_run(sessions: list[SessionInputs], config: Config, say: progress.Progress) -> int:
     from bidsapp.workflows.session import plan
 
+    _check_model(config)
     rows = []
     for inputs in sessions:
         label = (f"sub-{inputs.subject}", f"ses-{inputs.session}" if inputs.session else "")

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from bidsapp.errors import InputError
 
 CARD, WEIGHTS, FIRST = "model.json", "weights.safetensors", "first"
+#: The models that come with the app.
+PACKAGED = Path(__file__).parent / "models" / "weights"
+#: Those that are no lesion models to be chosen: what the app uses anyway.
+ALWAYS_USED = ("brain", "segment")
+CONTRASTS = ("T1w", "T2w", "FLAIR")
+#: Keys of ``lesion_threshold``.
+WITH_FLAIR, WITHOUT_FLAIR = "with FLAIR", "without FLAIR"
 #: What every card holds, and as what.
 REQUIRED: Mapping[str, type | tuple[type, ...]] = {
     "name": str, "version": str, "architecture": str, "network": dict, "spacing_mm": (int, float), "weights": dict,
@@ -55,9 +64,180 @@ def weights_file(folder: Path, card: Mapping[str, Any]) -> Path:
     return folder / str(card["weights"]["file"])
 
 
-def label(card: Mapping[str, Any]) -> str:
-    """Name, version and checksum of the weights: what tells one model from another."""
-    return f"{card['name']}-{card['version']} ({card['weights']['sha256'][:12]})"
+def newest(name: str, folder: Path = PACKAGED) -> Path | None:
+    """The folder of the newest version of a packaged model."""
+    return _by_name(folder).get(name)
+
+
+def packaged_lesion_models(folder: Path = PACKAGED) -> tuple[str, ...]:
+    """Names of the lesion models that come with the app, but for the one that is always used."""
+    return tuple(name for name in _by_name(folder) if name not in ALWAYS_USED)
+
+
+def _by_name(folder: Path) -> dict[str, Path]:
+    found = {}
+    for path in sorted((path.parent for path in folder.glob(f"*-*/{CARD}")), key=lambda path: _version(path.name)):
+        found[path.name.rsplit("-", 1)[0]] = path
+    return dict(sorted(found.items()))
+
+
+def _version(folder_name: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in folder_name.rsplit("-", 1)[1].split(".") if part.isdigit())
+
+
+@dataclass(frozen=True)
+class LesionModel:
+    """A model folder that can be given as ``--lesion-model``: what its card says, checked.
+
+    Attributes
+    ----------
+    folder : Path
+    card : mapping
+        Its ``model.json``.
+    first : LesionModel or None
+        Of a cascade: the model that proposes.
+    """
+
+    folder: Path
+    card: Mapping[str, Any]
+    first: LesionModel | None = None
+
+    @property
+    def name(self) -> str:
+        """Name and version."""
+        return f"{self.card['name']}-{self.card['version']}"
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Contrasts that it can use."""
+        return tuple(self.card["channels"])
+
+    @property
+    def compartments(self) -> tuple[str, ...]:
+        """Its classes that are lesion, or parts of one."""
+        return tuple(self.card.get("lesion_classes", ["lesion"]))
+
+    @property
+    def sha256(self) -> str:
+        """Of its weights; of a cascade, of both networks'."""
+        own = str(self.card["weights"]["sha256"])
+        return own if self.first is None else hashlib.sha256(f"{self.first.sha256}{own}".encode()).hexdigest()
+
+    @cached_property
+    def label(self) -> str:
+        """What tells this model from any other: name, version, weights, and all of the card that changes results."""
+        used = ("patch", "channels", "classes", "lesion_classes", "lesion_threshold", "cascade", "crf", "spacing_mm")
+        cards = [model.card for model in (self, self.first) if model is not None]
+        settings = json.dumps([{key: card.get(key) for key in used} for card in cards], sort_keys=True)
+        digest = hashlib.sha256(settings.encode()).hexdigest()
+        return f"{self.name} (weights {self.sha256[:12]}, settings {digest[:12]})"
+
+    def threshold(self, contrasts: Sequence[str]) -> float | None:
+        """Probability above which it is a lesion; None where the model cannot be used on these contrasts."""
+        usable = [name for name in self.channels if name in contrasts]
+        if not usable:
+            return None
+        value = self.card["lesion_threshold"].get(WITH_FLAIR if "FLAIR" in usable else WITHOUT_FLAIR)
+        return None if value is None else float(value)
+
+    def unusable_because(self, contrasts: Sequence[str]) -> str:
+        """Why it cannot be used on these contrasts, or nothing."""
+        if self.threshold(contrasts) is not None:
+            return ""
+        if set(self.channels) & set(contrasts):
+            needs, there = ("FLAIR", "no FLAIR") if "FLAIR" not in contrasts else ("scans without FLAIR", "one")
+        else:
+            needs, there = " or ".join(self.channels), f"only {', '.join(contrasts)}"
+        return f"the lesion model {self.name} was trained on {needs}, and there is {there}"
+
+    def about(self, contrasts: Sequence[str]) -> dict[str, Any]:
+        """What a session's record says of it."""
+        training = self.card.get("training")
+        data = training.get("data", []) if isinstance(training, dict) else []
+        data = [data] if isinstance(data, str) else data
+        return {
+            "name": self.card["name"],
+            "version": self.card["version"],
+            "weights_sha256": self.sha256,
+            "architecture": self.card["architecture"],
+            "contrasts": [name for name in self.channels if name in contrasts],
+            "threshold": self.threshold(contrasts),
+            "lesion_classes": list(self.compartments),
+            "cascade": self.first is not None,
+            "crf": "crf" in self.card,
+            "trained_on": [str(entry) for entry in data] if isinstance(data, list) else [],
+        }
+
+
+def read_lesion_model(folder: Path) -> LesionModel:
+    """The card of a lesion model, fit to be used on the app's working grid.
+
+    Raises
+    ------
+    InputError
+        As `read_card`; or the card lacks what a lesion model's must hold, or holds what cannot be.
+    """
+    card = read_card(folder)
+    path = folder / CARD
+    for problem in _lesion_problems(card):
+        raise InputError(f"{path}: {problem}")
+    first = None
+    if "cascade" in card:
+        if "cascade" in read_card(folder / FIRST):
+            raise InputError(f"{folder / FIRST / CARD}: is a cascade itself; a cascade has two models.")
+        first = read_lesion_model(folder / FIRST)
+        if first.channels != tuple(card["channels"]):
+            raise InputError(f"{path}: a cascade's 'channels' must be those of {FIRST}/{CARD}.")
+    return LesionModel(folder, card, first)
+
+
+def _lesion_problems(card: Mapping[str, Any]) -> list[str]:
+    problems = []
+    channels, classes = card.get("channels"), card.get("classes")
+    if not _names(channels) or not set(channels) <= set(CONTRASTS):  # type: ignore[arg-type]
+        problems.append(f"'channels' must be a list of contrasts ({', '.join(CONTRASTS)}), not {channels!r:.60}.")
+    if not _names(classes) or len(classes) < 2 or classes[0] != "background":  # type: ignore[arg-type, index]
+        problems.append(f"'classes' must be a list of names that begins with 'background', not {classes!r:.60}.")
+        return problems
+    lesions = card.get("lesion_classes", ["lesion"])
+    if not _names(lesions) or not set(lesions) <= set(classes[1:]):  # type: ignore[index]
+        problems.append(f"'lesion_classes' must be among the classes, not {lesions!r:.60}. Is this a lesion model?")
+    patch = card.get("patch")
+    if not isinstance(patch, int) or isinstance(patch, bool) or not 1 <= patch <= 512:
+        problems.append(f"'patch' must be the voxels of a tile along each side, not {patch!r:.60}.")
+    if not 0.9 <= card["spacing_mm"] <= 1.1:
+        problems.append(f"'spacing_mm' must be 1, as the app's working grid, not {card['spacing_mm']}.")
+    if card.get("orientation", "RAS") != "RAS":
+        problems.append(f"'orientation' must be RAS, as the app's working grid, not {card['orientation']!r:.60}.")
+    thresholds = card.get("lesion_threshold")
+    if not isinstance(thresholds, dict) or not thresholds or set(thresholds) - {WITH_FLAIR, WITHOUT_FLAIR}:
+        problems.append(f"'lesion_threshold' must hold {WITH_FLAIR!r}, {WITHOUT_FLAIR!r}, or both.")
+    elif not all(_number(value) and 0 < value < 1 for value in thresholds.values()):
+        problems.append("'lesion_threshold' must hold numbers between 0 and 1.")
+    if "cascade" in card:
+        cascade = card["cascade"]
+        if not isinstance(cascade, dict) or set(cascade) != {"propose_above", "grow_mm"}:
+            problems.append("'cascade' must hold 'propose_above' and 'grow_mm'.")
+        elif not all(_number(v) for v in cascade.values()) or not (
+            0 <= cascade["propose_above"] < 1 and 0 <= cascade["grow_mm"] <= 100
+        ):
+            problems.append("'cascade': propose_above must be from 0 to 1, and grow_mm from 0 to 100.")
+    if "crf" in card and not isinstance(card["crf"], dict):
+        problems.append("'crf' must be a table of its settings, perhaps empty.")
+    return problems
+
+
+def _names(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(name, str) and name.isprintable() and 0 < len(name) <= 100 for name in value)
+        and len(set(value)) == len(value)
+    )
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _check_weights(folder: Path, weights: Mapping[str, Any]) -> None:

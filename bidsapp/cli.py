@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from bidsapp import __version__, config
+from bidsapp import __version__, cards, config
 from bidsapp.errors import AppError, UsageError
 
 
@@ -112,7 +112,9 @@ def _parser() -> _Parser:
     add("--brain-extraction", "--brain_extraction", default="auto", metavar="NAME",
         help="auto (deepbet with a T1w, else template), deepbet, template, network, or bet (FSL's)")  # fmt: skip
     add("--tissue-model", "--tissue_model", default="consensus", metavar="NAME", help=", ".join(config.TISSUE_MODELS))
-    add("--lesion-model", "--lesion_model", default="consensus", metavar="NAME", help=", ".join(config.LESION_MODELS))
+    add("--lesion-model", "--lesion_model", default="consensus", metavar="NAME|FOLDER",
+        help=", ".join((*config.LESION_MODELS, *cards.packaged_lesion_models()))
+        + ", or the folder of a model that 'bidsapp train' wrote")  # fmt: skip
     add("--tta", action="store_true", help="the network also sees the mirror image: slower, a little steadier")
     add("--normalization", default="zscore", metavar="NAME", help=", ".join(config.NORMALIZATIONS))
     add("--denoise", action="store_true", help="non-local means before the segmentation")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from bidsapp.errors import AnalysisLevelError, NotBidsError, UsageError
+from bidsapp import cards
+from bidsapp.errors import AnalysisLevelError, InputError, NotBidsError, UsageError
 
 LEVELS = ("participant", "group")
 BRAIN_EXTRACTIONS = ("auto", "deepbet", "template", "network", "bet")
@@ -90,12 +92,12 @@ class Config:
         for name, allowed in (
             ("brain_extraction", BRAIN_EXTRACTIONS),
             ("tissue_model", TISSUE_MODELS),
-            ("lesion_model", LESION_MODELS),
             ("normalization", NORMALIZATIONS),
         ):
             if getattr(self, name) not in allowed:
                 flag = "--" + name.replace("_", "-")
                 raise UsageError(f"{flag}: {getattr(self, name)!r} is unknown; choose one of: {', '.join(allowed)}.")
+        _ = self.own_lesion_model  # whatever is wrong with it is said now
         for space in self.output_spaces:
             if space not in OUTPUT_SPACES:
                 raise UsageError(
@@ -133,11 +135,43 @@ class Config:
         """Folder of intermediate files."""
         return self.work_dir if self.work_dir is not None else self.out_dir / ".work"
 
+    @cached_property
+    def own_lesion_model(self) -> cards.LesionModel | None:
+        """The model folder that ``--lesion-model`` names: one's own, or one more that comes with the app.
+
+        Raises
+        ------
+        UsageError
+            It is neither one of `LESION_MODELS`, nor the name of a model, nor a folder.
+        InputError
+            The folder cannot be used.
+        """
+        name = self.lesion_model
+        if name in LESION_MODELS:
+            return None
+        more = cards.packaged_lesion_models()
+        if name in more:
+            folder = cards.newest(name)
+            assert folder is not None
+        elif os.sep in name or os.path.lexists(name):
+            folder = Path(os.path.abspath(name))  # the nodes run in folders of their own
+        else:
+            raise UsageError(
+                f"--lesion-model: {name!r} is unknown; choose one of: {', '.join((*LESION_MODELS, *more))}, or give the"
+                " folder of a model, as 'bidsapp train' writes it."
+            )
+        try:
+            return cards.read_lesion_model(folder)
+        except InputError as error:
+            raise InputError(f"--lesion-model: {error}") from error
+
     def science(self) -> dict[str, Any]:
         """The options that change results: part of every session's record, and of what a resumed run compares."""
         names = ("brain_extraction", "tissue_model", "lesion_model", "tta", "normalization", "denoise", "random_seed")
-        chosen = asdict(self)
-        return {name: chosen[name] for name in names} | {"output_spaces": sorted(self.output_spaces)}
+        chosen = {name: getattr(self, name) for name in names} | {"output_spaces": sorted(self.output_spaces)}
+        if self.own_lesion_model is not None:  # wherever it lies, and whatever lay there before
+            chosen["lesion_model"] = self.own_lesion_model.label
+        return chosen
 
 
 def read_plugin(path: Path) -> dict[str, Any]:

@@ -52,7 +52,7 @@ class Carry(SimpleInterface):
 
     def _run_interface(self, runtime):
         from bidsapp.image import results
-        from bidsapp.image.register import read_itk_affine, resample
+        from bidsapp.image.register import Resampler, read_itk_affine
         from bidsapp.image.save import as_int16, write_image
         from bidsapp.image.template import load_template
 
@@ -70,9 +70,9 @@ class Carry(SimpleInterface):
         if "native" in inputs.grids:
             images |= _named(results.on_native(found, load(inputs.reference_file)), "native", separable=found.separable)
         if "mni" in inputs.grids:
-            field, template = load(inputs.to_template), load_template(1).t1
-            images |= _named(results.in_template(found, template, field), "mni", separable=found.separable)
-            images["mni_preproc"] = as_int16(resample(load(inputs.preprocessed[0]), template, transform=field))
+            onto_template = Resampler(load_template(1).t1, load(inputs.to_template))
+            images |= _named(results.in_template(found, onto_template), "mni", separable=found.separable)
+            images["mni_preproc"] = as_int16(onto_template(load(inputs.preprocessed[0])))
         if isdefined(inputs.flair_file):
             flair, flair_work = load(inputs.flair_file), load(inputs.flair_work_file)
             matrix = read_itk_affine(Path(inputs.flair_transform))
@@ -272,6 +272,7 @@ class _WriteSessionInput(BaseInterfaceInputSpec):
     pictures = traits.List(File(exists=True), mandatory=True)
     not_separable_because = traits.Str("", usedefault=True)
     network_note = traits.Str(mandatory=True)
+    lesion_note = traits.Str("", usedefault=True)
     notes = traits.List(traits.List(traits.Str), mandatory=True, desc="per contrast")
     warnings = traits.List(traits.List(traits.Str), mandatory=True, desc="per contrast")
 
@@ -411,8 +412,7 @@ class WriteSession(SimpleInterface):
                 }
             )
         warnings = [warning for of_scan in self.inputs.warnings for warning in of_scan]
-        if self.inputs.network_note:
-            warnings.append(self.inputs.network_note)
+        warnings += dict.fromkeys(note for note in (self.inputs.network_note, self.inputs.lesion_note) if note)
         if self.inputs.flags != "none":
             warnings += self.inputs.flags.split("; ")
         return {

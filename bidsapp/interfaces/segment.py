@@ -6,18 +6,31 @@ from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
-from nipype.interfaces.base import BaseInterfaceInputSpec, File, SimpleInterface, TraitedSpec, isdefined, traits
+from nipype.interfaces.base import (
+    BaseInterfaceInputSpec,
+    Directory,
+    File,
+    SimpleInterface,
+    TraitedSpec,
+    isdefined,
+    traits,
+)
 
 from bidsapp.interfaces.files import array, load, save
 
 
-class _SegmentAllInput(BaseInterfaceInputSpec):
+class _ScansInput(BaseInterfaceInputSpec):
+    """What every model is given."""
+
     in_files = traits.List(File(exists=True), mandatory=True, desc="preprocessed scans on the work grid")
     contrasts = traits.List(traits.Str, mandatory=True, desc="their contrasts")
-    mask_file = File(exists=True, mandatory=True)
-    tta = traits.Bool(False, usedefault=True, desc="average over mirror images")
+    mask_file = File(exists=True, mandatory=True, desc="brain")
     device = traits.Str("cpu", usedefault=True)
     use_gpu = traits.Bool(False, usedefault=True, nohash=True)
+
+
+class _SegmentAllInput(_ScansInput):
+    tta = traits.Bool(False, usedefault=True, desc="average over mirror images")
 
 
 class _SegmentAllOutput(TraitedSpec):
@@ -39,18 +52,7 @@ class SegmentAll(SimpleInterface):
         from bidsapp.image.grid import on_grid
         from bidsapp.models import segment
 
-        mask_image = load(self.inputs.mask_file)
-        mask = np.asarray(mask_image.dataobj) > 0
-        size = tuple(float(size) for size in mask_image.header.get_zooms()[:3])
-        within = segment.grown(mask, segment.SURROUND_MM, size)
-        found = segment.segment_network(
-            {name: array(path) for name, path in zip(self.inputs.contrasts, self.inputs.in_files, strict=True)},
-            mask,
-            voxel_size_mm=size,
-            within=within,
-            device=self.inputs.device,
-            tta=self.inputs.tta,
-        )
+        mask_image, within, size, found = _see(self.inputs, None)
         seen = segment.read_classes(found, within)
         key = segment.WITH_FLAIR if "FLAIR" in self.inputs.contrasts else segment.WITHOUT_FLAIR
         threshold = segment.packaged().card["lesion_threshold"][key]
@@ -64,13 +66,67 @@ class SegmentAll(SimpleInterface):
         return runtime
 
 
-class _SegmentTissueInput(BaseInterfaceInputSpec):
-    in_files = traits.List(File(exists=True), mandatory=True, desc="preprocessed scans on the work grid")
-    contrasts = traits.List(traits.Str, mandatory=True, desc="their contrasts")
-    mask_file = File(exists=True, mandatory=True)
+def _see(inputs, model):
+    """Run a network (None: the packaged one) over the scans of a node: mask, what it was shown, voxel size, result."""
+    from bidsapp.models import segment
+
+    mask_image = load(inputs.mask_file)
+    mask = np.asarray(mask_image.dataobj) > 0
+    size = tuple(float(size) for size in mask_image.header.get_zooms()[:3])
+    within = segment.grown(mask, segment.SURROUND_MM, size)
+    found = segment.segment_network(
+        {name: array(path) for name, path in zip(inputs.contrasts, inputs.in_files, strict=True)},
+        mask,
+        voxel_size_mm=size,
+        within=within,
+        device=inputs.device,
+        tta=inputs.tta,
+        model=model,
+    )
+    return mask_image, within, size, found
+
+
+class _SegmentByModelInput(_SegmentAllInput):
+    model_dir = Directory(exists=True, mandatory=True, nohash=True)
+    model_label = traits.Str(mandatory=True, desc="tells the model from any other: the folder may hold another later")
+
+
+class _SegmentByModelOutput(TraitedSpec):
+    lesion_mask = File()
+    lesion_probability = File()
+    note = traits.Str(desc="where it was computed, if not where it was meant to be")
+
+
+class SegmentByModel(SimpleInterface):
+    """Lesions by a model that somebody trained (``--lesion-model FOLDER``)."""
+
+    input_spec = _SegmentByModelInput
+    output_spec = _SegmentByModelOutput
+
+    def _run_interface(self, runtime):
+        from bidsapp.cards import read_lesion_model
+        from bidsapp.errors import InputError
+        from bidsapp.image.grid import on_grid
+        from bidsapp.models import registry, segment
+
+        about = read_lesion_model(Path(self.inputs.model_dir))
+        if about.label != self.inputs.model_label:
+            raise InputError(
+                f"{self.inputs.model_dir}: the model was replaced during the run (now {about.label}); run again."
+            )
+        model = registry.read_whole_lesion_model(about.folder)
+        mask_image, within, size, found = _see(self.inputs, model)
+        probability = segment.lesion_probability(found, within, model)
+        threshold = about.threshold(self.inputs.contrasts)
+        lesions = segment.lesion_mask(probability, threshold=threshold, voxel_size_mm=size)
+        self._results["lesion_mask"] = save(on_grid(lesions, mask_image), runtime.cwd, "lesion_mask")
+        self._results["lesion_probability"] = save(on_grid(probability, mask_image), runtime.cwd, "lesion_probability")
+        self._results["note"] = found.note
+        return runtime
+
+
+class _SegmentTissueInput(_ScansInput):
     priors_file = File(exists=True, mandatory=True)
-    device = traits.Str("cpu", usedefault=True)
-    use_gpu = traits.Bool(False, usedefault=True, nohash=True)
 
 
 class _SegmentTissueOutput(TraitedSpec):
@@ -107,14 +163,9 @@ class SegmentTissue(SimpleInterface):
         return runtime
 
 
-class _SegmentLesionsInput(BaseInterfaceInputSpec):
-    in_files = traits.List(File(exists=True), mandatory=True)
-    contrasts = traits.List(traits.Str, mandatory=True)
-    mask_file = File(exists=True, mandatory=True)
+class _SegmentLesionsInput(_ScansInput):
     priors_file = File(exists=True, mandatory=True)
     result_file = File(exists=True, mandatory=True, desc="tissue model")
-    device = traits.Str("cpu", usedefault=True)
-    use_gpu = traits.Bool(False, usedefault=True, nohash=True)
 
 
 class _SegmentLesionsOutput(TraitedSpec):

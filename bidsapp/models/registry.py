@@ -11,12 +11,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from bidsapp.cards import CARD, FIRST, read_card, weights_file
+from bidsapp.cards import CARD, FIRST, PACKAGED, newest, read_card, read_lesion_model, weights_file
 from bidsapp.errors import AppError, InputError
+from bidsapp.models.crf import CrfSettings
 from bidsapp.models.patchwise import TwoPathway, TwoPathwayConfig
 from bidsapp.models.unet import FoldedUNet, UNetConfig
 
-WEIGHTS = Path(__file__).parent / "weights"
 Network = FoldedUNet | TwoPathway
 
 #: Configuration and network by the ``architecture`` of a card. Each network has `config` (channels, classes, place,
@@ -79,7 +79,7 @@ def build(architecture: str, options: Mapping[str, Any]) -> Network:
         raise InputError(f"{architecture} cannot be built with {dict(options)} ({error}).") from error
 
 
-def load_model(name: str, *, device: str = "cpu", folder: Path = WEIGHTS) -> Model:
+def load_model(name: str, *, device: str = "cpu", folder: Path = PACKAGED) -> Model:
     """Load the newest version of the packaged model `name` from `folder`.
 
     Raises
@@ -87,11 +87,11 @@ def load_model(name: str, *, device: str = "cpu", folder: Path = WEIGHTS) -> Mod
     AppError
         No such model, or it cannot be used (see `read_model`): the installation is damaged.
     """
-    found = sorted(folder.glob(f"{name}-*/{CARD}"), key=lambda path: _version(path.parent.name))
-    if not found:
+    found = newest(name, folder)
+    if found is None:
         raise AppError(f"no model '{name}' in {folder}: the installation is incomplete; install the app anew")
     try:
-        return read_model(found[-1].parent, device=device)
+        return read_model(found, device=device)
     except InputError as error:
         raise AppError(f"{error} The installation is damaged: install the app anew.") from error
 
@@ -115,6 +115,38 @@ def read_model(folder: Path, *, device: str = "cpu") -> Model:
     network.to(torch.device(device)).eval().requires_grad_(False)
     first = _first(folder, card, network, device)
     return Model(card["name"], card["version"], float(card["spacing_mm"]), card, network, first)
+
+
+def read_whole_lesion_model(folder: Path, *, device: str = "cpu") -> Model:
+    """Load a lesion model (or a cascade) that somebody trained, once all that its card says fits its networks.
+
+    Raises
+    ------
+    InputError
+        As `read_model` and `cards.read_lesion_model`; or classes, channels, tile or CRF do not fit the network.
+    """
+    read_lesion_model(folder)
+    model = read_model(folder, device=device)
+    for one, more in ((model, int(model.first is not None)), (model.first, 0)):
+        if one is not None:
+            _check_card(folder if one is model else folder / FIRST, one, more)
+    return model
+
+
+def _check_card(folder: Path, model: Model, more: int) -> None:
+    card, config = model.card, model.network.config
+    for what, said, has in (
+        ("classes", len(card["classes"]), config.classes),
+        ("channels", len(card["channels"]) + more, config.channels),
+    ):
+        if said != has:
+            raise InputError(f"{folder / CARD}: {said} {what}, but the network has {has}.")
+    if card["patch"] % config.multiple:
+        raise InputError(f"{folder / CARD}: 'patch' must be a multiple of {config.multiple}, not {card['patch']}.")
+    try:
+        CrfSettings.of(card.get("crf", {}))
+    except ValueError as error:
+        raise InputError(f"{folder / CARD}: 'crf': {error}.") from error
 
 
 def _weights(path: Path, network: Network) -> dict[str, torch.Tensor]:
@@ -159,7 +191,3 @@ def _first(folder: Path, card: Mapping[str, Any], network: Network, device: str)
             " must have one channel more, for what the first model found."
         )
     return first
-
-
-def _version(folder_name: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in folder_name.rsplit("-", 1)[1].split("."))

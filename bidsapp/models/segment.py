@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 
+from bidsapp import cards
 from bidsapp.image.mask import largest_piece
 from bidsapp.labels import CSF, STRUCTURES, TISSUES, WM
 from bidsapp.measure.lesions import label_lesions
@@ -19,7 +20,7 @@ from bidsapp.models.registry import Model, load_model
 #: Channels of the packaged network, in order; a card's ``channels`` may be others.
 CHANNELS = ("T1w", "T2w", "FLAIR")
 #: Keys of ``lesion_threshold`` in the model's card: without FLAIR the network is surer of less.
-WITH_FLAIR, WITHOUT_FLAIR = "with FLAIR", "without FLAIR"
+WITH_FLAIR, WITHOUT_FLAIR = cards.WITH_FLAIR, cards.WITHOUT_FLAIR
 #: The network is shown this much around a brain mask: it cuts off what is no brain, but adds nothing it does not see.
 SURROUND_MM = 2.0
 #: Longest side of the smallest lesion that counts: Thompson et al. 2018, Lancet Neurol 17:162.

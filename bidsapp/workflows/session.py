@@ -22,7 +22,13 @@ from bidsapp.interfaces.preproc import (
     Normalize,
     RegisterTemplate,
 )
-from bidsapp.interfaces.segment import CombineModels, SegmentAll, SegmentLesions, SegmentTissue
+from bidsapp.interfaces.segment import (
+    CombineModels,
+    SegmentAll,
+    SegmentByModel,
+    SegmentLesions,
+    SegmentTissue,
+)
 
 #: Peak memory (GB) of the nodes, measured with ``make bench`` on a 256-cubed head at 1 mm.
 MEMORY_GB = {
@@ -39,6 +45,11 @@ class Plan:
     tissue_model: str
     lesion_model: str
     no_lesions_because: str = ""
+    own_lesion_model: dict[str, Any] | None = None  # what its card says, where ``lesion_model`` is its name
+
+    def plain(self) -> dict[str, Any]:
+        """As it is kept in the record."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
 
 
 def plan(inputs: SessionInputs, config: Config) -> Plan:
@@ -46,8 +57,12 @@ def plan(inputs: SessionInputs, config: Config) -> Plan:
     brain = config.brain_extraction
     if brain == "auto":
         brain = "deepbet" if inputs.reference.contrast == "T1w" else "template"
-    why = ""
-    if config.lesion_model == "none":
+    why, own = "", config.own_lesion_model
+    if own is not None:
+        why = own.unusable_because(inputs.contrasts)
+        if not why:
+            return Plan(brain, config.tissue_model, own.name, own_lesion_model=own.about(inputs.contrasts))
+    elif config.lesion_model == "none":
         why = "lesion segmentation was switched off (--lesion-model none)"
     elif config.lesion_model == "outlier" and "FLAIR" not in inputs.contrasts:
         why = "this lesion model (outlier) finds lesions by their brightness on FLAIR, and there is no FLAIR"
@@ -217,6 +232,7 @@ class _Found:
     combine: pe.Node
     tissue: pe.Node | None  # the tissue model that may fail to tell GM from WM
     network: pe.Node
+    own: pe.Node | None  # the lesion model that somebody trained
 
 
 def _segmentation_nodes(
@@ -233,6 +249,7 @@ def _segmentation_nodes(
     images = merge(workflow, [(scans[name].normalize, "work_out") for name in inputs.contrasts], "work_images")
     common = {"contrasts": list(inputs.contrasts), "device": device, "use_gpu": device != "cpu"}
     network = _node(SegmentAll(tta=config.tta, **common), "network", memory="network")
+    own = _own_model_node(workflow, images, brain, chosen, config, common)
     tissue = _node(SegmentTissue(**common), "tissue", memory="tissue")
     combine = _node(CombineModels(), "combine")
     workflow.connect([
@@ -241,8 +258,8 @@ def _segmentation_nodes(
         (images, tissue, [("out", "in_files")]),
         (brain, tissue, [("mask_file", "mask_file")]),
         (template, tissue, [("priors_file", "priors_file")]),
-        (network, combine, [
-            ("mask_file", "mask_file"), ("posteriors_file", "network_posteriors"),
+        (network, combine, [("mask_file", "mask_file"), ("posteriors_file", "network_posteriors")]),
+        (own or network, combine, [
             ("lesion_mask", "network_lesions"), ("lesion_probability", "network_lesion_probability"),
         ]),
         (tissue, combine, [("posteriors_file", "mixture_posteriors"), ("separable", "separable")]),
@@ -260,7 +277,8 @@ def _segmentation_nodes(
             ]),
         ])  # fmt: skip
     of_tissue = {"network": network, "mixture": tissue, "consensus": combine}[chosen.tissue_model]
-    of_lesions = {"network": network, "outlier": lesions, "consensus": combine, "none": None}[chosen.lesion_model]
+    named = {"network": network, "outlier": lesions, "consensus": combine, "none": None}
+    of_lesions = own or named[chosen.lesion_model]
     masks, probabilities = ("mask_file", "probability_file") if of_lesions is lesions else LESION_FIELDS
     return _Found(
         mask=(brain if chosen.tissue_model == "mixture" else network, "mask_file"),
@@ -271,7 +289,27 @@ def _segmentation_nodes(
         combine=combine,
         tissue=tissue if chosen.tissue_model == "mixture" else None,
         network=network,
+        own=own,
     )
+
+
+def _own_model_node(
+    workflow: pe.Workflow, images: pe.Node, brain: pe.Node, chosen: Plan, config: Config, common: dict[str, Any]
+) -> pe.Node | None:
+    """The lesion model that somebody trained, where that is to find the lesions."""
+    own = config.own_lesion_model
+    if own is None or chosen.own_lesion_model is None:
+        return None
+    node = _node(
+        SegmentByModel(model_dir=str(own.folder), model_label=own.label, tta=config.tta, **common),
+        "own_model",
+        memory="network",
+    )
+    workflow.connect([
+        (images, node, [("out", "in_files")]),
+        (brain, node, [("mask_file", "mask_file")]),
+    ])  # fmt: skip
+    return node
 
 
 def _output_nodes(
@@ -298,7 +336,7 @@ def _output_nodes(
         WriteSession(
             session=describe(inputs, config.bids_dir),
             options=config.science(),
-            plan=asdict(chosen),
+            plan=chosen.plain(),
             out_dir=str(config.out_dir),
         ),
         "write",
@@ -322,6 +360,8 @@ def _output_nodes(
         (measure, write, [("tables", "tables"), ("flags", "flags")]),
         (figures, write, [("pictures", "pictures")]),
     ])  # fmt: skip
+    if found.own is not None:
+        workflow.connect(found.own, "note", write, "lesion_note")
     for node in carries:
         _connect_carry(workflow, node, reference, template, preproc, found)
     if found.tissue is not None:

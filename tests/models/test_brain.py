@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from bidsapp.cards import PACKAGED
 from bidsapp.errors import InputError
 from bidsapp.models.brain import _head_box, _one_piece, deepbet_brain, find_brain, normalise
-from bidsapp.models.registry import WEIGHTS, Model, load_model
+from bidsapp.models.registry import Model, load_model
 from bidsapp.models.unet import UNetConfig
 
 DATA = Path(__file__).resolve().parents[2] / "../shared/data"
@@ -124,7 +125,7 @@ def test_packaged_model_says_what_it_was_trained_on() -> None:
     model = load_model("brain")
     assert model.card["training"]["data"] and "Apache-2.0" in model.card["training"]["data"][0]
     assert model.card["classes"] == ["brain"] and model.spacing_mm == 2.5
-    assert (WEIGHTS / f"brain-{model.version}/weights.safetensors").stat().st_size < 3e6
+    assert (PACKAGED / f"brain-{model.version}/weights.safetensors").stat().st_size < 3e6
 
 
 @pytest.mark.slow

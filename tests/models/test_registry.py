@@ -13,9 +13,10 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
+from bidsapp.cards import PACKAGED
 from bidsapp.errors import AppError, InputError
 from bidsapp.models.patchwise import TwoPathway, TwoPathwayConfig
-from bidsapp.models.registry import ARCHITECTURES, WEIGHTS, build, load_model, read_model
+from bidsapp.models.registry import ARCHITECTURES, build, load_model, read_model
 from bidsapp.models.unet import FoldedUNet, UNetConfig
 
 UNET = UNetConfig(channels=1, classes=2, features=(4, 6))
@@ -61,7 +62,7 @@ def test_round_trip(tmp_path: Path, network: nn.Module) -> None:
     assert not model.network.training and not any(p.requires_grad for p in model.network.parameters())
 
 
-@pytest.mark.parametrize("folder", sorted(WEIGHTS.glob("*-*")), ids=lambda folder: folder.name)
+@pytest.mark.parametrize("folder", sorted(PACKAGED.glob("*-*")), ids=lambda folder: folder.name)
 def test_packaged_models_can_be_read(folder: Path) -> None:
     model = read_model(folder)
     assert type(model.network).__name__ == model.card["architecture"]

@@ -51,6 +51,30 @@ def test_no_lesions(text_of):
     assert "Lesions were not segmented." in plain and "outliers" not in plain
 
 
+OWN = {
+    "name": "my <b>model</b> [@nobody2020]", "version": "1.2", "architecture": "TwoPathway",
+    "contrasts": ["T1w", "FLAIR"], "threshold": 0.35, "cascade": False, "crf": True, "trained_on": ["12 labelled sessions of 'Our MS'"],
+}  # fmt: skip
+
+
+def test_a_lesion_model_of_ones_own_is_named_with_its_training_data(text_of):
+    plain = text_of(methods={"lesion_model": "my-1.2", "own_lesion_model": OWN, "brain_extraction": "deepbet"}).plain
+    assert "segmented from T1w and FLAIR by the model my <b>model</b> [ @nobody2020] (version 1.2)" in plain
+    assert "trained on 12 labelled sessions of 'Our MS'" in plain and "exceeds 0.35" in plain
+    assert "Kamnitsas et al., 2017" in plain and "Krähenbühl" in plain and "Havaei" not in plain
+    assert "method “my-1.2”" not in plain and "Lesjak" not in plain
+
+
+@pytest.mark.parametrize(
+    ("about", "cited"), [({"cascade": True}, "Havaei"), ({"architecture": "FoldedUNet"}, "3D U-Net")]
+)
+def test_its_kind_is_said(text_of, about, cited):
+    methods_ = {"lesion_model": "x", "own_lesion_model": OWN | about | {"crf": False, "trained_on": []}}
+    plain = text_of(methods=methods_).plain
+    assert cited in plain and "Kamnitsas" not in plain and "Krähenbühl" not in plain
+    assert "whose card does not name its data" in plain
+
+
 def test_sessions_that_differ_are_named(tmp_path, write_session):
     write_session("01", "1")
     write_session("01", "2", contrasts=["T1w"])

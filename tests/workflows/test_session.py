@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -92,14 +93,44 @@ def test_results_come_from_the_models_asked_for(tmp_path: Path, tissue: str, les
     workflow = init_session_wf(
         session(tmp_path, ("T1w", "FLAIR")), config(tmp_path, tissue_model=tissue, lesion_model=lesions)
     )
-    carry = workflow.get_node("carry")
-    sources = {
-        sink: source.name
-        for source, _, data in workflow._graph.in_edges(carry, data=True)
-        for _, sink in data["connect"]
-    }
+    sources = inputs_of(workflow, "carry")
     assert sources["mask_file"] == ("brain" if tissue == "mixture" else "network")
     assert sources["posteriors_file"] == {"network": "network", "mixture": "tissue", "consensus": "combine"}[tissue]
     assert sources["structures_file"] == "network"
     node = {"network": "network", "outlier": "lesions", "consensus": "combine", "none": None}[lesions]
     assert sources.get("lesion_mask") == sources.get("lesion_probability") == node
+
+
+@pytest.mark.parametrize("contrasts", SUBSETS, ids="+".join)
+@pytest.mark.parametrize("tissue", TISSUE_MODELS)
+def test_a_model_of_ones_own_finds_the_lesions(
+    tmp_path: Path, contrasts: tuple[str, ...], tissue: str, write_lesion_model: Callable[..., Path]
+) -> None:
+    """Where its contrasts are there; the outlier model gives the second opinion. Else there are none, and a reason."""
+    thresholds = {"with FLAIR": 0.5, "without FLAIR": 0.4}
+    folder = write_lesion_model(tmp_path / "model", channels=["FLAIR", "T2w"], lesion_threshold=thresholds)
+    options, inputs = config(tmp_path, lesion_model=str(folder), tissue_model=tissue), session(tmp_path, contrasts)
+    workflow, chosen = init_session_wf(inputs, options), plan(inputs, options)
+    assert unset_inputs(workflow) == []
+    usable = set(contrasts) & {"FLAIR", "T2w"}
+    names = workflow.list_node_names()
+    assert ("own_model" in names) == bool(usable) and ("lesions" in names) == ("FLAIR" in contrasts)
+    sources = inputs_of(workflow, "carry")
+    assert sources.get("lesion_mask") == sources.get("lesion_probability") == ("own_model" if usable else None)
+    record = workflow.get_node("write").inputs
+    assert "bright-1.0 (weights" in record.options["lesion_model"] and str(tmp_path) not in str(record.options)
+    if usable:
+        assert inputs_of(workflow, "combine")["network_lesions"] == "own_model"
+        assert chosen.lesion_model == "bright-1.0" and not chosen.no_lesions_because
+        about = record.plan["own_lesion_model"]
+        assert about["threshold"] == (0.5 if "FLAIR" in contrasts else 0.4) and set(about["contrasts"]) == usable
+        assert about["trained_on"] == ["no scans at all"] and str(tmp_path) not in str(record.plan)
+    else:
+        assert chosen.lesion_model == "none" and "trained on FLAIR or T2w" in chosen.no_lesions_because
+        assert "own_lesion_model" not in record.plan
+
+
+def inputs_of(workflow: pe.Workflow, name: str) -> dict[str, str]:
+    """Which node each input comes from."""
+    edges = workflow._graph.in_edges(workflow.get_node(name), data=True)
+    return {sink: source.name for source, _, data in edges for _, sink in data["connect"]}
