@@ -52,8 +52,8 @@ def test_no_lesions(text_of):
 
 
 OWN = {
-    "name": "my <b>model</b> [@nobody2020]", "version": "1.2", "architecture": "TwoPathway",
-    "contrasts": ["T1w", "FLAIR"], "threshold": 0.35, "cascade": False, "crf": True, "trained_on": ["12 labelled sessions of 'Our MS'"],
+    "name": "my <b>model</b> [@nobody2020]", "version": "1.2", "architecture": "TwoPathway", "threshold": 0.35,
+    "contrasts": ["T1w", "FLAIR"], "cascade": False, "crf": True, "trained_on": ["12 labelled sessions of 'Our MS'"],
 }  # fmt: skip
 
 
