@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from bidsapp import errors, train
+from bidsapp.progress import Progress
+
+AFFINE = np.diag([4.0, 4, 4, 1])
+SHAPE = (20, 24, 18)
+
+
+def write(path: Path, data: np.ndarray, affine: np.ndarray = AFFINE) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(data, affine), path)
+
+
+@pytest.fixture
+def dataset(tmp_path: Path, rng: np.random.Generator) -> Path:
+    """sub-01 and sub-02 with T1w and FLAIR (sub-02 FLAIR alone), a mask on the FLAIR each; sub-03 without labels."""
+    root = tmp_path / "bids"
+    root.mkdir()
+    (root / "dataset_description.json").write_text(json.dumps({"Name": "small", "BIDSVersion": "1.10.0"}))
+    fine = AFFINE.copy()
+    fine[0, 0] = 2
+    for subject, contrasts in (("01", ("T1w", "FLAIR")), ("02", ("FLAIR",)), ("03", ("FLAIR",))):
+        for contrast in contrasts:
+            shape, affine = ((40, 24, 18), fine) if contrast == "T1w" else (SHAPE, AFFINE)
+            write(root / f"sub-{subject}/anat/sub-{subject}_{contrast}.nii.gz", rng.random(shape, np.float32), affine)
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[8:11, 8:11, 8:11] = 1
+    for subject in ("01", "02"):
+        write(labels(tmp_path, subject), mask)
+    return tmp_path
+
+
+def labels(root: Path, subject: str) -> Path:
+    return root / f"labels/sub-{subject}/anat/sub-{subject}_space-FLAIR_label-lesion_mask.nii.gz"
+
+
+def parse(root: Path, *more: str) -> train.TrainOptions:
+    return train.parse([str(root / "bids"), str(root / "out"), "--labels", str(root / "labels"), *more])
+
+
+def found(root: Path, *more: str) -> list[train.Found]:
+    return train.labelled(parse(root, *more), Progress())
+
+
+def test_labels_are_found_on_the_scan_they_were_drawn_on(dataset: Path) -> None:
+    cases = found(dataset)
+    assert [(case.inputs.name, case.labels.contrast) for case in cases] == [("sub-01", "FLAIR"), ("sub-02", "FLAIR")]
+    assert cases[0].inputs.contrasts == ("T1w", "FLAIR") and cases[0].names == ("lesion",)
+
+
+def test_labels_on_another_grid_stop_all_before_hours_are_spent(dataset: Path) -> None:
+    shifted = AFFINE.copy()
+    shifted[0, 3] = 7
+    write(labels(dataset, "02"), np.ones(SHAPE, np.uint8), shifted)
+    with pytest.raises(errors.InputError, match=r"1 case\(s\) cannot be used:\n.*sub-02.*none of this session's scans"):
+        found(dataset)
+    assert [case.inputs.name for case in found(dataset, "--skip-bad-cases")] == ["sub-01"]
+
+
+def test_empty_labels(dataset: Path) -> None:
+    write(labels(dataset, "01"), np.zeros(SHAPE, np.uint8))
+    with pytest.raises(errors.InputError, match=r"sub-01.*the mask is empty"):
+        found(dataset)
+
+
+def test_no_labels_of_that_name(dataset: Path) -> None:
+    with pytest.raises(errors.NothingSelectedError, match=r"no label-stroke of any chosen .*there is: label-lesion"):
+        found(dataset, "--label", "stroke")
+
+
+def test_a_dseg_needs_its_table(dataset: Path) -> None:
+    data = np.zeros(SHAPE, np.uint8)
+    data[5:9, 5:9, 5:9], data[10:14, 5:9, 5:9] = 3, 7
+    path = dataset / "labels/sub-01/anat/sub-01_space-orig_seg-parts_dseg.nii.gz"
+    write(path, data)
+    options = ("--seg", "parts", "--synthetic", "0", "--participant-label", "01")
+    with pytest.raises(errors.InputError, match="no look-up table"):
+        found(dataset, *options)
+    path.with_name("sub-01_space-orig_seg-parts_dseg.tsv").write_text("index\tname\n0\tnone\n7\tb\n3\ta\n")
+    (case,) = found(dataset, *options)
+    assert case.labels.indices == (3, 7) and case.names == ("a", "b")
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (("--architecture", "vnet"), "vnet.*unet, patchwise, cascade"),
+    (("--loss", "l2"), "l2.*dice-ce, tversky, focal"),
+    (("--folds", "many"), "--folds"),
+    (("--steps", "0"), "--steps must be at least 1"),
+    (("--foreground", "2"), "--foreground must lie between 0 and 1"),
+    (("--seg", "x"), "--synthetic: synthetic scans know lesions only"),
+    (("--init", "none", "--freeze-encoder"), "nothing to keep"),
+    (("--name", "../x"), "letters, digits and hyphens"),
+])  # fmt: skip
+def test_options_that_cannot_be_used(dataset: Path, arguments: tuple[str, ...], message: str) -> None:
+    with pytest.raises(errors.UsageError, match=message):
+        parse(dataset, *arguments)
+
+
+def test_no_such_folder_of_labels(dataset: Path) -> None:
+    with pytest.raises(errors.UsageError, match=r"--labels .*no such folder"):
+        train.parse([str(dataset / "bids"), str(dataset / "out"), "--labels", str(dataset / "nowhere")])
+
+
+def test_folds_larger_than_the_number_of_subjects_are_refused_before_anything_is_written(dataset: Path) -> None:
+    with pytest.raises(errors.UsageError, match="2 labelled subjects"):
+        train.run(parse(dataset, "--folds", "5", "--skip-bids-validation"))
+    assert not (dataset / "out").exists()
+
+
+def test_dry_run_tells_cases_folds_time_and_memory(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = parse(dataset, "--folds", "2", "--dry-run", "--skip-bids-validation", "--steps", "100")
+    assert train.run(options) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split("\t")[:4] == ["sub-01", "T1w FLAIR", "sub-01_space-FLAIR_label-lesion_mask.nii.gz", "FLAIR"]
+    network = next(line for line in lines if line.startswith("FoldedUNet")).split("\t")
+    assert network[1:4] == ["from segment 0.1.0", "1 x 80x80x80", "100"] and float(network[4]) > 0
+    assert not (dataset / "out").exists()
