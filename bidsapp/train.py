@@ -160,7 +160,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument_group("labels").add_argument
     add("--labels", required=True, metavar="DIR", help="BIDS derivative with the labels")
     add("--label", default="lesion", metavar="LABEL", help="masks to learn: *_label-LABEL_mask.nii.gz")
-    add("--seg", metavar="NAME", help="learn *_seg-NAME_dseg.nii.gz, with its look-up table, instead of masks")
+    add("--seg", metavar="NAME", help="learn *_seg-NAME_dseg.nii.gz with its look-up table: compartments of a lesion")
     add("--skip-bad-cases", action="store_true", help="leave out sessions whose labels cannot be used, and go on")
 
     add = parser.add_argument_group("what to train").add_argument

@@ -128,13 +128,14 @@ class Stored:
         )
 
     def predict(self, model: Model, *, device: str, without: Sequence[str] = ()) -> np.ndarray:
-        """Probability of each foreground class of `model`, (classes, X, Y, Z), on the work grid."""
+        """Probability of each lesion class of `model`, (classes, X, Y, Z), on the work grid."""
         mask, size = self.mask()
         within = segment.grown(mask, segment.SURROUND_MM, size)
         images = {name: image for name, image in self.images().items() if name not in without}
         found = segment.segment_network(images, mask, voxel_size_mm=size, within=within, device=device, model=model)
-        out = np.zeros((len(found.classes) - 1, *mask.shape), np.float32)
-        out[(slice(None), *found.box)] = found.probability[1:] * within[found.box]
+        members = segment.lesion_classes(model)
+        out = np.zeros((len(members), *mask.shape), np.float32)
+        out[(slice(None), *found.box)] = found.probability[members] * within[found.box]
         return out
 
 
@@ -143,9 +144,7 @@ def with_proposals(case: Case, first: Model, device: str) -> Case:
     stored = Stored.read(case.folder)
     mask, size = stored.mask()
     box = ndimage.find_objects(segment.grown(mask, segment.SURROUND_MM, size).astype(np.uint8))[0]
-    named = first.card.get("lesion_classes", ["lesion"])
-    members = [number for number, name in enumerate(first.card["classes"][1:]) if name in named]
-    probability = stored.predict(first, device=device)[members].sum(0)[box]
+    probability = stored.predict(first, device=device).sum(0)[box]
     proposed = np.argwhere((probability > PROPOSED) & (case.labels == 0)).astype(np.int16)
     rng = np.random.default_rng(0)
     return dataclasses.replace(

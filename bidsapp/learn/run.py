@@ -74,20 +74,15 @@ class Training:
         """For each class of the network, the label that it counts as."""
         if self._keeps_head:
             assert self.init is not None
-            lesions = lesion_classes(self.init)
-            return tuple(int(name in lesions) for name in self.init.card["classes"])
+            lesions = segment.lesion_classes(self.init)
+            return tuple(int(number in lesions) for number in range(len(self.init.card["classes"])))
         return tuple(range(len(self.classes)))
 
     @property
     def _keeps_head(self) -> bool:
         """A network that knows lesions among other classes goes on knowing them all."""
-        return self.init is not None and self.classes == ("background", "lesion") and bool(lesion_classes(self.init))
-
-
-def lesion_classes(model: Model) -> tuple[str, ...]:
-    """Classes of a model that are lesion."""
-    named = model.card.get("lesion_classes", ["lesion"])
-    return tuple(name for name in model.card["classes"] if name in named)
+        lesion = self.classes == ("background", "lesion")
+        return self.init is not None and lesion and "lesion" in self.init.card["classes"]
 
 
 def make_network(training: Training) -> nn.Module:
@@ -296,8 +291,9 @@ def _finish(
     result: Fitted, training: Training, folder: Path, cases: Sequence[Case], device: str, card: Mapping[str, Any]
 ) -> Model:
     """Write the model, then again with the threshold that its own predictions ask for."""
-    classes = list(training.init.card["classes"]) if training._keeps_head and training.init else list(training.classes)
-    lesions = list(lesion_classes(training.init)) if training._keeps_head and training.init else classes[1:]
+    kept = training.init if training._keeps_head else None
+    classes = list(training.classes if kept is None else kept.card["classes"])
+    lesions = classes[1:] if kept is None else [classes[number] for number in segment.lesion_classes(kept)]
     whole: dict[str, Any] = {
         "name": training.name, "version": "1.0.0", "spacing_mm": 1.0, "orientation": "RAS",
         "normalisation": "mean 0 and standard deviation 1 within the brain, kept within 5; 0 outside and if missing",
@@ -312,7 +308,7 @@ def _finish(
         whole["cascade"] = {"propose_above": PROPOSE_ABOVE, "grow_mm": GROW_MM}
         write_model(training.first.network, folder / "first", training.first.card)
     write_model(network, folder, whole)
-    if "lesion" in training.classes and cases:
+    if len(lesions) == 1 and cases:
         whole["lesion_threshold"] = thresholds(read_model(folder), [case.folder for case in cases], device)
         write_model(network, folder, whole)
     return read_model(folder)
@@ -328,7 +324,7 @@ def thresholds(model: Model, folders: Sequence[Path], device: str) -> dict[str, 
             if not set(stored.record["contrasts"]) - set(without):
                 continue
             truth = stored.labels() > 0
-            probability = lesion_probability(model, stored, device=device, without=without)
+            probability = stored.predict(model, device=device, without=without).sum(0)
             for index, threshold in enumerate(THRESHOLDS):
                 above = probability > threshold
                 sums[:, index] += int((above & truth).sum()), int(above.sum() + truth.sum())
@@ -338,20 +334,13 @@ def thresholds(model: Model, folders: Sequence[Path], device: str) -> dict[str, 
     return {key: found.get(key, some) for key in (segment.WITH_FLAIR, segment.WITHOUT_FLAIR)}
 
 
-def lesion_probability(model: Model, stored: Stored, *, device: str, without: Sequence[str] = ()) -> np.ndarray:
-    """Sum over the model's lesion classes, (X, Y, Z), on the work grid."""
-    found = stored.predict(model, device=device, without=without)
-    members = [model.card["classes"].index(name) - 1 for name in lesion_classes(model)]
-    return np.asarray(found[members].sum(0))
-
-
 def predict_drawn(model: Model, folder: Path, *, device: str) -> np.ndarray:
     """Classes 0, 1, ... of a case on the grid of its drawn labels: lesions as in the app, else the likeliest class."""
     stored = Stored.read(folder)
-    if "lesion" in model.card["classes"]:
+    if len(segment.lesion_classes(model)) == 1:
         key = segment.WITH_FLAIR if "FLAIR" in stored.record["contrasts"] else segment.WITHOUT_FLAIR
         mask = segment.lesion_mask(
-            lesion_probability(model, stored, device=device),
+            stored.predict(model, device=device)[0],
             threshold=model.card["lesion_threshold"][key], voxel_size_mm=stored.mask()[1],
         )  # fmt: skip
         return (stored.as_drawn(mask) >= 0.5).astype(np.uint8)

@@ -13,6 +13,7 @@ from torch.nn import functional
 from bidsapp.learn.cases import Case
 from bidsapp.learn.generator import CONTRASTS, Generator, scaled
 from bidsapp.models.registry import Model
+from bidsapp.models.segment import lesion_classes
 from bidsapp.models.unet import symmetric_place
 
 #: Voxels around a patch that rotation and scaling may pull in.
@@ -152,10 +153,8 @@ def _proposed(first: Model, images: torch.Tensor, place: Sequence[torch.Tensor])
     axes = [torch.cat([axis, axis[-1] + (axis[1] - axis[0]) * torch.arange(1, spare + 1)]) for axis in place]
     with torch.no_grad():
         found = first.network(padded[None], symmetric_place(*axes)[None])[0].softmax(0)
-    named = first.card.get("lesion_classes", ["lesion"])
-    members = [number for number, name in enumerate(first.card["classes"]) if name in named]
     n = images.shape[1]
-    return found[members].sum(0)[:n, :n, :n]
+    return found[lesion_classes(first)].sum(0)[:n, :n, :n]
 
 
 def _cut(data: np.ndarray, corner: np.ndarray, size: int) -> torch.Tensor:

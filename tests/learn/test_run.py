@@ -11,7 +11,7 @@ import torch
 from bidsapp.errors import AppError
 from bidsapp.learn import run
 from bidsapp.learn.cases import load_case
-from bidsapp.learn.run import Training, lesion_classes, make_network, predict_drawn, sample_config, train_model, trial
+from bidsapp.learn.run import Training, make_network, predict_drawn, sample_config, train_model, trial
 from bidsapp.models.registry import read_model
 from bidsapp.models.segment import packaged
 
@@ -93,7 +93,3 @@ def test_it_learns_a_bright_block(case_folder: Path, tmp_path: Path) -> None:
         drawn = found[22:30, 20:28, 5:9].sum()
         dice[steps] = 2 * drawn / (found.sum() + 8 * 8 * 4)
     assert truth.any() and dice[25] > 0.6 and dice[1] < 0.4
-
-
-def test_only_lesions_named_are_lesion() -> None:
-    assert lesion_classes(packaged()) == ("lesion",)
