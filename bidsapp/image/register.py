@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -24,6 +25,7 @@ from bidsapp.image.itk import (
 from bidsapp.image.template import load_template, render_template
 
 __all__ = [
+    "Resampler",
     "TemplateRegistration",
     "read_itk_affine",
     "register_rigid",
@@ -225,16 +227,54 @@ def resample(
     ValueError
         Unknown interpolation, or a transform that is neither a 4x4 matrix nor a displacement field.
     """
-    if interpolation not in ORDERS:
-        raise ValueError(f"Unknown interpolation {interpolation!r}; known are {', '.join(ORDERS)}.")
-    order = ORDERS[interpolation]
-    points = _voxel_points(grid, _as_list(transform), img.affine)
-    data = np.asarray(img.dataobj)
-    data = data if order == 0 else data.astype(np.float32, copy=False)
-    if data.ndim == 3:
-        return on_grid(_pull(data, points, grid.shape[:3], order), grid)
-    volumes = [_pull(data[..., i], points, grid.shape[:3], order) for i in range(data.shape[-1])]
-    return on_grid(np.stack(volumes, axis=-1), grid)
+    return Resampler(grid, transform)(img, interpolation=interpolation)
+
+
+class Resampler:
+    """`resample` for several images: the grid's points are carried through the transform once.
+
+    Parameters
+    ----------
+    grid, transform
+        As in `resample`.
+    """
+
+    def __init__(self, grid: nib.Nifti1Image, transform: Transform | Sequence[Transform] | None = None) -> None:
+        self.grid = grid
+        self._points = _points(grid, _as_list(transform))
+        self._where: np.ndarray | None = None
+        self._in_image: tuple[np.ndarray, _Points] | None = None  # affine of an image, and the points in its voxels
+
+    def only(self, where: np.ndarray) -> Resampler:
+        """The same, but read only where `where` (bool, shape of the grid) is true; 0 elsewhere, and faster."""
+        other = copy.copy(self)
+        other._where, other._in_image = where, None
+        return other
+
+    def __call__(self, img: nib.Nifti1Image, *, interpolation: str = "linear") -> nib.Nifti1Image:
+        """One image, as in `resample`."""
+        if interpolation not in ORDERS:
+            raise ValueError(f"Unknown interpolation {interpolation!r}; known are {', '.join(ORDERS)}.")
+        order = ORDERS[interpolation]
+        data = np.asarray(img.dataobj)
+        data = data if order == 0 else data.astype(np.float32, copy=False)
+        if data.ndim == 3:
+            return on_grid(self._pull(data, img.affine, order), self.grid)
+        return on_grid(
+            np.stack([self._pull(data[..., i], img.affine, order) for i in range(data.shape[-1])], axis=-1), self.grid
+        )
+
+    def _pull(self, data: np.ndarray, affine: np.ndarray, order: int) -> np.ndarray:
+        shape = self.grid.shape[:3]
+        if self._in_image is None or not np.array_equal(self._in_image[0], affine):
+            points = self._points.moved(np.linalg.inv(affine))
+            self._in_image = (affine, points if self._where is None else points.at(self._where))
+        out = _pull(data, self._in_image[1], shape, order)
+        if self._where is None:
+            return out
+        whole = np.zeros(shape, out.dtype)
+        whole[self._where] = out
+        return whole
 
 
 # ---- resampling: grid points carried through the transforms, then values read there
@@ -245,7 +285,7 @@ class _Points:
     """Points of a grid after some transforms: ``matrix`` of the voxel indices or, after a deformation, an array."""
 
     matrix: np.ndarray
-    array: np.ndarray | None = None  # (3, i, j, k)
+    array: np.ndarray | None = None  # (3, i, j, k), or (3, N) for some of the points
 
     def moved(self, matrix: np.ndarray) -> _Points:
         if self.array is None:
@@ -259,7 +299,12 @@ class _Points:
             return self.array[axis]
         i, j, k = np.ogrid[: shape[0], : shape[1], : shape[2]]
         row = self.matrix[axis]
-        return (row[0] * i + row[3]) + row[1] * j + row[2] * k
+        return (row[0] * i + row[3]) + row[1] * j + row[2] * k  # added up as scipy does: same bits
+
+    def at(self, where: np.ndarray) -> _Points:
+        """Those of some voxels alone."""
+        some = [np.broadcast_to(self.coordinate(axis, where.shape), where.shape)[where] for axis in range(3)]
+        return _Points(self.matrix, np.stack(some))
 
 
 def _as_list(transform: Transform | Sequence[Transform] | None) -> list[Transform]:
@@ -268,8 +313,8 @@ def _as_list(transform: Transform | Sequence[Transform] | None) -> list[Transfor
     return [transform] if isinstance(transform, (np.ndarray, nib.Nifti1Image)) else list(transform)
 
 
-def _voxel_points(grid: nib.Nifti1Image, transforms: list[Transform], target_affine: np.ndarray) -> _Points:
-    """Voxel indices in the target image of every point of `grid`."""
+def _points(grid: nib.Nifti1Image, transforms: list[Transform]) -> _Points:
+    """Where (RAS mm) the transforms take every point of `grid`."""
     shape = grid.shape[:3]
     points = _Points(np.asarray(grid.affine, dtype=float))
     for transform in transforms:
@@ -284,7 +329,7 @@ def _voxel_points(grid: nib.Nifti1Image, transforms: list[Transform], target_aff
         shift = np.stack([_interpolate(field[..., axis], at, shape, 1) for axis in range(3)])
         here = np.stack([np.broadcast_to(points.coordinate(axis, shape), shape) for axis in range(3)])
         points = _Points(np.eye(4), (here + shift).astype(np.float32))
-    return points.moved(np.linalg.inv(target_affine))
+    return points
 
 
 def _interpolate(data: np.ndarray, points: _Points, shape: tuple[int, ...], order: int) -> np.ndarray:
@@ -316,7 +361,7 @@ def _pull(data: np.ndarray, points: _Points, shape: tuple[int, ...], order: int)
 def compose(grid: nib.Nifti1Image, transforms: list[Transform]) -> nib.Nifti1Image:
     """One displacement field on `grid` for a sequence of transforms."""
     shape = grid.shape[:3]
-    end = _voxel_points(grid, transforms, np.eye(4))
+    end = _points(grid, transforms).moved(np.eye(4))
     start = _Points(np.asarray(grid.affine, dtype=float))
     shift = [end.coordinate(axis, shape) - start.coordinate(axis, shape) for axis in range(3)]
     return displacement_field(np.stack(shift, axis=-1), grid.affine)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 
 import nibabel as nib
 import numpy as np
+from nibabel.affines import apply_affine
 from scipy import ndimage
 
 from bidsapp.image.grid import average_onto, labels_onto, on_grid
 from bidsapp.image.itk import displacements
 from bidsapp.image.mask import largest_piece
-from bidsapp.image.register import resample
+from bidsapp.image.register import Resampler
 from bidsapp.image.save import as_probability
 from bidsapp.labels import CSF, EXTRA_AXIAL_CSF, LESION, PARENCHYMA, STRUCTURE_LESION, STRUCTURES, TISSUES
 
@@ -61,19 +63,25 @@ def on_native(found: Segmentation, reference: nib.Nifti1Image) -> Results:
     """Results on the grid of the reference scan, each voxel the mean of what it covers."""
     maps = {name: _array(average_onto(img, reference)) for name, img in _maps(found).items()}
     structures = None if found.structures is None else labels_onto(found.structures, reference)
-    return _assemble(maps, structures, found, reference)
+    # Averaging over thick slices can cut specks off the mask's rim.
+    mask = largest_piece(_array(average_onto(_as_float(found.mask), reference)) >= 0.5)
+    return _assemble(mask, maps, structures, found, reference)
 
 
-def in_template(found: Segmentation, template: nib.Nifti1Image, field: nib.Nifti1Image) -> Results:
-    """Results on the template's grid, through the displacement field `to_template`."""
-    maps = _maps(found)
-    # In one stack: to follow the field takes longer than to read the values.
-    stack = nib.Nifti1Image(np.stack([_array(img) for img in maps.values()], axis=-1), found.mask.affine)
-    moved = _array(resample(stack, template, transform=field))
-    structures = None
-    if found.structures is not None:
-        structures = resample(found.structures, template, transform=field, interpolation="nearest")
-    return _assemble({name: moved[..., index] for index, name in enumerate(maps)}, structures, found, template)
+def in_template(found: Segmentation, to_template: Resampler) -> Results:
+    """Results on the template's grid.
+
+    Parameters
+    ----------
+    found : Segmentation
+    to_template : Resampler
+        Onto the template, through the displacement field `to_template`.
+    """
+    mask = largest_piece(_array(to_template(_as_float(found.mask))) >= 0.5)
+    in_brain = to_template.only(mask)  # a fifth of the grid
+    maps = {name: _array(in_brain(img)) for name, img in _maps(found).items()}
+    structures = None if found.structures is None else in_brain(found.structures, interpolation="nearest")
+    return _assemble(mask, maps, structures, found, to_template.grid)
 
 
 def with_sides(structures: nib.Nifti1Image, to_subject: nib.Nifti1Image) -> nib.Nifti1Image:
@@ -119,11 +127,10 @@ def lesions_on_scan(
         Rigid transform that resamples the scan onto the reference (reference mm to scan mm, RAS).
     """
     assert found.lesion_mask is not None and found.lesion_probability is not None
-    inverse = np.linalg.inv(matrix)
-    mask, probability = (
-        average_onto(resample(_as_float(img), scan_work, transform=inverse), scan)
-        for img in (found.lesion_mask, found.lesion_probability)
-    )
+    onto_scan = Resampler(scan_work, np.linalg.inv(matrix))
+    lesions = [_as_float(img) for img in (found.lesion_mask, found.lesion_probability)]
+    some = onto_scan.only(_reached(sum(_array(img) != 0 for img in lesions) > 0, lesions[0].affine, scan_work, matrix))
+    mask, probability = (average_onto(some(img), scan) for img in lesions)
     return on_grid(np.asanyarray(mask.dataobj) >= 0.5, scan), as_probability(probability)
 
 
@@ -151,18 +158,36 @@ def carry_points(points: np.ndarray, field: nib.Nifti1Image) -> np.ndarray:
 
 
 def _maps(found: Segmentation) -> dict[str, nib.Nifti1Image]:
-    """What is carried to another grid, by name, as float images."""
-    maps: dict[str, nib.Nifti1Image | None] = {"mask": found.mask}
-    maps |= {label.abbreviation: found.posteriors.slicer[..., index] for index, label in enumerate(TISSUES)}
+    """What is carried to another grid besides the mask, by name, as float images."""
+    maps: dict[str, nib.Nifti1Image | None] = {
+        label.abbreviation: found.posteriors.slicer[..., index] for index, label in enumerate(TISSUES)
+    }
     if found.lesion_mask is not None:
         maps |= {"lesion_mask": found.lesion_mask, "lesion_probability": found.lesion_probability}
     return {name: _as_float(img) for name, img in maps.items() if img is not None}
 
 
+def _reached(present: np.ndarray, affine: np.ndarray, grid: nib.Nifti1Image, matrix: np.ndarray) -> np.ndarray:
+    """The box of `grid` (bool) to which a rigid `matrix` can carry what is present in an image, with a margin."""
+    where = np.zeros(grid.shape[:3], dtype=bool)
+    if not present.any():
+        return where
+    ranges = [np.flatnonzero(present.any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3)]
+    corners = np.array(list(product(*((seen[0] - 1, seen[-1] + 1) for seen in ranges))))
+    reached = apply_affine(np.linalg.inv(grid.affine) @ matrix @ affine, corners)
+    low = np.clip(np.floor(reached.min(axis=0)).astype(int) - 1, 0, None)
+    high = np.clip(np.ceil(reached.max(axis=0)).astype(int) + 2, 0, None)
+    where[tuple(slice(start, stop) for start, stop in zip(low, high, strict=True))] = True
+    return where
+
+
 def _assemble(
-    maps: dict[str, np.ndarray], structures: nib.Nifti1Image | None, found: Segmentation, grid: nib.Nifti1Image
+    mask: np.ndarray,
+    maps: dict[str, np.ndarray],
+    structures: nib.Nifti1Image | None,
+    found: Segmentation,
+    grid: nib.Nifti1Image,
 ) -> Results:
-    mask = largest_piece(maps["mask"] >= 0.5)  # averaging over thick slices can cut specks off its rim
     lesion = (maps["lesion_mask"] >= 0.5) & mask if "lesion_mask" in maps else None
     keep = mask if lesion is None else mask & ~lesion
     classes = [maps[label.abbreviation] for label in TISSUES]

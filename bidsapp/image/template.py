@@ -67,24 +67,32 @@ def load_template(resolution_mm: int = 1) -> Template:
     """
     if resolution_mm not in range(1, 9):
         raise ValueError(f"resolution_mm must be a whole number from 1 to 8, not {resolution_mm!r}.")
+    if resolution_mm > 1:
+        return _coarser(load_template(1), resolution_mm)
     from nilearn import datasets  # 1-2 s
 
     t1_img = datasets.load_mni152_template(resolution=1)
-    t1 = np.asarray(t1_img.dataobj, dtype=np.float32)
-    gm = np.asarray(datasets.load_mni152_gm_template(resolution=1).dataobj, dtype=np.float32)
-    wm = np.asarray(datasets.load_mni152_wm_template(resolution=1).dataobj, dtype=np.float32)
+    t1, gm, wm = (
+        np.ascontiguousarray(img.dataobj, dtype=np.float32)
+        for img in (
+            t1_img, datasets.load_mni152_gm_template(resolution=1), datasets.load_mni152_wm_template(resolution=1)
+        )
+    )  # fmt: skip
     mask = t1 > 0
     gm, wm = gm * mask, wm * mask
     excess = np.maximum(gm + wm, 1)
     gm, wm = gm / excess, wm / excess
     priors = np.stack([gm, wm, np.where(mask, 1 - gm - wm, 0)], axis=-1)
-    if resolution_mm == 1:
-        return _template(t1, mask, priors, t1_img.affine)
-    affine = t1_img.affine @ _block_affine(resolution_mm)
+    return _template(t1, mask, priors, t1_img.affine)
+
+
+def _coarser(fine: Template, resolution_mm: int) -> Template:
+    t1, mask, priors = (np.asarray(img.dataobj) for img in (fine.t1, fine.mask, fine.priors))
     inside = _block_mean(mask.astype(np.float32), resolution_mm)
-    mask = inside > 0.5
-    priors = _block_mean(priors, resolution_mm) / np.maximum(inside, 1e-6)[..., None] * mask[..., None]
-    return _template(_block_mean(t1, resolution_mm) * mask, mask, priors, affine)
+    inner = inside > 0.5
+    means = _block_mean(priors, resolution_mm) / np.maximum(inside, 1e-6)[..., None] * inner[..., None]
+    affine = fine.t1.affine @ _block_affine(resolution_mm)
+    return _template(_block_mean(t1, resolution_mm) * inner, inner, means, affine)
 
 
 def render_template(contrast: str, *, resolution_mm: int = 1) -> nib.Nifti1Image:

@@ -14,6 +14,7 @@ from bidsapp.image.grid import work_image
 from bidsapp.image.itk import displacement_field, shift
 from bidsapp.image.load import load_scan
 from bidsapp.image.register import (
+    Resampler,
     register_rigid,
     register_template,
     resample,
@@ -63,6 +64,25 @@ def test_field_and_matrix_agree(image):
     by_field = resample(image, image, transform=field)
     by_matrix = resample(image, image, transform=shift(vector))
     np.testing.assert_allclose(by_field.get_fdata(), by_matrix.get_fdata(), atol=1e-4)
+
+
+@pytest.mark.parametrize("interpolation", ["nearest", "linear", "bspline"])
+@pytest.mark.parametrize("deformed", [False, True])
+def test_some_of_the_points_give_the_same_bits(image, rng, interpolation, deformed):
+    turned = similarity_matrix(1.1, 10, 20, 30) @ shift(np.array([1.3, -0.7, 2.1]))
+    field = displacement_field(rng.random((4, 5, 6, 3)) * 5, np.diag([6.0, 6, 6, 1]))
+    grid = nib.Nifti1Image(np.zeros((11, 12, 13), np.uint8), shift(np.array([-8.0, 5, 9])))
+    other = nib.Nifti1Image(rng.random((8, 9, 7), dtype=np.float32), np.diag([2.0, 2, 2, 1]) @ AFFINE)
+    where = rng.random(grid.shape) < 0.3
+    transforms = [turned, field] if deformed else turned
+    onto = Resampler(grid, transforms)
+    some = onto.only(where)
+    for one in (image, other, image):
+        whole = np.asarray(onto(one, interpolation=interpolation).dataobj)
+        again = resample(one, grid, transform=transforms, interpolation=interpolation)
+        np.testing.assert_array_equal(whole, again.dataobj)
+        assert whole[where].any() and whole[~where].any()
+        np.testing.assert_array_equal(some(one, interpolation=interpolation).dataobj, np.where(where, whole, 0))
 
 
 def test_first_transform_of_a_sequence_meets_the_grid_points_first(image):

@@ -8,6 +8,7 @@ import pytest
 
 from bidsapp.image.grid import on_grid, work_image
 from bidsapp.image.itk import displacement_field
+from bidsapp.image.register import Resampler, resample
 from bidsapp.image.results import (
     Segmentation,
     carry_points,
@@ -78,7 +79,7 @@ def test_template_gets_the_moved_results(found: Segmentation, scan: nib.Nifti1Im
     """A field that moves everything by 2 mm in x."""
     work = found.mask
     field = displacement_field(np.broadcast_to(np.float32([2, 0, 0]), (*work.shape, 3)), work.affine)
-    out = in_template(found, work, field)
+    out = in_template(found, Resampler(work, field))
     still = np.asarray(on_native(found, work).dseg.dataobj)
     np.testing.assert_array_equal(np.asarray(out.dseg.dataobj)[1:12], still[3:14])
 
@@ -98,6 +99,22 @@ def test_lesions_on_another_scan(found: Segmentation, scan: nib.Nifti1Image) -> 
     np.testing.assert_allclose(where.mean(axis=0), expected.mean(axis=0) + np.array([4, 0, 0]), atol=0.51)
     assert np.asarray(mask.dataobj).sum() * 6 == pytest.approx(24)
     assert np.asarray(probability.dataobj).max() == pytest.approx(0.8, abs=0.01)
+
+
+def test_lesions_are_read_wherever_they_can_lie(found: Segmentation, rng: np.random.Generator) -> None:
+    """The same bits as without the shortcut, for a tilted scan whose field of view cuts the lesions."""
+    voxels = np.array([[0.9, 0.3, -0.1], [-0.3, 0.9, 0.2], [0.1, -0.2, 1.1]])
+    affine = np.block([[voxels, np.array([[-6.0], [-5.0], [-9.0]])], [np.zeros((1, 3)), 1.0]])
+    scan = nib.Nifti1Image(np.zeros((11, 13, 17), np.float32), affine)
+    matrix = np.eye(4)
+    matrix[:3, 3] = (1.3, -0.7, 2.1)
+    noisy = rng.random(found.mask.shape, dtype=np.float32) * (np.asarray(found.lesion_probability.dataobj) > 0)
+    found = dataclasses.replace(found, lesion_probability=on_grid(noisy, found.mask))
+    _, probability = lesions_on_scan(found, scan, scan, matrix)
+    whole = resample(on_grid(noisy, found.mask), scan, transform=np.linalg.inv(matrix))
+    seen = np.asarray(probability.dataobj)
+    assert seen.any() and not seen.all()
+    np.testing.assert_array_equal(seen, np.round(np.asarray(whole.dataobj), 3))
 
 
 def test_points_go_with_the_field() -> None:
