@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import json
 import logging
 import os
@@ -10,11 +11,12 @@ import secrets
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from bidsapp import __version__, bids, errors, locks, progress
 from bidsapp.bids import SessionInputs
@@ -73,16 +75,17 @@ def fixed_environment(config: Config) -> dict[str, str]:
 
 def _participant(config: Config) -> int:
     say = progress.Progress()
-    if not config.skip_bids_validation:
-        validate(config.bids_dir, say.note)
-    with _index_lock(config):
-        sessions = bids.collect(
-            config.bids_dir,
-            participant_label=config.participant_label,
-            session_label=config.session_label,
-            filters=config.bids_filters,
-            database_dir=config.bids_database_dir,
-        )
+    with _validation(config, say.note):
+        with _index_lock(config):
+            sessions = bids.collect(
+                config.bids_dir,
+                participant_label=config.participant_label,
+                session_label=config.session_label,
+                filters=config.bids_filters,
+                database_dir=config.bids_database_dir,
+            )
+        if not (config.list_jobs or config.dry_run or _all_done(sessions, config)):
+            _import_ahead()
     for label in bids.missing_labels(sessions, config.participant_label):
         say.note(f"warning: sub-{label} was asked for but is not in {config.bids_dir}.")
     if config.list_jobs:
@@ -156,43 +159,112 @@ def _reports_only(config: Config) -> int:
 # --- before the work ------------------------------------------------------------------------------------------------
 
 
-def validate(bids_dir: Path, say: Callable[[str], None]) -> None:
-    """Run bids-validator (offline, its schema inside).
-
-    Problems of the dataset as a whole end the run; those of single files are told, and the file's own session fails
-    later if it cannot be read: bad input must not cost the other subjects' results.
-
-    Raises
-    ------
-    NotBidsError
-        The dataset as a whole is not valid.
-    """
-    program = shutil.which("bids-validator-deno", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    if program is None:
-        say("bids-validator-deno is not installed: the dataset was not validated.")
+@contextmanager
+def _validation(config: Config, say: Callable[[str], None]) -> Iterator[None]:
+    """The dataset is validated beside what is done within; the verdict is first of all messages, whatever comes."""
+    if config.skip_bids_validation:
+        yield
         return
-    done = subprocess.run(
-        [program, "--json", "--ignoreNiftiHeaders", str(bids_dir)], capture_output=True, text=True, check=False
-    )
+    validation = Validation(config.bids_dir)
     try:
-        issues = json.loads(done.stdout)["issues"]["issues"]
-    except (ValueError, KeyError, TypeError):
-        say(f"bids-validator gave no usable answer ({done.stderr.strip()[-200:]}): the dataset was not validated.")
-        return
-    problems = [issue for issue in issues if issue.get("severity") == "error"]
-    whole = [issue for issue in problems if not str(issue.get("location", "")).lstrip("/").startswith("sub-")]
-    for issue in [issue for issue in problems if issue not in whole][:10]:
-        say(f"warning: {_issue_text(issue)}")
-    if whole:
-        told = "\n  ".join(_issue_text(issue) for issue in whole[:10])
-        raise errors.NotBidsError(
-            f"{bids_dir} is not valid BIDS:\n  {told}\nMend this, or run with --skip-bids-validation."
-        )
+        if config.bids_database_dir is not None:  # an index may be written there
+            validation.verdict(say)
+        try:
+            yield
+        except errors.AppError:
+            validation.verdict(say)
+            raise
+        validation.verdict(say)
+    finally:
+        validation.stop()
+
+
+def validate(bids_dir: Path, say: Callable[[str], None]) -> None:
+    """`Validation`, and nothing else meanwhile."""
+    validation = Validation(bids_dir)
+    try:
+        validation.verdict(say)
+    finally:
+        validation.stop()
+
+
+class Validation:
+    """bids-validator (offline, its schema inside) at work on a dataset, in a process of its own."""
+
+    def __init__(self, bids_dir: Path) -> None:
+        self.bids_dir = bids_dir
+        self._told = False
+        self._process: subprocess.Popen | None = None
+        # Files, not pipes: nobody reads while it writes. `stop` closes them.
+        self._answer, self._errors = (tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") for _ in "12")  # noqa: SIM115
+        folders = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        program = shutil.which("bids-validator-deno", path=folders)
+        if program is not None:
+            self._process = subprocess.Popen(
+                [program, "--json", "--ignoreNiftiHeaders", str(bids_dir)], stdout=self._answer, stderr=self._errors
+            )
+
+    def verdict(self, say: Callable[[str], None]) -> None:
+        """Wait for it, and tell what it found (once).
+
+        Problems of the dataset as a whole end the run; those of single files are told, and the file's own session
+        fails later if it cannot be read: bad input must not cost the other subjects' results.
+
+        Raises
+        ------
+        NotBidsError
+            The dataset as a whole is not valid.
+        """
+        if self._told:
+            return
+        self._told = True
+        if self._process is None:
+            say("bids-validator-deno is not installed: the dataset was not validated.")
+            return
+        self._process.wait()
+        answer, complaints = (_whole_text(stream) for stream in (self._answer, self._errors))
+        try:
+            issues = json.loads(answer)["issues"]["issues"]
+        except (ValueError, KeyError, TypeError):
+            say(f"bids-validator gave no usable answer ({complaints.strip()[-200:]}): the dataset was not validated.")
+            return
+        problems = [issue for issue in issues if issue.get("severity") == "error"]
+        whole = [issue for issue in problems if not str(issue.get("location", "")).lstrip("/").startswith("sub-")]
+        for issue in [issue for issue in problems if issue not in whole][:10]:
+            say(f"warning: {_issue_text(issue)}")
+        if whole:
+            told = "\n  ".join(_issue_text(issue) for issue in whole[:10])
+            raise errors.NotBidsError(
+                f"{self.bids_dir} is not valid BIDS:\n  {told}\nMend this, or run with --skip-bids-validation."
+            )
+
+    def stop(self) -> None:
+        """Leave nothing behind, however the run ends."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+        self._answer.close()
+        self._errors.close()
+
+
+def _whole_text(stream: IO[str]) -> str:
+    stream.seek(0)
+    return stream.read()
 
 
 def _issue_text(issue: dict[str, Any]) -> str:
     text = " ".join(str(issue[key]) for key in ("code", "subCode", "issueMessage") if issue.get(key))
     return f"{issue.get('location', '')}: {text}".strip()
+
+
+def _all_done(sessions: list[SessionInputs], config: Config) -> bool:
+    return all(not inputs.scans or is_current(inputs, config, by_checksum=False) for inputs in sessions)
+
+
+def _import_ahead() -> None:
+    """Load what the steps need, while the validator is at work; their processes, forked from this one, share it."""
+    for name in ("bidsapp.workflows.session", "torch", "ants"):
+        importlib.import_module(name)
 
 
 def _check_tools(config: Config) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import multiprocessing
+import os
 import traceback
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -13,6 +14,7 @@ from pathlib import Path
 from bidsapp import bids
 from bidsapp.config import Config
 from bidsapp.interfaces import change
+from bidsapp.workflows.plugin import start_worker
 
 #: Memory (GB) to reckon with for one comparison. Measured: 0.7 on sub-03 of `bids_ms_longitudinal`, without the
 #: deformation for the brain's volume; the rest is for that and for finer scans.
@@ -46,7 +48,11 @@ def run_changes(config: Config, subjects: Iterable[str]) -> dict[str, str]:
     told: dict[str, str] = {}
     # Each in a process of its own, which gives its memory back; "spawn", as threads do not survive a fork.
     with ProcessPoolExecutor(
-        max(1, min(workers, len(waiting))), multiprocessing.get_context("spawn"), max_tasks_per_child=1
+        max(1, min(workers, len(waiting))),
+        multiprocessing.get_context("spawn"),
+        initializer=start_worker,
+        initargs=(os.getcwd(), os.getpid()),
+        max_tasks_per_child=1,
     ) as pool:
         jobs = {pool.submit(_compare, config.out_dir, config.bids_dir, subject): subject for subject in waiting}
         for job in as_completed(jobs):

@@ -122,4 +122,6 @@ def main() -> None:
     changes.run_changes = None  # type: ignore[attr-defined]
     sys.modules["bidsapp.workflows.subject"] = changes
     real.init_session_wf = init_light_wf
+    sys.modules.setdefault("torch", ModuleType("torch"))  # loaded ahead of steps that are not there
+    sys.modules.setdefault("ants", ModuleType("ants"))
     raise SystemExit(app())

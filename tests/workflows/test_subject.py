@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from datetime import datetime
 from pathlib import Path
 
@@ -162,3 +167,41 @@ def test_sessions_go_by_number_or_by_date():
 def test_one_session_has_no_changes(dataset, tmp_path, rng):
     session(tmp_path / "out", "1", rng, with_new=False)
     assert workflow.init_changes(config(dataset, tmp_path / "out"), ["01"]) == []
+
+
+SLOW = """
+import os, time
+from pathlib import Path
+def compare(out_dir, bids_dir, subject):
+    (Path(out_dir) / "pid").write_text(str(os.getpid()))
+    time.sleep(60)
+if __name__ == "slow_main":
+    import sys
+    from bidsapp.config import Config
+    from bidsapp.workflows import subject
+    import slow
+    subject._compare = slow.compare
+    here = Path(sys.argv[1])
+    subject.run_changes(Config(bids_dir=here, out_dir=here / "out", level="participant"), ["01"])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel tells the workers")
+def test_workers_end_with_a_killed_app(tmp_path):
+    (tmp_path / "slow.py").write_text(SLOW)
+    (tmp_path / "dataset_description.json").write_text("{}")
+    (tmp_path / "out").mkdir()
+    run = "import runpy; runpy.run_module('slow', run_name='slow_main')"
+    path = os.pathsep.join([str(tmp_path), str(Path(__file__).resolve().parents[2])])
+    app = subprocess.Popen([sys.executable, "-c", run, str(tmp_path)], env=os.environ | {"PYTHONPATH": path})
+    deadline, pid = time.monotonic() + 60, tmp_path / "out" / "pid"
+    while not (pid.is_file() and pid.read_text()):
+        assert app.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    worker = Path("/proc") / pid.read_text()
+    assert worker.is_dir()
+    os.kill(app.pid, signal.SIGKILL)
+    app.wait()
+    while worker.is_dir() and "State:\tZ" not in (worker / "status").read_text():
+        assert time.monotonic() < deadline, "the worker lives on"
+        time.sleep(0.05)

@@ -1,0 +1,101 @@
+"""bids-validator beside the start of the run: its verdict comes first, and it never stays behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bidsapp import app, errors
+from bidsapp.config import Config
+
+ANSWER = """#!{python}
+import sys, time
+sys.stderr.write("x" * 200_000)  # more than a pipe holds
+sys.stdout.write({text!r} + " " * 200_000)
+sys.stdout.flush()
+open({pid!r}, "w").write(str(__import__("os").getpid()))
+time.sleep({seconds})
+"""
+
+
+def issue(location: str, severity: str = "error") -> dict[str, str]:
+    return {"code": "BAD", "location": location, "severity": severity, "issueMessage": "is bad"}
+
+
+@pytest.fixture
+def validator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Put a program in the place of bids-validator; its process id is in the file that is returned."""
+
+    def install(text: str, seconds: float = 0) -> Path:
+        program, pid = tmp_path / "bin" / "bids-validator-deno", tmp_path / "pid"
+        program.parent.mkdir()
+        program.write_text(ANSWER.format(python=sys.executable, text=text, seconds=seconds, pid=str(pid)))
+        program.chmod(0o755)
+        monkeypatch.setattr(sys, "executable", str(program.with_name("python")))
+        return pid
+
+    return install
+
+
+def config(tmp_path: Path, **options) -> Config:
+    (tmp_path / "data").mkdir(exist_ok=True)
+    (tmp_path / "data/dataset_description.json").write_text('{"Name": "x", "BIDSVersion": "1.10.0"}')
+    return Config(bids_dir=tmp_path / "data", out_dir=tmp_path / "out", level="participant", **options)
+
+
+def answer(*issues: dict[str, str]) -> str:
+    return json.dumps({"issues": {"issues": list(issues)}})
+
+
+def test_problems_of_single_files_are_told_at_the_end(validator, tmp_path: Path) -> None:
+    validator(answer(issue("/sub-01/anat/x.nii.gz"), issue("/", "warning")), seconds=0.3)
+    said: list[str] = []
+    with app._validation(config(tmp_path), said.append):
+        assert said == []  # still at work
+    assert said == ["warning: /sub-01/anat/x.nii.gz: BAD is bad"]
+
+
+def test_the_verdict_comes_before_whatever_else_is_wrong(validator, tmp_path: Path) -> None:
+    validator(answer(issue("/dataset_description.json")))
+    with (
+        pytest.raises(errors.NotBidsError, match="not valid BIDS"),
+        app._validation(config(tmp_path), print),
+    ):
+        raise errors.NothingSelectedError("no such subject")
+
+
+def test_nothing_is_done_before_the_verdict_where_an_index_may_be_written(validator, tmp_path: Path) -> None:
+    validator(answer(issue("/dataset_description.json")))
+    begun = []
+    with (
+        pytest.raises(errors.NotBidsError),
+        app._validation(config(tmp_path, bids_database_dir=tmp_path / "index"), print),
+    ):
+        begun.append(True)
+    assert not begun
+
+
+def test_an_interrupted_run_leaves_no_validator(validator, tmp_path: Path) -> None:
+    pid = validator(answer(), seconds=60)
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), app._validation(config(tmp_path), print):  # noqa: PT012
+        while not pid.is_file() or not pid.read_text():
+            assert time.monotonic() < start + 20
+            time.sleep(0.02)
+        raise KeyboardInterrupt
+    assert time.monotonic() < start + 20
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid.read_text()), 0)
+
+
+def test_an_answer_that_is_none_is_told(validator, tmp_path: Path) -> None:
+    validator("panic")
+    said: list[str] = []
+    app.validate(tmp_path, said.append)
+    assert len(said) == 1
+    assert said[0].startswith("bids-validator gave no usable answer (xxx")
