@@ -200,7 +200,7 @@ def _lesion_problems(card: Mapping[str, Any]) -> list[str]:
         problems.append(f"'classes' must be a list of names that begins with 'background', not {classes!r:.60}.")
         return problems
     lesions = card.get("lesion_classes", ["lesion"])
-    if not _names(lesions) or not set(lesions) <= set(classes[1:]):  # type: ignore[index]
+    if not _names(lesions) or not set(lesions) <= set(classes[1:]) or len(lesions) > 50:  # type: ignore[index]
         problems.append(f"'lesion_classes' must be among the classes, not {lesions!r:.60}. Is this a lesion model?")
     patch = card.get("patch")
     if not isinstance(patch, int) or isinstance(patch, bool) or not 1 <= patch <= 512:

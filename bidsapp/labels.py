@@ -6,6 +6,8 @@ Indices 1, 2, 3 and 7 are those of the BIDS derivatives specification
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -118,3 +120,61 @@ CHANGE_UNCONFIRMED = Label(
 CHANGE_LOOKUP = (
     BACKGROUND, CHANGE_STABLE, CHANGE_NEW, CHANGE_GROWTH, CHANGE_LOSS, CHANGE_RESOLVED, CHANGE_UNCONFIRMED,
 )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Compartment:
+    """A part of a lesion that a model tells from the others.
+
+    Attributes
+    ----------
+    label : Label
+        Row of the look-up table of ``seg-lesions_dseg``; its name is the clinical one.
+    column : str
+        Of its volume in the load table.
+    """
+
+    label: Label
+    column: str
+
+
+#: Compartments of a tumor by the names that models give them. Numbers and regions are those of the BraTS challenges
+#: (Menze et al. 2015, IEEE TMI 34:1993) from 2023 on; enhancing tumor had the number 4 before.
+_TUMOR = (
+    (Label(1, "Necrotic tumor core", "NCR", "#e53935"),
+     ("necrotic core", "necrosis", "necrotic tumor core", "necrotic and non enhancing tumor core", "ncr")),
+    (Label(2, "Peritumoral edema", "ED", "#43a047"),
+     ("edema", "peritumoral edema", "peritumoral edematous tissue", "ed")),
+    (Label(3, "Enhancing tumor", "ET", "#fdd835"),
+     ("enhancing tumor", "gd enhancing tumor", "enhancing", "et")),
+)  # fmt: skip
+NECROTIC_CORE, EDEMA, ENHANCING_TUMOR = (label for label, _ in _TUMOR)
+TUMOR_COMPARTMENTS = (NECROTIC_CORE, EDEMA, ENHANCING_TUMOR)
+#: Regions of a tumor, as sums of its compartments: column, name, compartments.
+TUMOR_REGIONS = (
+    ("whole_tumor_mm3", "Whole tumor", TUMOR_COMPARTMENTS),
+    ("tumor_core_mm3", "Tumor core", (NECROTIC_CORE, ENHANCING_TUMOR)),
+    ("enhancing_tumor_mm3", "Enhancing tumor", (ENHANCING_TUMOR,)),
+)
+#: Parts of lesions that the app knows no clinical name of get numbers from here on, and these colors in turn.
+_OTHER_COMPARTMENTS, _OTHER_COLORS = 101, ("#8e24aa", "#00acc1", "#6d4c41", "#c0ca33", "#3949ab", "#f4511e")
+
+
+def compartments(names: Sequence[str]) -> tuple[Compartment, ...]:
+    """The compartments of a model's ``lesion_classes``, in their order; edema or tumour may be spelled in any way.
+
+    Where two names mean the same, or none is known, the name is kept.
+    """
+    found: list[Compartment] = []
+    for name in names:
+        plain = re.sub(r"[^a-z0-9]+", " ", name.lower().replace("oedema", "edema").replace("tumour", "tumor")).strip()
+        label = next((label for label, known in _TUMOR if plain in known), None)
+        if label is None or any(label is other.label for other in found):
+            number = sum(other.label.index >= _OTHER_COMPARTMENTS for other in found)
+            label = Label(_OTHER_COMPARTMENTS + number, name, name, _OTHER_COLORS[number % len(_OTHER_COLORS)])
+        known_as = label.name.lower() if label in TUMOR_COMPARTMENTS else plain
+        column = f"compartment_{known_as.replace(' ', '_')}_mm3"
+        if any(column == other.column for other in found):
+            column = column.replace("_mm3", f"_{label.index}_mm3")
+        found.append(Compartment(label, column))
+    return tuple(found)

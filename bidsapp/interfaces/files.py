@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
+
+
+def by_name(files: Iterable[str]) -> dict[str, str]:
+    """Files by their stem: a list of files is what nipype can check for changes, a name is what we look up."""
+    return {Path(path).name.split(".")[0]: path for path in files}
 
 
 def load(path: str | Path) -> nib.Nifti1Image:

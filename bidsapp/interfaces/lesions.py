@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from bidsapp.interfaces.files import array, load
+from bidsapp.labels import Compartment
 
 Table = tuple[str, list[dict[str, Any]], Mapping[str, Mapping[str, Any]], list[str]]
 
@@ -21,6 +22,7 @@ def lesion_tables(
     priors: np.ndarray,
     volumes: Mapping[str, float | None],
     who: Mapping[str, str],
+    compartments: tuple[np.ndarray, Sequence[Compartment]] | None = None,
 ) -> Iterator[Table]:
     """(name, rows, data dictionary, columns) of the two tables.
 
@@ -39,9 +41,12 @@ def lesion_tables(
         The session's volumes.
     who : mapping
         ``participant_id`` and, if any, ``session_id``.
+    compartments : tuple, optional
+        Labels of the lesions' compartments, and what they stand for.
     """
     from bidsapp.image.results import carry_points
     from bidsapp.measure import lesions, regions
+    from bidsapp.measure.compartments import columns, compartment_row
 
     image = load(files["native_lesion_mask"])
     mask, probability = array(files["native_lesion_mask"], bool), array(files["native_lesion_probability"])
@@ -63,7 +68,12 @@ def lesion_tables(
     yield "lesions", table.to_dict("records"), lesions.LESION_COLUMNS, list(table.columns)
     voxel = float(abs(np.linalg.det(image.affine[:3, :3])))
     row = lesions.load_row(table, mask, probability, voxel_volume_mm3=voxel, volumes=volumes)
-    yield "load", [{**who, **row}], lesions.LOAD_COLUMNS, [*who, *row]
+    about = dict(lesions.LOAD_COLUMNS)
+    if compartments is not None:
+        labels, parts = compartments
+        row |= compartment_row(labels, parts, voxel_volume_mm3=voxel)
+        about |= columns(parts)
+    yield "load", [{**who, **row}], about, [*who, *row]
 
 
 def _anatomy(

@@ -12,15 +12,10 @@ import numpy as np
 from nipype.interfaces.base import BaseInterfaceInputSpec, File, SimpleInterface, TraitedSpec, isdefined, traits
 
 from bidsapp import __version__, bids
-from bidsapp.interfaces.files import array, load
+from bidsapp.interfaces.files import array, by_name, load
 from bidsapp.interfaces.lesions import lesion_tables
 
 TEMPLATE = "MNI152NLin2009aSym"
-
-
-def by_name(files: Iterable[str]) -> dict[str, str]:
-    """Files by their stem: a list of files is what nipype can check for changes, a name is what we look up."""
-    return {Path(path).name.split(".")[0]: path for path in files}
 
 
 class _CarryInput(BaseInterfaceInputSpec):
@@ -115,6 +110,8 @@ class _MeasureInput(BaseInterfaceInputSpec):
     contrasts = traits.List(traits.Str, mandatory=True, desc="of the preprocessed scans")
     similarity = traits.Float(mandatory=True)
     tiv_mm3 = traits.Float(mandatory=True)
+    compartments_file = File(exists=True, desc="labels of the lesions' compartments, native grid")
+    compartments = traits.List(traits.Str, desc="what the model calls them")
     subject = traits.Str(mandatory=True)
     session = traits.Str("", usedefault=True)
 
@@ -180,12 +177,21 @@ class Measure(SimpleInterface):
                 priors=priors,
                 volumes=row,
                 who=who,
+                compartments=self._compartments(),
             )
             for name, rows, about, columns in found:
                 tables += _write_table(runtime.cwd, name, rows, about, columns)
         self._results["tables"] = tables
         self._results["flags"] = str(checks["flags"])
         return runtime
+
+    def _compartments(self):
+        """Labels, and the compartments that they stand for; None where the lesions are of one kind."""
+        from bidsapp import labels
+
+        if not isdefined(self.inputs.compartments_file):
+            return None
+        return array(self.inputs.compartments_file, np.uint8), labels.compartments(self.inputs.compartments)
 
 
 def _write_table(
@@ -273,6 +279,8 @@ class _WriteSessionInput(BaseInterfaceInputSpec):
     not_separable_because = traits.Str("", usedefault=True)
     network_note = traits.Str(mandatory=True)
     lesion_note = traits.Str("", usedefault=True)
+    compartments_file = File(exists=True, desc="labels of the lesions' compartments, native grid")
+    compartments = traits.List(traits.Str, desc="what the model calls them")
     notes = traits.List(traits.List(traits.Str), mandatory=True, desc="per contrast")
     warnings = traits.List(traits.List(traits.Str), mandatory=True, desc="per contrast")
 
@@ -339,6 +347,10 @@ class WriteSession(SimpleInterface):
             start, space, about = grids[grid]
             tail, more = self._product(product, reference["contrast"])
             yield f"{start}_space-{space}_{tail}.nii.gz", path, {**more, "Sources": source_uris, **about}
+        if isdefined(self.inputs.compartments_file):
+            said = "Likeliest compartment of each voxel of the lesions; the look-up table names the labels."
+            about = {"Manual": False, "Description": said, "Sources": source_uris, **here}
+            yield f"{prefix}_space-orig_seg-lesions_dseg.nii.gz", self.inputs.compartments_file, about
         yield f"{prefix}_from-orig_to-{TEMPLATE}_mode-image_xfm.nii.gz", self.inputs.to_template, None
         yield f"{prefix}_from-{TEMPLATE}_to-orig_mode-image_xfm.nii.gz", self.inputs.to_subject, None
         rigid = iter(self.inputs.rigid_files if isdefined(self.inputs.rigid_files) else ())
@@ -388,10 +400,14 @@ class WriteSession(SimpleInterface):
 
     def _lookup_tables(self) -> Iterator[str]:
         """Write them beside the segmentations, one for all spaces (BIDS' inheritance), and give their names."""
-        from bidsapp.labels import STRUCTURE_LOOKUP, TISSUE_LOOKUP
+        from bidsapp.labels import BACKGROUND, STRUCTURE_LOOKUP, TISSUE_LOOKUP, compartments
 
         folder = Path(self.inputs.out_dir) / self.inputs.session["folder"]
-        for kind, table in (("tissue", TISSUE_LOOKUP), ("structures", STRUCTURE_LOOKUP)):
+        tables = {"tissue": TISSUE_LOOKUP, "structures": STRUCTURE_LOOKUP}
+        if isdefined(self.inputs.compartments_file):
+            parts = [part.label for part in compartments(self.inputs.compartments)]
+            tables["lesions"] = (BACKGROUND, *sorted(parts, key=lambda label: label.index))
+        for kind, table in tables.items():
             name = f"{self.inputs.session['prefix']}_seg-{kind}_dseg.tsv"
             bids.write_text(folder / name, bids.lookup_table(table))
             yield name

@@ -94,6 +94,7 @@ class _SegmentByModelInput(_SegmentAllInput):
 class _SegmentByModelOutput(TraitedSpec):
     lesion_mask = File()
     lesion_probability = File()
+    compartments_file = File(desc="4D, probability of each compartment, where the model has several")
     note = traits.Str(desc="where it was computed, if not where it was meant to be")
 
 
@@ -121,6 +122,9 @@ class SegmentByModel(SimpleInterface):
         lesions = segment.lesion_mask(probability, threshold=threshold, voxel_size_mm=size)
         self._results["lesion_mask"] = save(on_grid(lesions, mask_image), runtime.cwd, "lesion_mask")
         self._results["lesion_probability"] = save(on_grid(probability, mask_image), runtime.cwd, "lesion_probability")
+        if len(about.compartments) > 1:
+            shares = np.moveaxis(segment.compartment_probabilities(found, within, model), 0, 3)
+            self._results["compartments_file"] = save(on_grid(shares, mask_image), runtime.cwd, "compartments")
         self._results["note"] = found.note
         return runtime
 

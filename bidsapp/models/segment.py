@@ -121,8 +121,14 @@ def lesion_classes(model: Model) -> list[int]:
 
 def lesion_probability(found: NetworkResult, within: np.ndarray, model: Model) -> np.ndarray:
     """Probability of lesion on the grid of the image: float32, the shape of `within`, and 0 outside that."""
-    out = np.zeros(within.shape, np.float32)
-    out[found.box] = found.probability[lesion_classes(model)].sum(0) * within[found.box]
+    return compartment_probabilities(found, within, model).sum(0)
+
+
+def compartment_probabilities(found: NetworkResult, within: np.ndarray, model: Model) -> np.ndarray:
+    """Probability of each lesion class on the grid of the image: float32 (classes, X, Y, Z), 0 outside `within`."""
+    kinds = lesion_classes(model)
+    out = np.zeros((len(kinds), *within.shape), np.float32)
+    out[(slice(None), *found.box)] = found.probability[kinds] * within[found.box]
     return out
 
 

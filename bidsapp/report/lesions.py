@@ -7,8 +7,12 @@ from dataclasses import dataclass
 from math import pi
 from typing import Any
 
+from bidsapp.labels import TUMOR_REGIONS
 from bidsapp.report.read import Session, number
 from bidsapp.report.wording import Value, count_of, describe, enumerate_words, grouped, millilitres
+
+#: Name, explanation, volume in ml, percent of the load.
+Share = tuple[str, str, str, float]
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,9 @@ class Lesions:
         (name, number, volume in ml, percent of the load) of each region.
     sizes : tuple
         (name, number) of each size class.
+    compartments, tumor_regions : tuple
+        (name, explanation, volume in ml, percent of the load) of the parts that a model tells apart, and of the regions
+        that these make up.
     facts : tuple of Value
     headings, rows : tuple
         Of the table.
@@ -45,6 +52,8 @@ class Lesions:
     interval: str
     regions: tuple[tuple[str, str, str, float], ...]
     sizes: tuple[tuple[str, str], ...]
+    compartments: tuple[Share, ...]
+    tumor_regions: tuple[Share, ...]
     facts: tuple[Value, ...]
     headings: tuple[tuple[str, str, str], ...]
     rows: tuple[tuple[tuple[str, str], ...], ...]
@@ -81,6 +90,8 @@ def view_lesions(session: Session, values: Mapping[str, Value], layout: Mapping[
             for name, words in layout["lesions"]["sizes"].items()
             if (count := number(load.get(f"{name}_count"))) is not None
         ),
+        compartments=_shares([column for column in load if column.startswith("compartment_")], load, session),
+        tumor_regions=_shares([column for column, _, _ in TUMOR_REGIONS], load, session),
         facts=tuple(
             describe(column, number(load[column]), names={}, dictionary=session.dictionaries.get("load", {}))
             for column in ("largest_lesion_mm3", "confluence", "t1w_hypointense_count")
@@ -176,6 +187,18 @@ def _regions(load: Mapping[str, str], layout: Mapping[str, Any]) -> tuple[tuple[
         count, volume = number(load.get(f"{region}_count")), number(load.get(f"{region}_mm3"))
         if count is not None and volume is not None:
             out.append((name, f"{count:.0f}", millilitres(volume), 100 * volume / total if total else 0.0))
+    return tuple(out)
+
+
+def _shares(columns: Sequence[str], load: Mapping[str, str], session: Session) -> tuple[Share, ...]:
+    total, dictionary = number(load.get("lesion_mm3")), session.dictionaries.get("load", {})
+    out = []
+    for column in columns:
+        volume, about = number(load.get(column)), dictionary.get(column, {})
+        if volume is not None:
+            name = str(about.get("LongName", column))
+            told = str(about.get("Description", ""))
+            out.append((name, told, millilitres(volume), 100 * volume / total if total else 0.0))
     return tuple(out)
 
 

@@ -487,7 +487,7 @@ def _options(record: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
         text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
         if isinstance(value, bool):
             text = "yes" if value else "no"
-        if used is not None and used != value:
+        if used is not None and not text.startswith(str(used)):  # a model's label begins with its name
             text = f"{text}: {used}"
         out.append((name.replace("_", " "), text))
     return tuple(out)

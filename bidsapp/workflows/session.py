@@ -12,6 +12,7 @@ from nipype.pipeline import engine as pe
 
 from bidsapp.bids import ScanChoice, SessionInputs
 from bidsapp.config import Config
+from bidsapp.interfaces.compartments import DivideLesions
 from bidsapp.interfaces.outputs import TEMPLATE, Carry, DrawFigures, Measure, WriteSession
 from bidsapp.interfaces.preproc import (
     CleanMask,
@@ -362,6 +363,7 @@ def _output_nodes(
     ])  # fmt: skip
     if found.own is not None:
         workflow.connect(found.own, "note", write, "lesion_note")
+        _connect_compartments(workflow, found.own, carry, (measure, write), chosen)
     for node in carries:
         _connect_carry(workflow, node, reference, template, preproc, found)
     if found.tissue is not None:
@@ -383,6 +385,23 @@ def _output_nodes(
     for kind in ("notes", "warnings"):
         told = merge(workflow, [(scans[name].conform, kind) for name in inputs.contrasts], kind, numbered=True)
         workflow.connect(told, "out", write, kind)
+
+
+def _connect_compartments(
+    workflow: pe.Workflow, own: pe.Node, carry: pe.Node, users: tuple[pe.Node, ...], chosen: Plan
+) -> None:
+    """Divide the lesions on the native grid, where the model tells several compartments apart."""
+    names = (chosen.own_lesion_model or {}).get("lesion_classes", [])
+    if len(names) < 2:
+        return
+    divide = _node(DivideLesions(names=names), "compartments")
+    workflow.connect([
+        (carry, divide, [("results", "results")]),
+        (own, divide, [("compartments_file", "compartments_file")]),
+    ])  # fmt: skip
+    for node in users:
+        node.inputs.compartments = names
+        workflow.connect(divide, "labels_file", node, "compartments_file")
 
 
 def _connect_carry(

@@ -97,3 +97,19 @@ def test_harm_would_be_seen(text: str, tmp_path: Path) -> None:
     (tmp_path / "page.html").write_text(f"default-src 'none'{text}")
     with pytest.raises(AssertionError):
         check(tmp_path / "page.html")
+
+
+def test_a_hostile_model_card(write_session: Callable[..., Path], tmp_path: Path) -> None:
+    """Name, version, training data and classes of a lesion model come from a file that anybody may have written."""
+    own = {
+        "name": HOSTILE, "version": HOSTILE, "architecture": HOSTILE, "contrasts": [HOSTILE], "threshold": 0.5,
+        "cascade": False, "crf": False, "trained_on": [HOSTILE, "[@nobody]"], "lesion_classes": [HOSTILE],
+    }  # fmt: skip
+    folder = write_session(
+        "01", load={"lesion_mm3": "100", "compartment_script_mm3": "40"}, options={"lesion_model": HOSTILE},
+        methods={"lesion_model": HOSTILE, "own_lesion_model": own},
+    )  # fmt: skip
+    about = {"compartment_script_mm3": {"LongName": HOSTILE, "Description": HOSTILE}}
+    (folder / "sub-01_load.json").write_text(json.dumps(about))
+    text = check(assemble.assemble_subject(tmp_path, "01"))
+    assert "segmented from &lt;script&gt;" in text and '<th scope="col">Compartment</th>' in text

@@ -134,3 +134,19 @@ def inputs_of(workflow: pe.Workflow, name: str) -> dict[str, str]:
     """Which node each input comes from."""
     edges = workflow._graph.in_edges(workflow.get_node(name), data=True)
     return {sink: source.name for source, _, data in edges for _, sink in data["connect"]}
+
+
+def test_compartments_are_divided_where_the_model_tells_several(
+    tmp_path: Path, write_lesion_model: Callable[..., Path]
+) -> None:
+    inputs = session(tmp_path, ("T1w", "FLAIR"))
+    names = ["edema", "enhancing tumour"]
+    several = write_lesion_model(tmp_path / "model", classes=["background", *names], lesion_classes=names)
+    workflow = init_session_wf(inputs, config(tmp_path, lesion_model=str(several)))
+    assert unset_inputs(workflow) == []
+    assert inputs_of(workflow, "compartments") == {"results": "carry", "compartments_file": "own_model"}
+    for user in ("measure", "write"):
+        assert inputs_of(workflow, user)["compartments_file"] == "compartments"
+        assert workflow.get_node(user).inputs.compartments == names
+    one = config(tmp_path, lesion_model=str(write_lesion_model(tmp_path / "one")))
+    assert "compartments" not in init_session_wf(inputs, one).list_node_names()
