@@ -16,6 +16,7 @@ from bidsapp.learn.generator import Generator, Sample
 from bidsapp.learn.heads import load_heads
 from bidsapp.learn.lesion_masks import load_lesions
 from bidsapp.learn.loop import Schedule, fit
+from bidsapp.models.registry import load_model
 from bidsapp.models.unet import FoldedUNet
 from training.config import TrainConfig
 from training.tasks import Task, make_task
@@ -35,8 +36,11 @@ def train(config: TrainConfig, *, folder: Path, device: str, max_seconds: float 
     _record(config, folder, device)
     make, check = (generator(config, folder, device, held_out=held_out) for held_out in (False, True))
     task = make_task(config.task)
+    network = FoldedUNet(config.network)
+    if config.begin_with:
+        network.load_state_dict(load_model(config.begin_with).network.state_dict())
     fit(
-        FoldedUNet(config.network).to(device),
+        network.to(device),
         lambda number: make.sample(config.seed * 10**9 + number),
         loss=lambda network, sample: task.loss(forward(network, task, sample, config), sample),
         validate=lambda network: validate(network, check, task, config),

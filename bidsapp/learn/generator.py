@@ -21,6 +21,10 @@ CONTRASTS = ("T1w", "T2w", "FLAIR")
 Range = tuple[float, float]
 #: Lesion signal relative to white matter on T1w: project's recipe, down to "just visible".
 LESION_SIGNAL = ((0.45, 0.90), (0.50, 1.0), (0.72, 1.5))
+#: The same of infarcts: an acute one, the scar around an old one, the cavity in it, which is fluid.
+ACUTE_SIGNAL = ((0.60, 0.95), (0.55, 1.0), (0.80, 1.5))
+SCAR_SIGNAL = ((0.50, 0.85), (0.60, 1.0), (0.70, 1.3))
+CAVITY_SIGNAL = ((0.12, 0.35), (0.85, 1.1), (0.10, 0.40))
 #: Kinds of matter that lesions may lie in; of the cortex only what the real mask covers.
 LESION_HOSTS = (
     "white matter", "cerebellar white matter", "brain stem", "thalamus", "caudate", "putamen", "pallidum", "ventral DC",
@@ -60,12 +64,35 @@ class GeneratorConfig:
     p_drop: float = 0.0  # a contrast, as long as one is left
     patch: int = 0  # voxels along each side of a patch inside the brain's box; 0: the whole head
     p_lesions: float = 0.0  # a sample; the others are free of lesions
+    strokes: bool = False  # lesions are infarcts, acute or old; bright spots in white matter are none
     p_centred: float = 0.5  # of samples with lesions: the patch is centred on one
     p_dirty: float = 0.4  # faint white matter around cortex or ventricles that is no lesion
     p_bright_cortex: float = 0.0  # cortex brighter in places on T2w and FLAIR, as insula and cingulum are
     p_flow: float = 0.0  # cerebrospinal fluid bright in places on FLAIR
     box_error_mm: float = 0.0  # standard deviation of the borders of the brain's box, for `Sample.place`
     level_error: float = 0.0  # standard deviation of `Sample.level`, relative to the image's deviation
+
+
+@dataclass(frozen=True)
+class Pathology:
+    """What is drawn into the tissue, as shares (X, Y, Z) of each voxel.
+
+    Attributes
+    ----------
+    lesion : Tensor
+        What is to be found.
+    cavity : Tensor or None
+        The part of it that is fluid: old infarcts.
+    spots : Tensor or None
+        Bright white matter that is not to be found, where infarcts are.
+    dirt : Tensor
+        White matter that is a little brighter near cortex and ventricles.
+    """
+
+    lesion: torch.Tensor
+    cavity: torch.Tensor | None
+    spots: torch.Tensor | None
+    dirt: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -110,7 +137,10 @@ class Generator:
         table = torch.tensor([KIND[s.kind] for s in STRUCTURES], device=self.device)
         swap = torch.tensor([POSITION[s.partner] for s in STRUCTURES], device=self.device)
         self._kind, self._swap = table, swap
-        self._hosts = torch.tensor([kind.name in LESION_HOSTS for kind in KINDS], device=self.device)
+        hosts = [kind.cerebral and kind.name not in ("csf", "choroid plexus") for kind in KINDS]
+        if not config.strokes:
+            hosts = [kind.name in LESION_HOSTS for kind in KINDS]
+        self._hosts = torch.tensor(hosts, device=self.device)
         self._cerebral = np.array([kind.cerebral for kind in KINDS])
         self._means = np.array([(k.t1w, k.t2w, k.flair) for k in KINDS]).T
         self._fractions = np.stack([self._count_kinds(head) for head in range(len(heads))])
@@ -132,14 +162,13 @@ class Generator:
             view, place = view.flip(0), (-place[0].flip(0), *place[1:])
         kept = self._kept(rng, torch_rng, points, distance, head) & view
         kinds = self._kinds(rng, torch_rng, labels)
-        lesion = self._lesion(rng, torch_rng, points, kinds, head, masks)
-        dirt = self._dirt(rng, torch_rng, kinds)
+        drawn = self._pathology(rng, torch_rng, points, kinds, head, masks)
         which = rng.permutation(3)[: self.config.contrasts] if self.config.contrasts < 3 else range(3)
-        rendered = [self._render(rng, torch_rng, kinds, kept, lesion, dirt, contrast, head) for contrast in which]
+        rendered = [self._render(rng, torch_rng, kinds, kept, drawn, contrast, head) for contrast in which]
         clean = kept if rng.random() < self.config.p_clean else view
         images = self._drop(rng, torch.stack([image for image, _ in rendered])) * clean
         level = np.stack([level for _, level in rendered])
-        return Sample(images, labels, distance, view, lesion, place, level)
+        return Sample(images, labels, distance, view, drawn.lesion, place, level)
 
     def _count_kinds(self, head: int) -> np.ndarray:
         """Share of each kind of matter in a brain."""
@@ -256,29 +285,52 @@ class Generator:
         half = (BRAIN_MM[1] - BRAIN_MM[0]) / 2
         return (voxel + ORIGIN_MM - BRAIN_MM.mean(0)) / half * self.heads.extent[head]
 
-    def _lesion(
+    def _pathology(
         self, rng: np.random.Generator, torch_rng: torch.Generator, points: torch.Tensor, kinds: torch.Tensor,
         head: int, masks: list[int],
-    ) -> torch.Tensor:  # fmt: skip
-        """Share of each voxel that is lesion: real masks, thinned, and blobs; inside the tissues that may have them."""
+    ) -> Pathology:  # fmt: skip
+        """Real masks, thinned, and blobs; inside the tissues that may have them."""
+        lesion, cavity, spots = torch.zeros(kinds.shape, device=self.device), None, None
+        if masks:
+            lesion = self._placed(rng, points, kinds, head, masks)
+            field = smooth_field(kinds.shape, rng.uniform(6, 15) / self.config.spacing_mm, torch_rng)
+            lesion *= field > rng.uniform(-3, -1.0 if self.config.strokes else 0.5)
+        if masks or self.config.strokes:
+            blobs = smooth_field(kinds.shape, rng.uniform(4, 9) / self.config.spacing_mm, torch_rng)
+            blobs = (blobs > rng.uniform(2.8, 4.5)).float()
+            use = rng.random() < 0.6  # above all where the real masks seldom are
+            if self.config.strokes:
+                white = kinds == KIND["white matter"]
+                spots = self._soften(blobs * use, rng.uniform(0.3, 0.9)) * white * (1 - lesion)
+                cavity = self._cavity(rng, torch_rng, lesion)
+            elif use:
+                lesion = torch.maximum(lesion, blobs)
+            lesion = self._soften(lesion, rng.uniform(0.3, 0.9)) * self._hosts[kinds]
+        return Pathology(lesion, cavity, spots, self._dirt(rng, torch_rng, kinds))
+
+    def _placed(
+        self, rng: np.random.Generator, points: torch.Tensor, kinds: torch.Tensor, head: int, masks: list[int]
+    ) -> torch.Tensor:
+        """Masks brought from MNI space into the brain, united."""
         lesion = torch.zeros(kinds.shape, device=self.device)
-        if not masks:
-            return lesion
-        c = self.config
         half = (BRAIN_MM[1] - BRAIN_MM[0]) / 2 / self.heads.extent[head]
         shift = BRAIN_MM.mean(0) - ORIGIN_MM - self.heads.centre[head] * half
         for mask in masks:
             volume = self.lesions.masks[mask]  # type: ignore[union-attr]
             place = [(points[i] * float(half[i]) + float(shift[i])).round().long() for i in range(3)]
-            if rng.random() < 0.5 and not c.patch:  # a centred patch relies on the mask's own side
+            if rng.random() < 0.5 and not self.config.patch:  # a centred patch relies on the mask's own side
                 place[0] = volume.shape[0] - 1 - place[0]
             x, y, z = (p.clamp_(0, n - 1) for p, n in zip(place, volume.shape, strict=True))
             lesion = torch.maximum(lesion, volume[x, y, z].float())
-        lesion *= smooth_field(kinds.shape, rng.uniform(6, 15) / c.spacing_mm, torch_rng) > rng.uniform(-3, 0.5)
-        blobs = smooth_field(kinds.shape, rng.uniform(4, 9) / c.spacing_mm, torch_rng) > rng.uniform(2.8, 4.5)
-        if rng.random() < 0.6:  # above all where the real masks seldom are
-            lesion = torch.maximum(lesion, blobs.float())
-        return self._soften(lesion, rng.uniform(0.3, 0.9)) * self._hosts[kinds]
+        return lesion
+
+    def _cavity(self, rng: np.random.Generator, torch_rng: torch.Generator, lesion: torch.Tensor) -> torch.Tensor:
+        """The fluid within an old infarct, away from its border; none in an acute one."""
+        if rng.random() < 0.5:
+            return torch.zeros_like(lesion)
+        inside = self._soften(lesion, rng.uniform(1.5, 4.0) / self.config.spacing_mm)
+        field = smooth_field(lesion.shape, rng.uniform(8, 20) / self.config.spacing_mm, torch_rng)
+        return self._soften((inside + 0.15 * field > rng.uniform(0.55, 0.95)).float() * lesion, 0.6)
 
     def _dirt(self, rng: np.random.Generator, torch_rng: torch.Generator, kinds: torch.Tensor) -> torch.Tensor:
         """Share of "dirty" white matter near cortex or ventricles: brighter on FLAIR, but no lesion."""
@@ -324,7 +376,7 @@ class Generator:
 
     def _render(
         self, rng: np.random.Generator, torch_rng: torch.Generator, kinds: torch.Tensor, kept: torch.Tensor,
-        lesion: torch.Tensor, dirt: torch.Tensor, contrast: int, head: int,
+        drawn: Pathology, contrast: int, head: int,
     ) -> tuple[torch.Tensor, np.ndarray]:  # fmt: skip
         """One contrast, and its mean and standard deviation within the whole brain."""
         c = self.config
@@ -332,11 +384,8 @@ class Generator:
         tables = torch.tensor(np.stack([means, deviations]), dtype=torch.float32).to(self.device)
         image = tables[0][kinds] + tables[1][kinds] * torch.randn(kinds.shape, generator=torch_rng, device=self.device)
         if c.p_lesions:
-            low, high = LESION_SIGNAL[contrast]
-            texture = smooth_field(kinds.shape, rng.uniform(3, 8) / c.spacing_mm, torch_rng)
-            signal = rng.uniform(low, high) * (1 + rng.uniform(0, 0.12) * texture)
-            image = torch.lerp(image, signal, lesion * rng.uniform(0.6, 1.0))
-            image = image * (1 + rng.uniform(0, 0.25) * (1 if contrast else -0.5) * dirt)
+            image = self._draw(rng, torch_rng, image, drawn, contrast)
+            image = image * (1 + rng.uniform(0, 0.25) * (1 if contrast else -0.5) * drawn.dirt)
         image = self._brighten(rng, torch_rng, image, kinds, contrast)
         image = image.clamp_(min=0) * kept
         image = image * torch.exp(
@@ -349,6 +398,21 @@ class Generator:
         deviation = math.sqrt(float(shares @ (powered - mean) ** 2)) + 1e-3
         shift, stretch = rng.normal(0, c.level_error, 2) if c.level_error else (0.0, 0.0)
         return image.clamp(min=0) ** gamma, np.array([mean + shift * deviation, deviation * math.exp(stretch)])
+
+    def _draw(
+        self, rng: np.random.Generator, torch_rng: torch.Generator, image: torch.Tensor, drawn: Pathology, contrast: int
+    ) -> torch.Tensor:
+        """Lesions in the signal of their kind, with a texture of low frequency."""
+        shares = [(drawn.lesion, LESION_SIGNAL)]
+        if drawn.cavity is not None and drawn.spots is not None:
+            body = SCAR_SIGNAL if drawn.cavity.any() else ACUTE_SIGNAL
+            shares = [(drawn.spots, LESION_SIGNAL), (drawn.lesion, body), (drawn.cavity, CAVITY_SIGNAL)]
+        for share, signals in shares:
+            low, high = signals[contrast]
+            texture = smooth_field(image.shape, rng.uniform(3, 8) / self.config.spacing_mm, torch_rng)
+            signal = rng.uniform(low, high) * (1 + rng.uniform(0, 0.12) * texture)
+            image = torch.lerp(image, signal, share * rng.uniform(0.6, 1.0))
+        return image
 
     def _brighten(
         self, rng: np.random.Generator, torch_rng: torch.Generator, image: torch.Tensor, kinds: torch.Tensor,
