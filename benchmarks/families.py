@@ -88,10 +88,11 @@ def _train(training: Training, folder: Path, data: Path, seconds: float) -> Mode
     size = scan_size(make_network(training), training.architecture)
     planned = folder / "steps.json"
     if not planned.exists():  # one that is continued keeps its schedule
+        trial(training, device="cpu", steps=1)  # the first one imports and prepares things
         began = time.process_time()
-        trial(training, device="cpu", steps=5)
+        trial(training, device="cpu", steps=7)
         folder.mkdir(parents=True, exist_ok=True)
-        planned.write_text(json.dumps({"steps": int(seconds / ((time.process_time() - began) / 6))}))
+        planned.write_text(json.dumps({"steps": int(seconds / ((time.process_time() - began) / 8))}))
     training = dataclasses.replace(training, steps=json.loads(planned.read_text())["steps"])
     print(f"{folder.name}: {training.architecture}, {training.steps} steps", flush=True)
     began = time.monotonic()
