@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from bidsapp import __version__, cards, config
+from bidsapp.arguments import Parser
 from bidsapp.errors import AppError, UsageError
 
 
@@ -68,21 +68,14 @@ def parse(argv: Sequence[str]) -> config.Config:
     return config.Config(bids_filters=filters, nipype_plugin=plugin, **options)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}. See 'bidsapp --help'.")
-
-
-def _parser() -> _Parser:
-    parser = _Parser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="bidsapp",
         description="Brain mask, tissues, lesions and volumes from T1w, T2w and FLAIR scans of a BIDS dataset.",
         epilog="Two commands beside it, each with a --help of its own: 'bidsapp train' (a lesion model from labels of"
         " your own) and 'bidsapp evaluate' (segmentations against references). Exit codes: 0 fine, 1 a participant"
         " failed, 16 not a BIDS dataset, 17 unknown analysis level, 18 nothing selected, 64 bad command line, 66 input"
         " not readable, 75 try again.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add("bids_dir", type=Path, help="root of the BIDS dataset (read only; the group level does not touch it)")
@@ -162,7 +155,7 @@ def _parser() -> _Parser:
     return parser
 
 
-def _set_defaults(parser: _Parser, path: str) -> None:
+def _set_defaults(parser: Parser, path: str) -> None:
     import yaml  # only for those who use it
 
     try:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
+from bidsapp.arguments import Parser
 from bidsapp.errors import OK, PARTICIPANT_FAILED, AppError, InputError, NothingSelectedError, UsageError
 
 if TYPE_CHECKING:  # heavy: --help answers at once
@@ -96,20 +96,13 @@ def main(argv: Sequence[str]) -> int:
     return run(parse(argv))
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}. See 'bidsapp evaluate --help'.")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="bidsapp evaluate",
         description="Compare segmentations with references, case by case and together: overlap, surface distances,"
         " volumes, lesions one by one and by size; several predictions against each other, several raters fused.",
         epilog="Exit codes: 0 fine, 1 a pair could not be compared (the others were), 18 nothing to compare, 64 bad"
         " command line, 66 input not readable.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add("ref_dir", type=Path, metavar="REF_DIR", help="BIDS derivative with the references (masks or dsegs)")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import csv
 import dataclasses
 import os
@@ -10,14 +9,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-from bidsapp import __version__, bids, config, errors
-from bidsapp.bids import SessionInputs
+from bidsapp import __version__, config, errors
+from bidsapp.arguments import Parser
 from bidsapp.config import CONTRASTS, Config
-from bidsapp.derivatives import LabelFile, Target, find_labels, read_lookup
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # heavy: --help answers at once
+    from bidsapp.bids import SessionInputs
+    from bidsapp.derivatives import LabelFile
     from bidsapp.learn.run import Training
     from bidsapp.models.registry import Model
     from bidsapp.progress import Progress
@@ -139,18 +139,11 @@ def parse(argv: Sequence[str]) -> TrainOptions:
     )
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise errors.UsageError(f"{message}. See 'bidsapp train --help'.")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="bidsapp train",
         description="Train or fine-tune a model on the labelled scans of a BIDS dataset, and cross-validate it by"
         " subject. The model is used with: bidsapp BIDS_DIR OUT participant --lesion-model OUT_DIR/model",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add("bids_dir", type=Path, help="root of the BIDS dataset (read only)")
@@ -243,6 +236,9 @@ def labelled(options: TrainOptions, say: Progress) -> list[Found]:
     AppError
         What is wrong with which file; or nothing is left.
     """
+    from bidsapp import bids
+    from bidsapp.derivatives import Target, find_labels
+
     sessions = bids.collect(
         options.app.bids_dir,
         participant_label=options.app.participant_label,
@@ -280,6 +276,7 @@ def labelled(options: TrainOptions, say: Progress) -> list[Found]:
 
 def _with_labels(inputs: SessionInputs, drawn: Sequence[LabelFile], options: TrainOptions) -> Found:
     """Check the labels of a session, before hours are spent; of several the first that lies on one of its scans."""
+    from bidsapp.derivatives import read_lookup
     from bidsapp.image.drawn import load_drawn, scan_under
     from bidsapp.image.load import load_scan
     from bidsapp.workflows.case import Labels
@@ -337,6 +334,8 @@ def case_folder(options: TrainOptions, inputs: SessionInputs) -> Path:
 
 def _record(case: Found, options: TrainOptions) -> dict[str, Any]:
     """What a prepared case was made of: it is made again when this differs."""
+    from bidsapp import bids
+
     science = options.app.science()
     return {
         "name": case.inputs.name,
@@ -427,6 +426,8 @@ def _plain_name(path: Path) -> str:
 
 def _origin(cases: Sequence[Found], options: TrainOptions, training: Training) -> dict[str, Any]:
     """What the model's card says of its training."""
+    from bidsapp import bids
+
     asked = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
     left_out = ("app", "labels", "minutes", "dry_run", "workers", "skip_bad_cases")
     return {
