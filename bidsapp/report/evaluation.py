@@ -29,6 +29,8 @@ STRIPS = ("dsc", "tpr", "ppv", "hd95_mm", "assd_mm", "lesion_tpr", "lesion_ppv",
 FEW_LABELS = 2
 #: Labels whose volumes are drawn; all are in the table.
 DRAWN_LABELS = 6
+#: Up to so many labels and predictions the table of results has a row for each measure, else a column.
+UPRIGHT = 6
 #: Missed lesions and false positives that are listed.
 LISTED = 8
 ROWS_SHOWN = 100
@@ -183,10 +185,13 @@ class EvaluationView:
     measures: tuple[Measure, ...]
     parts: tuple[Part, ...]
     summary: tuple[tuple[str, str, int, tuple[Cell, ...]], ...]
+    upright: bool
+    several_cases: bool
     volumes: tuple[tuple[str, str, int, tuple[Cell, ...]], ...]
     tests: tuple[tuple[Cell, ...], ...]
     test_note: str
     groups: tuple[tuple[Cell, ...], ...]
+    compared: tuple[str, ...]
     raters: tuple[tuple[str, ...], ...]
     pairs: tuple[tuple[str, ...], ...]
     pictures: tuple[CaseView, ...]
@@ -226,10 +231,13 @@ def view_evaluation(given: Given) -> EvaluationView:
         measures=measures,
         parts=parts,
         summary=tuple(_summary(given, labels, measures, colour, single)),
+        upright=len(labels) * len(given.names) <= UPRIGHT,
+        several_cases=len(done.drop_duplicates(CASE)) > 1,
         volumes=tuple(_volumes(given.tables["volumes"], colour, single)),
         tests=tuple(_test_row(row, single) for row in paired.to_dict("records")),
         test_note=_test_note(paired),
         groups=tuple(_test_row(row, single) for row in groups.to_dict("records")),
+        compared=given.names[::-1] if len(given.names) == 2 else (),
         raters=tuple(_rater_rows(given.tables["raters"])),
         pairs=tuple(_pair_rows(given.tables["raters"])),
         pictures=tuple(_case_view(one, done, colour) for one in given.drawn),
@@ -302,7 +310,8 @@ def show(column: str, value: float) -> str:
     if column.endswith("_mm3"):
         text = signed(value) if abs(value) < 1000 else f"{value:,.0f}".replace(",", "\u202f").replace("-", "\u2212")
         return text if column != "volume_difference_mm3" or value <= 0 else f"+{text}"
-    return f"{value:.2f}" if column == "assd_mm" else f"{value:.1f}" if column.endswith("_mm") else f"{value:.3f}"
+    text = f"{value:.2f}" if column == "assd_mm" else f"{value:.1f}" if column.endswith("_mm") else f"{value:.3f}"
+    return text.replace("-", "\u2212")
 
 
 def _unit(measure: Measure) -> str:
@@ -609,8 +618,10 @@ def _size_charts(given: Given, segmentation: str, label: str, colour: Mapping[st
                 middle = (left + right - 2) / 2
                 ends = axes.at(0, float(row[f"{rate}_ci_low"]))[1], axes.at(0, float(row[f"{rate}_ci_high"]))[1]
                 lines.append((round(middle, 1), ends[0], round(middle, 1), ends[1], "whisker"))
-                if len(given.names) <= 3:
-                    texts.append((round(middle, 1), HEIGHT - BOTTOM + 25.0, f"{row[hit]}/{row[total]}", "middle"))
+            counts = list(dict.fromkeys(str(row[total]) for _, row in table[table["size"] == size].iterrows()))
+            if len(counts) <= 2:
+                place = axes.at(i + 0.5, 0)[0], HEIGHT - BOTTOM + 25.0
+                texts.append((*place, f"n = {', '.join(counts)}", "middle"))
         charts.append(Chart(title, f"Part {about} of all cases; lines: 95 % intervals (Wilson).",
                             "volume of the lesion, mm³", "", (), tuple(lines), tuple(boxes), tuple(texts)))  # fmt: skip
     return tuple(charts)

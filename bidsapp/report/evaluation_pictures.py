@@ -55,7 +55,7 @@ def draw_case(
 
     differ = np.logical_or.reduce([reference != one for one in predictions])
     layout = plan_detail(image(field), image(differ if differ.any() else every), rows=1)
-    background = image(np.zeros(reference.shape) if scan is None else np.nan_to_num(scan))
+    background = image(np.full(reference.shape, np.nan) if scan is None else np.nan_to_num(scan))  # NaN is black
     window = None if brain is None or not brain.any() else image(brain)
     plain = mosaic(background, layout=layout, window_mask=window or (None if scan is None else image(scan > 0)))
     rows = []

@@ -1,0 +1,288 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from bidsapp.measure import evaluation as ev
+from bidsapp.measure.agreement import agreement
+
+SHAPE = (7, 8, 9)
+ANISO = np.array([[0.5, 0, 0, 10.0], [0, 1, 0, -20.0], [0, 0, 3, 5.0], [0, 0, 0, 1]])
+
+#: Bland and Altman 1986, table of peak expiratory flow rates (l/min), first measurements of 17 subjects.
+WRIGHT = np.array([494, 395, 516, 434, 476, 557, 413, 442, 650, 433, 417, 656, 267, 478, 178, 423, 427], float)
+MINI = np.array([512, 430, 520, 428, 500, 600, 364, 380, 658, 445, 432, 626, 260, 477, 259, 350, 451], float)
+
+
+def box(*ranges: tuple[int, int]) -> np.ndarray:
+    mask = np.zeros(SHAPE, bool)
+    mask[tuple(slice(*r) for r in ranges)] = True
+    return mask
+
+
+# --- against MONAI ----------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    arrays.arrays(bool, SHAPE, elements=st.booleans()).filter(np.any),
+    arrays.arrays(bool, SHAPE, elements=st.booleans()).filter(np.any),
+    st.tuples(*[st.floats(0.4, 4.0)] * 3),
+)
+def test_every_measure_against_monai(reference, prediction, size):
+    metrics, torch = pytest.importorskip("monai.metrics"), pytest.importorskip("torch")
+    found = agreement(reference, prediction, voxel_size_mm=size)
+    one, other = (torch.from_numpy(m)[None, None].double() for m in (prediction, reference))
+    options = {"include_background": True, "spacing": [float(s) for s in size]}
+    theirs = {
+        "dsc": metrics.compute_dice(one, other, include_background=True),
+        "hd_mm": metrics.compute_hausdorff_distance(one, other, **options),
+        "hd95_mm": metrics.compute_hausdorff_distance(one, other, percentile=95, **options),
+        "assd_mm": metrics.compute_average_surface_distance(one, other, symmetric=True, **options),
+    }
+    matrix = metrics.get_confusion_matrix(one, other, include_background=True)
+    theirs |= {
+        name: metrics.compute_confusion_matrix_metric(long, matrix)
+        for name, long in (("tpr", "sensitivity"), ("ppv", "precision"))
+    }
+    for name, value in theirs.items():
+        # MONAI's distances are float32.
+        assert getattr(found, name) == pytest.approx(float(value), abs=1e-6, rel=1e-6), name
+
+
+# --- lesions ----------------------------------------------------------------------------------------------------------
+
+
+def test_lesions_one_by_one_by_hand():
+    # Reference: 8 voxels (4 of them predicted), 1 voxel (missed). Prediction: 12 voxels over the first, 2 alone.
+    reference = box((0, 2), (0, 2), (0, 2)) | box((6, 7), (7, 8), (8, 9))
+    prediction = box((1, 2), (0, 3), (0, 4)) | box((4, 5), (5, 7), (8, 9))
+    row, lesions = ev.compare_masks(reference, prediction, affine=ANISO, lesion_wise=True)
+    assert (row["lesion_tpr"], row["lesion_ppv"]) == (0.5, 0.5)
+    assert [(one["lesion_of"], one["lesion"], one["found"], one["touching"]) for one in lesions] == [
+        ("reference", 1, "yes", 1), ("reference", 2, "no", 0), ("prediction", 1, "yes", 1), ("prediction", 2, "no", 0),
+    ]  # fmt: skip
+    assert [one["volume_mm3"] for one in lesions] == pytest.approx([12, 1.5, 18, 3])
+    assert [one["overlap_mm3"] for one in lesions] == pytest.approx([6, 0, 6, 0])
+    assert lesions[0]["overlap_fraction"] == pytest.approx(0.5)
+    # Centroid of voxels 0..1 along each axis, through the affine; of the single voxel (6, 7, 8).
+    assert [lesions[0][f"{axis}_mm"] for axis in "xyz"] == pytest.approx([10.25, -19.5, 6.5])
+    assert [lesions[1][f"{axis}_mm"] for axis in "xyz"] == pytest.approx([13, -13, 29])
+    assert [one["size"] for one in lesions] == ["10-100", "<10", "10-100", "<10"]
+
+
+def test_one_large_prediction_finds_two_lesions():
+    reference = box((1, 2), (1, 2), (1, 2)) | box((5, 6), (1, 2), (1, 2))
+    _, lesions = ev.compare_masks(reference, box((0, 7), (1, 2), (1, 2)), affine=np.eye(4), lesion_wise=True)
+    assert [(one["lesion_of"], one["touching"]) for one in lesions] == [
+        ("reference", 1), ("reference", 1), ("prediction", 2)
+    ]  # fmt: skip
+
+
+def test_small_reference_lesions_are_not_listed_but_excuse_predictions():
+    reference = box((0, 2), (0, 2), (0, 2)) | box((6, 7), (7, 8), (8, 9))
+    _, lesions = ev.compare_masks(
+        reference, box((6, 7), (7, 8), (8, 9)), affine=np.eye(4), lesion_wise=True, minimum_lesion_mm3=2
+    )
+    assert [(one["lesion_of"], one["found"]) for one in lesions] == [("reference", "no"), ("prediction", "yes")]
+
+
+def test_empty_masks_have_no_lesions():
+    none = np.zeros(SHAPE, bool)
+    row, lesions = ev.compare_masks(none, none, affine=np.eye(4), lesion_wise=True)
+    assert lesions == [] and math.isnan(row["dsc"]) and row["volume_difference_mm3"] == 0
+
+
+def test_classes_of_size():
+    names = ev.size_classes(np.array([9.9, 10, 99.999, 100, 0.1 * 3 / 0.3 * 1000, 5000]), (10, 100, 1000))
+    assert names == ["<10", "10-100", "10-100", "100-1000", ">=1000", ">=1000"]
+
+
+def test_detection_by_size_by_hand():
+    lesions = pd.DataFrame(
+        [("reference", "<10", "yes", 0.5), ("reference", "<10", "no", 0.0), ("reference", ">=10", "yes", 1.0),
+         ("prediction", "<10", "no", 0.0)], columns=["lesion_of", "size", "found", "overlap_fraction"],
+    ).assign(segmentation="label-lesion", label="lesion", prediction="A")  # fmt: skip
+    table = ev.detection_by_size(lesions, (10,)).set_index("size")
+    assert table.loc["<10", ["reference_lesions", "found", "prediction_lesions", "true"]].tolist() == [2, 1, 1, 0]
+    assert table.loc["<10", "lesion_tpr"] == 0.5 and table.loc["<10", "lesion_ppv"] == 0
+    # Wilson's interval of 1 in 2: (0.5 + z^2 / 4 -+ z sqrt(1/8 + z^2 / 16)) / (1 + z^2 / 2).
+    z = 1.959964
+    reach = z * math.sqrt(1 / 8 + z**2 / 16)
+    assert table.loc["<10", "lesion_tpr_ci_low"] == pytest.approx((0.5 + z**2 / 4 - reach) / (1 + z**2 / 2), abs=1e-6)
+    assert table.loc[">=10", "lesion_tpr"] == 1 and math.isnan(table.loc[">=10", "lesion_ppv"])
+
+
+@pytest.mark.parametrize(("name", "yes"), [("Lesion", True), ("WMH", True), ("ventricle", False), ("GM", False)])
+def test_labels_that_are_lesions(name, yes):
+    assert ev.is_lesion(name) is yes
+
+
+# --- volumes: published examples --------------------------------------------------------------------------------------
+
+
+def test_bland_altman_of_1986():
+    found = ev.bland_altman(MINI, WRIGHT)
+    assert found.n == 17
+    assert found.bias == pytest.approx(-2.1, abs=0.05)
+    assert found.sd == pytest.approx(38.8, abs=0.05)
+    assert (found.bias_ci_low, found.bias_ci_high) == pytest.approx((-22.0, 17.8), abs=0.1)
+    # There the limits are two standard deviations away: -79.7 and 75.5.
+    two = [found.bias + 2 * (limit - found.bias) / 1.959964 for limit in (found.lower, found.upper)]
+    assert two == pytest.approx([-79.7, 75.5], abs=0.1)
+    # The interval of a limit: -114.3 to -45.1, that is 34.6 to either side.
+    assert (found.lower_ci_high - found.lower_ci_low) / 2 == pytest.approx(34.6, abs=0.3)
+    assert (found.upper_ci_high - found.upper) == pytest.approx(found.lower - found.lower_ci_low)
+
+
+def test_correlation_of_1986():
+    found = ev.correlations(WRIGHT, MINI)
+    assert found["pearson"] == pytest.approx(0.94, abs=0.005)  # as printed there
+    assert found["ccc"] <= found["pearson"]
+    assert found["ccc_ci_low"] < found["ccc"] < found["ccc_ci_high"]
+
+
+def test_icc_of_shrout_and_fleiss():
+    # Shrout and Fleiss 1979, table 2: six targets, four judges; ICC(2,1) = 0.29 there.
+    ratings = np.array([[9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8], [7, 1, 2, 6], [10, 5, 6, 9], [6, 2, 4, 7]], float)
+    assert ev.icc_agreement(ratings) == pytest.approx(0.29, abs=0.005)
+
+
+def test_concordance_by_hand():
+    # x = 1, 2, 3; y = x + 1: means 2 and 3, variances and covariance 2/3: 4/3 / (4/3 + 1) = 4/7.
+    x = np.array([1.0, 2.0, 3.0])
+    assert ev.lins_concordance(x, x + 1)[0] == pytest.approx(4 / 7)
+    assert ev.lins_concordance(x, x)[0] == 1
+    assert ev.lins_concordance(x, -x + 4)[0] == pytest.approx(-1)
+
+
+def test_interval_of_the_concordance_covers_the_truth(rng):
+    cover = []
+    for _ in range(300):
+        x = rng.standard_normal(60)
+        y = x + 0.5 * rng.standard_normal(60) + 0.2
+        _, low, high = ev.lins_concordance(x, y)
+        cover.append(low < 2 / (1 + 1.25 + 0.04) < high)
+    assert 0.91 < np.mean(cover) <= 0.99
+
+
+def test_equal_volumes_have_no_correlation():
+    assert all(math.isnan(v) for v in ev.correlations(np.ones(4), np.arange(4.0)).values())
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+
+def cases(values: dict[str, list[float]], *, sessions: int = 1, column: str = "dsc") -> pd.DataFrame:
+    """A frame of cases: a column for each prediction's values."""
+    rows = []
+    for name, numbers in values.items():
+        for i, value in enumerate(numbers):
+            rows.append({
+                "participant_id": f"sub-{i // sessions:02d}", "session_id": f"ses-{i % sessions}", "scan": "",
+                "segmentation": "label-lesion", "label": "lesion", "prediction": name, column: value,
+            })  # fmt: skip
+    return pd.DataFrame(rows).reindex(columns=list(ev.CASE_COLUMNS))
+
+
+def test_summary_by_hand():
+    table = ev.summarise(cases({"A": [0.1, 0.2, 0.4, float("nan")]})).set_index("measure")
+    row = table.loc["dsc"]
+    assert (row["n"], row["undefined"], row["median"]) == (3, 1, 0.2)
+    assert (row["q1"], row["q3"]) == pytest.approx((0.15, 0.3))
+    assert row["mean"] == pytest.approx(0.7 / 3)
+    sd = np.std([0.1, 0.2, 0.4], ddof=1)
+    assert row["mean_ci_high"] - row["mean"] == pytest.approx(4.302653 * sd / math.sqrt(3), rel=1e-5)
+    assert math.isnan(row["median_ci_low"])
+    assert "lesion_tpr" not in table.index  # no case counted lesions
+
+
+def test_median_has_an_interval_from_six_cases():
+    row = ev.summarise(cases({"A": [1, 2, 3, 4, 5, 6]})).set_index("measure").loc["dsc"]
+    assert (row["median_ci_low"], row["median_ci_high"]) == (1, 6)  # coverage 1 - 2 / 2^6 = 0.969
+
+
+def test_signed_rank_by_hand():
+    # Differences of six sizes, all positive: of the 2^6 signs only these and their opposites are as extreme.
+    # So p = 2 / 2^6.
+    a = [0.5, 0.5, 0.5, 0.5, 0.5, 0.5]
+    b = [0.51, 0.52, 0.53, 0.54, 0.55, 0.56]
+    table = ev.compare_predictions(cases({"A": a, "B": b}), ["A", "B"])
+    row = table[table["measure"] == "dsc"].iloc[0]
+    assert row["comparison"] == "B against A" and row["n"] == 6
+    assert row["p"] == pytest.approx(2 / 64) == row["smallest_p"] and row["effect_size"] == 1
+    assert row["difference"] == pytest.approx(0.035) and pd.isna(row["note"])
+
+
+def test_textbook_signed_rank():
+    # Hollander and Wolfe 1973, p. 29: Hamilton depression scale of nine patients before and after; one-sided p = 0.02.
+    before = [1.83, 0.50, 1.62, 2.48, 1.68, 1.88, 1.55, 3.06, 1.30]
+    after = [0.878, 0.647, 0.598, 2.05, 1.06, 1.29, 1.06, 3.14, 1.29]
+    row = ev.compare_predictions(cases({"A": before, "B": after}), ["A", "B"]).set_index("measure").loc["dsc"]
+    assert row["p"] == pytest.approx(0.0391, abs=5e-5)
+    assert row["effect_size"] == pytest.approx(-(40 - 5) / 45)
+
+
+def test_ties_are_exact_in_small_samples():
+    a = [0.5] * 6
+    row = ev.compare_predictions(cases({"A": a, "B": [0.6] * 5 + [0.4]}), ["A", "B"]).set_index("measure").loc["dsc"]
+    # Six differences of one size, five up: 2 (1 + 6) / 64.
+    assert row["p"] == pytest.approx(14 / 64)
+
+
+def test_few_subjects_are_told():
+    table = ev.compare_predictions(cases({"A": [1, 2, 3, 4, 5.0], "B": [2, 4, 6, 8, 10.0]}), ["A", "B"])
+    row = table.set_index("measure").loc["dsc"]
+    assert row["smallest_p"] == pytest.approx(0.0625) and "at least 6" in row["note"]
+    same = ev.compare_predictions(cases({"A": [1, 2, 3.0], "B": [1, 2, 3.0]}), ["A", "B"]).set_index("measure")
+    assert math.isnan(same.loc["dsc", "p"]) and "no difference" in same.loc["dsc", "note"]
+
+
+def test_sessions_of_a_subject_are_averaged():
+    a = [0.1, 0.3] * 6
+    table = ev.compare_predictions(cases({"A": a, "B": [v + 0.1 for v in a]}, sessions=2), ["A", "B"])
+    assert table.set_index("measure").loc["dsc", "n"] == 6
+
+
+def test_only_cases_of_both_count():
+    table = ev.compare_predictions(cases({"A": [1, 2, 3, float("nan")], "B": [2, 3, float("nan"), 4]}), ["A", "B"])
+    assert table.set_index("measure").loc["dsc", "n"] == 2
+
+
+def test_corrections_by_hand():
+    frame = cases({"A": [0.0] * 6, "B": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]})
+    frame["tpr"] = [0.0] * 6 + [0.1, 0.2, 0.3, 0.4, 0.5, -0.6]  # W = 6: p = 0.4375
+    table = ev.compare_predictions(frame, ["A", "B"]).set_index("measure")
+    assert table.loc[["dsc", "tpr"], "p"].tolist() == pytest.approx([0.03125, 0.4375])
+    assert table.loc[["dsc", "tpr"], "p_holm"].tolist() == pytest.approx([0.0625, 0.4375])
+    assert table.loc[["dsc", "tpr"], "q_fdr"].tolist() == pytest.approx([0.0625, 0.4375])
+
+
+def test_groups_by_hand():
+    frame = cases({"A": [0.1, 0.2, 0.3, 0.4, 0.7, 0.8, 0.9, 1.0]})
+    groups = pd.Series({f"sub-{i:02d}": "MS" if i > 3 else "HC" for i in range(8)})
+    row = ev.compare_groups_of_subjects(frame, groups, ["A"]).iloc[0]
+    assert row["comparison"] == "MS against HC" and row["test"] == "Wilcoxon rank-sum"
+    assert row["p"] == pytest.approx(2 / math.comb(8, 4)) == row["smallest_p"]
+    assert (row["n"], row["other_n"], row["median"]) == (4, 4, pytest.approx(0.85))
+
+
+def test_volume_table():
+    frame = cases({"A": [1.0] * 17})
+    frame["reference_volume_mm3"], frame["prediction_volume_mm3"] = MINI, WRIGHT
+    row = ev.agreement_of_volumes(frame).iloc[0]
+    assert row["n"] == 17 and row["bias_mm3"] == pytest.approx(-2.12, abs=0.01)
+    few = ev.agreement_of_volumes(frame.head(2)).iloc[0]
+    assert few["n"] == 2 and math.isnan(few["bias_mm3"])
+
+
+def test_every_column_is_explained():
+    for columns in (ev.CASE_COLUMNS, ev.LESION_COLUMNS, ev.SUMMARY_COLUMNS, ev.VOLUME_COLUMNS, ev.SIZE_COLUMNS,
+                    ev.TEST_COLUMNS, ev.RATER_COLUMNS):  # fmt: skip
+        assert all(about["Description"].strip() for about in columns.values())
