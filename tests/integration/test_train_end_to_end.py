@@ -17,15 +17,18 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def train(data: Path, out: Path) -> subprocess.CompletedProcess[str]:
+    command = [
+        sys.executable, str(ROOT / "run.py"), "train", str(data), str(out), "--labels", str(data / "derivatives/truth"),
+        "--session-label", "1", "--folds", "2", "--steps", "3", "--skip-bids-validation",
+    ]  # fmt: skip
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
 @pytest.fixture(scope="module")
 def trained(demo_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("train") / "out"
-    command = [
-        sys.executable, str(ROOT / "run.py"), "train", str(demo_dataset), str(out), "--labels",
-        str(demo_dataset / "derivatives/truth"), "--session-label", "1", "--folds", "2", "--steps", "3",
-        "--skip-bids-validation",
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = train(demo_dataset, out)
     assert done.returncode == 0, done.stderr
     return out
 
@@ -59,11 +62,6 @@ def test_the_model_tells_where_it_comes_from_and_how_good_it_is(trained: Path) -
 
 def test_the_same_command_again_trains_nothing_anew(trained: Path, demo_dataset: Path) -> None:
     before = (trained / "folds/all/checkpoint.safetensors").stat().st_mtime_ns
-    command = [
-        sys.executable, str(ROOT / "run.py"), "train", str(demo_dataset), str(trained), "--labels",
-        str(demo_dataset / "derivatives/truth"), "--session-label", "1", "--folds", "2", "--steps", "3",
-        "--skip-bids-validation",
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = train(demo_dataset, trained)
     assert done.returncode == 0 and "2 case(s) are prepared" in done.stderr
     assert (trained / "folds/all/checkpoint.safetensors").stat().st_mtime_ns == before
