@@ -307,7 +307,7 @@ def _dry_run(sessions: list[SessionInputs], config: Config, say: progress.Progre
         chosen = plan(inputs, config)
         state = _outcome_so_far(inputs, config).status
         steps = f"{chosen.brain_extraction} + {chosen.tissue_model} + {chosen.lesion_model}"
-        for scan in inputs.scans:
+        for scan in inputs.used_by(config.own_channels):
             problem = bids.header_problem(scan)
             rows.append((*label, scan.contrast, scan.path.name, problem or scan.reason,
                          "nothing (up to date)" if state == "up to date" else steps))  # fmt: skip
@@ -346,7 +346,8 @@ def is_current(inputs: SessionInputs, config: Config, *, by_checksum: bool = Tru
     outputs: dict[str, int] = from_disk.get("outputs", {})
     in_place = all(_size(config.out_dir / name) == size for name, size in outputs.items())
     recorded = {scan["file"]: scan["sha256"] for scan in from_disk.get("inputs", [])}
-    chosen = {scan.path.relative_to(config.bids_dir).as_posix(): scan.path for scan in inputs.scans}
+    used = inputs.used_by(config.own_channels)
+    chosen = {scan.path.relative_to(config.bids_dir).as_posix(): scan.path for scan in used}
     return (
         in_place
         and recorded.keys() == chosen.keys()

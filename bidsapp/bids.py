@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,6 +19,8 @@ from bidsapp.labels import Label
 
 #: Order of preference for the reference scan: T1w tells tissues best, FLAIR carries the lesions.
 REFERENCE_ORDER = ("T1w", "FLAIR", "T2w")
+#: T1w with a contrast agent (``ce-``) beside one without: only for lesion models whose card lists it as a channel.
+WITH_AGENT = "T1wCE"
 APP_NAME = "bidsapp"
 BIDS_VERSION = "1.10.0"
 #: Written files that the BIDS schema does not know (yet).
@@ -48,11 +50,14 @@ class SessionInputs:
         Labels without ``sub-`` and ``ses-``; `session` is None where the dataset has no sessions.
     scans : tuple of ScanChoice
         In the order of `REFERENCE_ORDER`: the first is the reference. Empty: nothing usable, the session is skipped.
+    more : tuple of ScanChoice
+        Scans that only certain lesion models use: `WITH_AGENT`.
     """
 
     subject: str
     session: str | None
     scans: tuple[ScanChoice, ...]
+    more: tuple[ScanChoice, ...] = ()
 
     @property
     def name(self) -> str:
@@ -68,6 +73,10 @@ class SessionInputs:
     def contrasts(self) -> tuple[str, ...]:
         """Contrasts at hand, reference first."""
         return tuple(scan.contrast for scan in self.scans)
+
+    def used_by(self, channels: Sequence[str]) -> tuple[ScanChoice, ...]:
+        """All scans used where a lesion model has these channels: `scans`, then those of `more` it asks for."""
+        return (*self.scans, *(scan for scan in self.more if scan.contrast in channels))
 
     @property
     def folder(self) -> Path:
@@ -120,7 +129,7 @@ def collect(
     wanted = _query(filters or {})
     files = _walk(bids_dir, units, wanted) if database_dir is None else _from_database(bids_dir, database_dir, wanted)
     sessions = [
-        SessionInputs(*unit, tuple(_choose(files, unit)))
+        SessionInputs(*unit, tuple(_choose(files, unit)), tuple(_choose_with_agent(files, unit)))
         for unit in sorted(units, key=lambda unit: (unit[0], unit[1] or ""))
     ]
     if not any(unit.scans for unit in sessions):
@@ -344,6 +353,15 @@ def _choose(files: _Found, unit: _Unit) -> list[ScanChoice]:
                 ScanChoice(contrast, ranked[0].path, _reason(ranked), tuple(file.path for file in ranked[1:]))
             )
     return choices
+
+
+def _choose_with_agent(files: _Found, unit: _Unit) -> Iterator[ScanChoice]:
+    """The T1w with a contrast agent, where there is one without, too; alone, it is the T1w."""
+    found = files.get((*unit, "T1w"), [])
+    ranked = sorted((file for file in found if "ceagent" in file.entities), key=_rank)
+    if ranked and len(ranked) < len(found):
+        reason = "the only T1w with contrast agent" if len(ranked) == 1 else _reason(ranked)
+        yield ScanChoice(WITH_AGENT, ranked[0].path, reason, tuple(file.path for file in ranked[1:]))
 
 
 def _rank(file: _File) -> tuple[Any, ...]:

@@ -17,7 +17,8 @@ CARD, WEIGHTS, FIRST = "model.json", "weights.safetensors", "first"
 PACKAGED = Path(__file__).parent / "models" / "weights"
 #: Those that are no lesion models to be chosen: what the app uses anyway.
 ALWAYS_USED = ("brain", "segment")
-CONTRASTS = ("T1w", "T2w", "FLAIR")
+#: What a model's channels may be; T1wCE is a T1w with a contrast agent, beside one without.
+CONTRASTS = ("T1w", "T2w", "FLAIR", "T1wCE")
 #: Keys of ``lesion_threshold``.
 WITH_FLAIR, WITHOUT_FLAIR = "with FLAIR", "without FLAIR"
 #: What every card holds, and as what.
@@ -214,6 +215,10 @@ def _lesion_problems(card: Mapping[str, Any]) -> list[str]:
         problems.append(f"'lesion_threshold' must hold {WITH_FLAIR!r}, {WITHOUT_FLAIR!r}, or both.")
     elif not all(_number(value) and 0 < value < 1 for value in thresholds.values()):
         problems.append("'lesion_threshold' must hold numbers between 0 and 1.")
+    elif not problems and WITH_FLAIR not in thresholds and channels == ["FLAIR"]:
+        problems.append(f"'lesion_threshold' must hold {WITH_FLAIR!r}: FLAIR is the only channel.")
+    elif not problems and WITHOUT_FLAIR not in thresholds and "FLAIR" not in channels:  # type: ignore[operator]
+        problems.append(f"'lesion_threshold' must hold {WITHOUT_FLAIR!r}: FLAIR is no channel.")
     if "cascade" in card:
         cascade = card["cascade"]
         if not isinstance(cascade, dict) or set(cascade) != {"propose_above", "grow_mm"}:

@@ -165,6 +165,11 @@ class Config:
         except InputError as error:
             raise InputError(f"--lesion-model: {error}") from error
 
+    @property
+    def own_channels(self) -> tuple[str, ...]:
+        """Contrasts that `own_lesion_model` can use; none without it."""
+        return () if self.own_lesion_model is None else self.own_lesion_model.channels
+
     def science(self) -> dict[str, Any]:
         """The options that change results: part of every session's record, and of what a resumed run compares."""
         names = ("brain_extraction", "tissue_model", "lesion_model", "tta", "normalization", "denoise", "random_seed")

@@ -73,6 +73,24 @@ def test_one_of_several_scans_is_chosen_by_rule(root: Path, names: dict, chosen:
     assert len(choice.not_chosen) == len(names) - 1
 
 
+@pytest.mark.parametrize("database", [False, True])
+def test_t1w_with_contrast_agent_is_offered_beside_the_one_without(
+    root: Path, tmp_path_factory: pytest.TempPathFactory, database: bool
+) -> None:
+    for name in ("sub-01_T1w", "sub-01_ce-gad_run-1_T1w", "sub-01_ce-gad_run-2_T1w", "sub-02_ce-gad_T1w", "sub-03_T1w"):
+        scan(root, name)
+    folder = tmp_path_factory.mktemp("index") if database else None
+    both, alone, plain = collect(root, database_dir=folder)
+    assert [(choice.contrast, choice.path.name) for choice in both.more] == [
+        ("T1wCE", "sub-01_ce-gad_run-2_T1w.nii.gz")
+    ]
+    assert both.more[0].reason == "of 2: the latest run" and both.contrasts == ("T1w",)
+    assert both.reference.path.name == "sub-01_T1w.nii.gz"
+    assert [choice.contrast for choice in both.used_by(("FLAIR", "T1wCE"))] == ["T1w", "T1wCE"]
+    assert both.used_by(("FLAIR",)) == both.used_by(()) == both.scans
+    assert alone.reference.path.name == "sub-02_ce-gad_T1w.nii.gz" and not alone.more and not plain.more
+
+
 def test_phase_images_are_no_candidates(root: Path) -> None:
     scan(root, "sub-01_part-mag_T1w")
     scan(root, "sub-01_part-phase_T1w")

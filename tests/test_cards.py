@@ -104,6 +104,8 @@ def test_a_word_that_is_no_model(tmp_path: Path, name: str) -> None:
         ({"orientation": "LPS"}, "'orientation'"), ({"lesion_threshold": None}, "'lesion_threshold'"),
         ({"lesion_threshold": {"with FLAIR": 2}}, "between 0 and 1"),
         ({"lesion_threshold": {"with FLAIR": float("nan")}}, "between 0 and 1"),
+        ({"lesion_threshold": {"without FLAIR": 0.5}}, "FLAIR is the only"),
+        ({"channels": ["T1w"]}, "FLAIR is no channel"),
         ({"lesion_threshold": {"with T2w": 0.5}}, "'with FLAIR'"), ({"crf": True}, "'crf'"),
         ({"cascade": {"propose_above": 0.1}}, "'cascade'"),
         ({"cascade": {"propose_above": 0.1, "grow_mm": -1}}, "'cascade'"),

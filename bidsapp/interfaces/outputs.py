@@ -415,7 +415,7 @@ class WriteSession(SimpleInterface):
     def _record(self, outputs: dict[str, int]) -> dict[str, Any]:
         session = self.inputs.session
         inputs = []
-        for scan, notes in zip(session["scans"], self.inputs.notes, strict=True):
+        for scan, notes in zip([*session["scans"], *session.get("more_scans", [])], self.inputs.notes, strict=True):
             header = nib.load(scan["path"])
             inputs.append(
                 {key: value for key, value in scan.items() if key != "path"}

@@ -115,7 +115,9 @@ def _own_model_facts(about: Mapping[str, Any]) -> dict[str, Any]:
         "own_kind": kind if kind in ("cascade", "FoldedUNet", "TwoPathway") else "other",
         "own_crf": "yes" if about.get("crf") else "no",
         "own_model": _plain(f"{about.get('name')} (version {about.get('version')})"),
-        "own_contrasts": enumerate_words(about.get("contrasts", [])),
+        "own_contrasts": enumerate_words(
+            ["T1w with contrast agent" if name == "T1wCE" else str(name) for name in about.get("contrasts", [])]
+        ),
         "own_threshold": about.get("threshold"),
         "own_data": f"trained on {enumerate_words(trained_on)}" if trained_on else "whose card does not name its data",
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -60,9 +61,10 @@ def plan(inputs: SessionInputs, config: Config) -> Plan:
         brain = "deepbet" if inputs.reference.contrast == "T1w" else "template"
     why, own = "", config.own_lesion_model
     if own is not None:
-        why = own.unusable_because(inputs.contrasts)
+        there = [scan.contrast for scan in inputs.used_by(own.channels)]
+        why = own.unusable_because(there)
         if not why:
-            return Plan(brain, config.tissue_model, own.name, own_lesion_model=own.about(inputs.contrasts))
+            return Plan(brain, config.tissue_model, own.name, own_lesion_model=own.about(there))
     elif config.lesion_model == "none":
         why = "lesion segmentation was switched off (--lesion-model none)"
     elif config.lesion_model == "outlier" and "FLAIR" not in inputs.contrasts:
@@ -103,11 +105,12 @@ def prepare(
     workflow: pe.Workflow, inputs: SessionInputs, chosen: Plan, config: Config, device: str
 ) -> tuple[dict[str, ScanNodes], pe.Node]:
     """Add what any segmentation begins with: conform, brain, coregister, bias, normalize; the same in training."""
-    scans = {scan.contrast: _scan_nodes(workflow, scan) for scan in inputs.scans}
+    used = inputs.used_by(config.own_channels)
+    scans = {scan.contrast: _scan_nodes(workflow, scan) for scan in used}
     brain = _brain_node(workflow, scans[inputs.reference.contrast], inputs, chosen, device)
-    for scan in inputs.scans[1:]:
+    for scan in used[1:]:
         _connect_coregistration(workflow, scans, scan, inputs, brain)
-    for scan in inputs.scans:
+    for scan in used:
         _connect_bias_and_intensity(workflow, scans, scan, inputs, brain, config)
     return scans, brain
 
@@ -191,7 +194,7 @@ def _connect_bias_and_intensity(
     source, field = nodes.on_work_grid
     nodes.bias = _node(CorrectBias(), f"bias_{scan.contrast}", memory="bias")
     nodes.normalize = _node(
-        Normalize(contrast=scan.contrast, method=config.normalization, denoise=config.denoise),
+        Normalize(contrast=scan.contrast.removesuffix("CE"), method=config.normalization, denoise=config.denoise),
         f"normalize_{scan.contrast}",
     )
     workflow.connect([
@@ -250,7 +253,7 @@ def _segmentation_nodes(
     images = merge(workflow, [(scans[name].normalize, "work_out") for name in inputs.contrasts], "work_images")
     common = {"contrasts": list(inputs.contrasts), "device": device, "use_gpu": device != "cpu"}
     network = _node(SegmentAll(tta=config.tta, **common), "network", memory="network")
-    own = _own_model_node(workflow, images, brain, chosen, config, common)
+    own = _own_model_node(workflow, scans, brain, chosen, config, common)
     tissue = _node(SegmentTissue(**common), "tissue", memory="tissue")
     combine = _node(CombineModels(), "combine")
     workflow.connect([
@@ -295,14 +298,22 @@ def _segmentation_nodes(
 
 
 def _own_model_node(
-    workflow: pe.Workflow, images: pe.Node, brain: pe.Node, chosen: Plan, config: Config, common: dict[str, Any]
+    workflow: pe.Workflow,
+    scans: dict[str, ScanNodes],
+    brain: pe.Node,
+    chosen: Plan,
+    config: Config,
+    common: dict[str, Any],
 ) -> pe.Node | None:
     """The lesion model that somebody trained, where that is to find the lesions."""
     own = config.own_lesion_model
     if own is None or chosen.own_lesion_model is None:
         return None
+    names = [name for name in own.channels if name in scans]
+    images = merge(workflow, [(scans[name].normalize, "work_out") for name in names], "own_images")
+    options = common | {"contrasts": names, "tta": config.tta}
     node = _node(
-        SegmentByModel(model_dir=str(own.folder), model_label=own.label, tta=config.tta, **common),
+        SegmentByModel(model_dir=str(own.folder), model_label=own.label, **options),
         "own_model",
         memory="network",
     )
@@ -335,7 +346,7 @@ def _output_nodes(
     figures = _node(DrawFigures(contrasts=list(inputs.contrasts)), "figures")
     write = _node(
         WriteSession(
-            session=describe(inputs, config.bids_dir),
+            session=describe(inputs, config.bids_dir, more=inputs.used_by(config.own_channels)[len(inputs.scans) :]),
             options=config.science(),
             plan=chosen.plain(),
             out_dir=str(config.out_dir),
@@ -383,7 +394,7 @@ def _output_nodes(
             (flair.coregister, carry, [("transform_file", "flair_transform")]),
         ])  # fmt: skip
     for kind in ("notes", "warnings"):
-        told = merge(workflow, [(scans[name].conform, kind) for name in inputs.contrasts], kind, numbered=True)
+        told = merge(workflow, [(nodes.conform, kind) for nodes in scans.values()], kind, numbered=True)
         workflow.connect(told, "out", write, kind)
 
 
@@ -423,24 +434,29 @@ def _connect_carry(
         workflow.connect(found.tissue, "separable", carry, "separable")
 
 
-def describe(inputs: SessionInputs, bids_dir: Path) -> dict[str, Any]:
-    """The session as plain values, for the node that writes (nipype hashes its inputs)."""
+def describe(inputs: SessionInputs, bids_dir: Path, *, more: Sequence[ScanChoice] = ()) -> dict[str, Any]:
+    """The session as plain values, for the node that writes (nipype hashes its inputs).
+
+    `more` are scans that only the lesion model was shown: they are recorded, and nothing is written of them.
+    """
+
+    def plain(scan: ScanChoice) -> dict[str, Any]:
+        return {
+            "contrast": scan.contrast,
+            "path": str(scan.path),
+            "file": scan.path.relative_to(bids_dir).as_posix(),
+            "chosen_because": scan.reason,
+            "not_chosen": [path.relative_to(bids_dir).as_posix() for path in scan.not_chosen],
+        }
+
     return {
         "subject": inputs.subject,
         "session": inputs.session or "",
         "folder": str(inputs.folder),
         "prefix": inputs.prefix,
         "name": inputs.name,
-        "scans": [
-            {
-                "contrast": scan.contrast,
-                "path": str(scan.path),
-                "file": scan.path.relative_to(bids_dir).as_posix(),
-                "chosen_because": scan.reason,
-                "not_chosen": [path.relative_to(bids_dir).as_posix() for path in scan.not_chosen],
-            }
-            for scan in inputs.scans
-        ],
+        "scans": [plain(scan) for scan in inputs.scans],
+        "more_scans": [plain(scan) for scan in more],
     }
 
 

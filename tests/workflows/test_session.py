@@ -19,14 +19,19 @@ SUBSETS = [
 ]  # fmt: skip
 
 
-def session(root: Path, contrasts: tuple[str, ...]) -> SessionInputs:
+def session(root: Path, contrasts: tuple[str, ...], *, agent: bool = False) -> SessionInputs:
     scans = []
     for contrast in contrasts:
         path = root / "sub-01" / "anat" / f"sub-01_acq-x_{contrast}.nii.gz"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
         scans.append(ScanChoice(contrast, path, f"the only {contrast}"))
-    return SessionInputs("01", None, tuple(scans))
+    more = ()
+    if agent:
+        path = root / "sub-01" / "anat" / "sub-01_ce-gad_T1w.nii.gz"
+        path.touch()
+        more = (ScanChoice("T1wCE", path, "the only T1w with contrast agent"),)
+    return SessionInputs("01", None, tuple(scans), more)
 
 
 def config(root: Path, **options: object) -> Config:
@@ -150,3 +155,40 @@ def test_compartments_are_divided_where_the_model_tells_several(
         assert workflow.get_node(user).inputs.compartments == names
     one = config(tmp_path, lesion_model=str(write_lesion_model(tmp_path / "one")))
     assert "compartments" not in init_session_wf(inputs, one).list_node_names()
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_scan_with_contrast_agent_is_for_models_that_list_it_alone(
+    tmp_path: Path, write_lesion_model: Callable[..., Path], asked: bool
+) -> None:
+    inputs = session(tmp_path, ("T1w", "FLAIR"), agent=True)
+    channels = ["T1w", "T1wCE", "FLAIR"] if asked else ["T1w", "FLAIR"]
+    options = config(tmp_path, lesion_model=str(write_lesion_model(tmp_path / "model", channels=channels)))
+    workflow = init_session_wf(inputs, options)
+    assert unset_inputs(workflow) == []
+    assert ("coregister_T1wCE" in workflow.list_node_names()) == asked
+    assert workflow.get_node("own_model").inputs.contrasts == channels
+    assert inputs_of(workflow, "own_images")["in2"] == ("normalize_T1wCE" if asked else "normalize_FLAIR")
+    for name in ("network", "tissue", "lesions", "measure", "figures"):
+        assert workflow.get_node(name).inputs.contrasts == ["T1w", "FLAIR"]
+    written = workflow.get_node("write").inputs.session
+    assert [scan["contrast"] for scan in written["scans"]] == ["T1w", "FLAIR"]
+    assert [scan["file"] for scan in written["more_scans"]] == ["sub-01/anat/sub-01_ce-gad_T1w.nii.gz"] * asked
+    assert len(inputs_of(workflow, "notes")) == 2 + asked
+
+
+def test_without_such_a_model_nothing_is_made_of_it(tmp_path: Path) -> None:
+    plain, agent = (
+        init_session_wf(session(tmp_path, ("T1w", "FLAIR"), agent=agent), config(tmp_path)) for agent in (False, True)
+    )
+    assert plain.list_node_names() == agent.list_node_names()
+
+
+def test_only_the_scan_with_contrast_agent_is_there_for_the_model(
+    tmp_path: Path, write_lesion_model: Callable[..., Path]
+) -> None:
+    folder = write_lesion_model(tmp_path / "model", channels=["T1wCE"], lesion_threshold={"without FLAIR": 0.5})
+    options = config(tmp_path, lesion_model=str(folder))
+    assert plan(session(tmp_path, ("T1w",), agent=True), options).own_lesion_model["contrasts"] == ["T1wCE"]
+    none = plan(session(tmp_path, ("T1w", "FLAIR")), options)
+    assert none.lesion_model == "none" and "trained on T1wCE" in none.no_lesions_because
