@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bidsapp import __version__, cli, config
+from bidsapp import __version__, cards, cli, config
 from bidsapp.measure.change import INTERVAL_COLUMNS, LESION_CHANGE_COLUMNS
 from bidsapp.measure.lesions import LESION_COLUMNS, LOAD_COLUMNS
 from bidsapp.measure.quality import QC_COLUMNS
@@ -34,6 +34,7 @@ def test_every_choice_is_in_the_usage():
         *config.BRAIN_EXTRACTIONS,
         *config.TISSUE_MODELS,
         *config.LESION_MODELS,
+        *cards.packaged_lesion_models(),
         *config.NORMALIZATIONS,
         *config.OUTPUT_SPACES,
     )
