@@ -6,6 +6,7 @@ and tests of one prediction against another and of groups.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations, pairwise
@@ -582,7 +583,9 @@ def compare_groups_of_subjects(cases: pd.DataFrame, groups: pd.Series, names: Se
         frame["group"] = pd.Categorical(frame["group"].astype(str))
         if len(frame["group"].cat.categories) < 2:
             continue
-        found = compare_groups(frame, "group", measures)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of values that are all but equal in a group
+            found = compare_groups(frame, "group", measures)
         for one in found.to_dict("records"):
             n, m = int(one["n"]), int(one["reference_n"])
             smallest = 2 / comb(n + m, n)

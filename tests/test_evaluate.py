@@ -1,0 +1,365 @@
+"""``bidsapp evaluate`` from the command line, on small made-up derivatives."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+from bidsapp.cli import main
+from bidsapp.derivatives import find_labels, grid_of, label_file, pair_labels, read_labels, read_lookup, read_mask
+from bidsapp.errors import InputError
+from bidsapp.evaluate import distinct_names
+from bidsapp.measure.raters import staple
+
+ROOT = Path(__file__).resolve().parents[1]
+SHAPE = (14, 15, 16)
+AFFINE = np.array([[-0.9, 0, 0, 60.0], [0, 1.1, 0, -50.0], [0, 0, 3, -20.0], [0, 0, 0, 1]])
+
+
+def mask(*boxes: tuple[slice, slice, slice]) -> np.ndarray:
+    out = np.zeros(SHAPE, np.uint8)
+    for box in boxes:
+        out[box] = 1
+    return out
+
+
+BIG, SMALL, FAR = np.s_[2:6, 2:6, 2:6], np.s_[10:11, 10:12, 10:11], np.s_[12:13, 2:3, 12:14]
+TRUTH = mask(BIG, SMALL)
+
+
+def write(folder: Path, name: str, data: np.ndarray, affine: np.ndarray = AFFINE) -> Path:
+    subject, *rest = name.split("_")
+    session = rest[0] if rest[0].startswith("ses-") else ""
+    path = folder / subject / session / "anat" / f"{name}.nii.gz"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(data, affine), path)
+    return path
+
+
+def table(out: Path, name: str = "evaluation") -> pd.DataFrame:
+    return pd.read_csv(out / f"{name}.tsv", sep="\t", na_values="n/a", keep_default_na=False)
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> tuple[Path, Path]:
+    """References of three subjects and predictions that find the large lesion, and in sub-02 one too many."""
+    reference, prediction = tmp_path / "manual", tmp_path / "ours"
+    for subject in ("01", "02", "03"):
+        write(reference, f"sub-{subject}_space-orig_label-lesion_mask", TRUTH)
+        found = mask(BIG, FAR) if subject == "02" else mask(BIG)
+        write(prediction, f"sub-{subject}_space-orig_label-lesion_mask", found)
+    return reference, prediction
+
+
+def run(*arguments: object) -> int:
+    return main(["evaluate", *map(str, arguments)])
+
+
+# --- the whole --------------------------------------------------------------------------------------------------------
+
+
+def test_numbers_of_a_whole_run_by_hand(two, tmp_path):
+    reference, prediction = two
+    assert run(reference, prediction) == 0
+    out = prediction / "evaluation"
+    rows = table(out).set_index("participant_id")
+    voxel = 0.9 * 1.1 * 3
+    assert rows.loc["sub-01", "dsc"] == pytest.approx(2 * 64 / (66 + 64))
+    assert rows.loc["sub-02", "ppv"] == pytest.approx(64 / 66)
+    assert rows.loc["sub-02", ["lesion_tpr", "lesion_ppv"]].tolist() == [0.5, 0.5]
+    assert rows.loc["sub-01", "volume_difference_mm3"] == pytest.approx(-2 * voxel)
+    # The missed lesion is 2 voxels; from its nearer voxel (10, 10, 10) to the big one's corner (5, 5, 5).
+    far = max(np.linalg.norm(np.array([0.9, 1.1, 3]) * d) for d in ((5, 5, 5), (5, 6, 5)))
+    assert rows.loc["sub-01", "hd_mm"] == pytest.approx(far)
+    assert rows.loc["sub-01", "problem"] is np.nan or pd.isna(rows.loc["sub-01", "problem"])
+    lesions = table(out, "evaluation_lesions")
+    missed = lesions[(lesions["lesion_of"] == "reference") & (lesions["found"] == "no")]
+    assert missed["volume_mm3"].tolist() == pytest.approx([2 * voxel] * 3)
+    x, y, z = (AFFINE @ [10, 10.5, 10, 1])[:3]
+    assert missed.iloc[0][["x_mm", "y_mm", "z_mm"]].tolist() == pytest.approx([x, y, z])
+    assert table(out, "evaluation_summary").set_index("measure").loc["lesion_ppv", "median"] == 1
+    assert table(out, "evaluation_volumes").iloc[0]["n"] == 3
+    for path in out.glob("*.tsv"):
+        assert set(table(out, path.stem).columns) == set(pd.read_json(path.with_suffix(".json"), typ="series").index)
+    page = (out / "evaluation.html").read_text()
+    assert "No scan was found" in page and "data:image/png" in page and "://" not in page
+
+
+def test_two_runs_give_the_same_bytes(two, tmp_path):
+    for name in ("a", "b"):
+        run(*two, "--out", tmp_path / name, "--names", "ours")
+    first = {path.name: path.read_bytes() for path in sorted((tmp_path / "a").iterdir())}
+    assert len(first) > 8
+    assert first == {path.name: path.read_bytes() for path in sorted((tmp_path / "b").iterdir())}
+
+
+def test_a_against_b_and_groups(tmp_path, rng):
+    for i in range(8):
+        name = f"sub-{i:02d}_space-orig_label-lesion_mask"
+        write(tmp_path / "manual", name, TRUTH)
+        write(tmp_path / "a", name, mask(np.s_[2:6, 2:6, 2 : 4 + i % 2]))
+        write(tmp_path / "b", name, mask(np.s_[2:6, 2:6, 2:6], np.s_[7 + i % 3 : 10, 1, 1]))
+    participants = tmp_path / "participants.tsv"
+    participants.write_text("participant_id\tsite\n" + "".join(f"sub-{i:02d}\t{'xy'[i % 2]}\n" for i in range(8)))
+    out = tmp_path / "out"
+    options = ["--names", "first", "<b>&", "--out", out, "--participants", participants, "--group", "site"]
+    assert run(tmp_path / "manual", tmp_path / "a", tmp_path / "b", *options) == 0
+    tests = table(out, "evaluation_tests")
+    paired = tests[tests["test"] == "Wilcoxon signed-rank"].set_index("measure")
+    assert paired.loc["dsc", "comparison"] == "<b>& against first"
+    assert paired.loc["dsc", "p"] == pytest.approx(2 / 2**8) and paired.loc["dsc", "p_holm"] >= paired.loc["dsc", "p"]
+    groups = tests[(tests["test"] == "Wilcoxon rank-sum") & (tests["prediction"] == "first")].set_index("measure")
+    assert groups.loc["dsc", "n"] == 4 and groups.loc["dsc", "comparison"] == "y against x"
+    page = (out / "evaluation.html").read_text()
+    assert "<b>&" not in page and "&lt;b&gt;&amp;" in page
+
+
+def test_raters_are_fused(tmp_path, rng):
+    raters = [mask(BIG, SMALL), mask(BIG), mask(np.s_[2:6, 2:6, 2:7])]
+    for i, data in enumerate(raters):
+        write(tmp_path / f"rater{i}", "sub-01_ses-1_label-lesion_mask", data)
+    write(tmp_path / "ours", "sub-01_ses-1_label-lesion_mask", mask(BIG))
+    others = [tmp_path / "rater1", tmp_path / "rater2"]
+    assert run(tmp_path / "rater0", tmp_path / "ours", "--raters", *others, "--out", tmp_path / "out") == 0
+    fused = staple([data > 0 for data in raters])
+    name = "consensus/sub-01/ses-1/anat/sub-01_ses-1_label-lesion_desc-staple_mask.nii.gz"
+    saved = nib.as_closest_canonical(nib.load(tmp_path / "out" / name))
+    assert (np.asarray(saved.dataobj)[::-1] == fused.mask).all()  # stored along RAS; the raters' x runs to the left
+    row = table(tmp_path / "out").iloc[0]
+    assert row["reference_file"] == name
+    assert row["reference_volume_mm3"] == pytest.approx(fused.mask.sum() * 0.9 * 1.1 * 3)
+    agreement = table(tmp_path / "out", "evaluation_raters")
+    one = agreement[agreement["kind"] == "rater"].set_index("rater")
+    assert one["sensitivity"].tolist() == pytest.approx(fused.sensitivity, abs=1e-9)
+    pair = agreement[(agreement["rater"] == "rater0") & (agreement["other"] == "rater1")].iloc[0]
+    assert pair["dsc"] == pytest.approx(2 * 64 / 130)
+    assert agreement.set_index("kind").loc["all", "kappa"] < 1
+    assert "3 raters" in (tmp_path / "out" / "evaluation.html").read_text()
+
+
+def test_dsegs_are_matched_by_the_names_of_their_labels(tmp_path):
+    ours, theirs = np.zeros(SHAPE, np.int16), np.zeros(SHAPE, np.int16)
+    ours[BIG], ours[SMALL], theirs[BIG] = 2, 9, 41
+    write(tmp_path / "manual", "sub-01_seg-tissue_dseg", theirs)
+    write(tmp_path / "ours", "sub-01_space-orig_seg-tissue_dseg", ours)
+    (tmp_path / "manual" / "seg-tissue_dseg.tsv").write_text("index\tname\n0\tBG\n41\tGrey matter\n7\tCSF\n")
+    (tmp_path / "ours" / "sub-01" / "anat" / "sub-01_seg-tissue_dseg.tsv").write_text(
+        "index\tname\tabbreviation\n0\tBackground\tBG\n2\tGray Matter\tGM\n5\tCerebrospinal Fluid\tCSF\n9\tOther\tX\n"
+    )
+    assert run(tmp_path / "manual", tmp_path / "ours") == 0
+    rows = table(tmp_path / "ours" / "evaluation")
+    assert rows["label"].tolist() == ["Grey matter"]  # CSF is in both tables and in no image
+    assert rows["dsc"].tolist() == [1]
+
+
+# --- which file with which --------------------------------------------------------------------------------------------
+
+
+def test_of_several_predictions_the_one_on_the_grid_is_taken(two):
+    _, prediction = two
+    moved = AFFINE.copy()
+    moved[0, 3] += 4
+    for subject in ("01", "02", "03"):
+        write(prediction, f"sub-{subject}_space-FLAIR_label-lesion_mask", TRUTH, moved)
+        write(prediction, f"sub-{subject}_space-MNI152NLin2009aSym_label-lesion_mask", TRUTH[1:])
+    assert run(*two) == 0
+    assert table(prediction / "evaluation")["prediction_file"].str.contains("space-orig").all()
+
+
+def test_the_space_of_the_reference_may_be_chosen(two, tmp_path):
+    reference, _ = two
+    write(reference, "sub-01_space-FLAIR_label-lesion_mask", mask(BIG))
+    assert run(*two, "--space", "FLAIR", "--out", tmp_path / "out") == 0
+    rows = table(tmp_path / "out")
+    assert rows["reference_file"].tolist() == ["sub-01/anat/sub-01_space-FLAIR_label-lesion_mask.nii.gz"]
+    assert run(*two, "--space", "nowhere") == 18
+
+
+def test_a_flipped_file_is_the_same_grid(two, tmp_path):
+    reference, _ = two
+    affine = AFFINE @ np.array([[-1, 0, 0, SHAPE[0] - 1], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])
+    write(tmp_path / "flipped", "sub-01_label-lesion_mask", TRUTH[::-1], affine)
+    assert run(reference, tmp_path / "flipped", "--participant-label", "sub-01") == 0
+    assert table(tmp_path / "flipped" / "evaluation")["dsc"].tolist() == [1]
+
+
+def test_runs_are_cases_of_their_own(tmp_path):
+    for number in (1, 2):
+        write(tmp_path / "manual", f"sub-01_run-{number}_label-lesion_mask", TRUTH)
+        write(tmp_path / "ours", f"sub-01_run-{number}_label-lesion_mask", TRUTH if number == 1 else mask(BIG))
+    assert run(tmp_path / "manual", tmp_path / "ours") == 0
+    rows = table(tmp_path / "ours" / "evaluation").set_index("scan")
+    assert rows.loc["run-1", "dsc"] == 1 and rows.loc["run-2", "dsc"] < 1
+
+
+def test_other_names_on_the_other_side(two, tmp_path):
+    reference, _ = two
+    write(tmp_path / "wmh", "sub-01_label-WMH_mask", TRUTH * 255)
+    assert run(reference, tmp_path / "wmh", "--participant-label", "01") == 66
+    assert run(reference, tmp_path / "wmh", "--participant-label", "01", "--label", "lesion:WMH") == 0
+    row = table(tmp_path / "wmh" / "evaluation").iloc[0]
+    assert row["segmentation"] == "label-lesion : label-WMH" and row["dsc"] == 1
+
+
+# --- what goes wrong --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda path: path.unlink(), "There is no label-lesion of ours for sub-02"),
+        (lambda path: path.write_bytes(b""), "not a readable NIfTI"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-30]), "truncated or damaged"),
+        (lambda path: nib.save(nib.Nifti1Image(TRUTH * 0.5, AFFINE), path), "not whole numbers"),
+        (lambda path: nib.save(nib.Nifti1Image(np.arange(TRUTH.size, dtype=np.int16).reshape(SHAPE), AFFINE), path),
+         "those of no mask"),
+        (lambda path: nib.save(nib.Nifti1Image(np.where(TRUTH > 0, np.nan, 0), AFFINE), path), "NaN"),
+        (lambda path: nib.save(nib.Nifti1Image(np.stack([TRUTH] * 2, axis=-1), AFFINE), path), "three dimensions"),
+        (lambda path: nib.save(nib.Nifti1Image(TRUTH[1:], AFFINE), path), "resample"),
+        (lambda path: nib.save(nib.Nifti1Image(TRUTH, AFFINE + np.eye(4) * 0.1), path), "on the grid of the reference"),
+    ],
+    ids=["missing", "empty", "truncated", "probability", "labels", "nan", "4d", "shape", "grid"],
+)  # fmt: skip
+def test_one_bad_pair_does_not_lose_the_others(two, capsys, spoil, words):
+    _, prediction = two
+    spoil(prediction / "sub-02" / "anat" / "sub-02_space-orig_label-lesion_mask.nii.gz")
+    assert run(*two) == 1
+    rows = table(prediction / "evaluation").set_index("participant_id")
+    assert rows.loc[["sub-01", "sub-03"], "dsc"].notna().all() and pd.isna(rows.loc["sub-02", "dsc"])
+    assert words in rows.loc["sub-02", "problem"] and "sub-02" in rows.loc["sub-02", "problem"]
+    assert "sub-02" in capsys.readouterr().err
+    assert "Not compared" in (prediction / "evaluation" / "evaluation.html").read_text()
+
+
+def test_a_bad_reference_spoils_its_case_alone(two):
+    reference, prediction = two
+    nib.save(nib.Nifti1Image(TRUTH * 0.5, AFFINE), reference / "sub-01/anat/sub-01_space-orig_label-lesion_mask.nii.gz")
+    assert run(*two) == 1
+    rows = table(prediction / "evaluation").set_index("participant_id")
+    assert "Threshold it" in rows.loc["sub-01", "problem"] and rows.loc["sub-02", "dsc"] > 0.9
+
+
+def test_empty_masks_are_no_problem(tmp_path):
+    for subject, marked, found in (("01", False, False), ("02", True, False), ("03", False, True)):
+        write(tmp_path / "manual", f"sub-{subject}_label-lesion_mask", TRUTH * marked)
+        write(tmp_path / "ours", f"sub-{subject}_label-lesion_mask", TRUTH * found)
+    assert run(tmp_path / "manual", tmp_path / "ours") == 0
+    rows = table(tmp_path / "ours" / "evaluation").set_index("participant_id")
+    assert pd.isna(rows.loc["sub-01", "dsc"]) and rows.loc[["sub-02", "sub-03"], "dsc"].tolist() == [0, 0]
+    assert rows.loc["sub-02", "reference_lesions"] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        ([], 64, "required"),
+        (["{ref}"], 64, "required"),
+        (["{ref}", "{nowhere}"], 66, "no such folder"),
+        (["{ref}", "{empty}"], 66, "no sub-* folder"),
+        (["{above}", "{pred}"], 66, "Did you mean"),
+        (["{ref}", "{ref}"], 64, "both a reference"),
+        (["{ref}", "{pred}", "{pred}"], 64, "twice"),
+        (["{ref}", "{pred}", "--names", "a", "b"], 64, "2 names for 1"),
+        (["{ref}", "{pred}", "--label", "stroke"], 66, "label-stroke is not in the references: there is label-lesion"),
+        (["{ref}", "{pred}", "--seg", "tissue"], 66, "seg-tissue is not in"),
+        (["{ref}", "{pred}", "--participant-label", "77"], 18, "--participant-label"),
+        (["{ref}", "{pred}", "--size-bins", "10", "5"], 64, "--size-bins"),
+        (["{ref}", "{pred}", "--minimum-lesion", "-1"], 64, "--minimum-lesion"),
+        (["{ref}", "{pred}", "--pictures", "-1"], 64, "--pictures"),
+        (["{ref}", "{pred}", "--fusion", "vote"], 64, "staple, majority"),
+        (["{ref}", "{pred}", "--group", "site"], 64, "go together"),
+        (["{ref}", "{pred}", "--group", "site", "--participants", "{nowhere}"], 66, "cannot be read"),
+    ],
+)
+def test_bad_command_lines(two, tmp_path, capsys, arguments, code, words):
+    (tmp_path / "empty").mkdir()
+    places = {"ref": two[0], "pred": two[1], "nowhere": tmp_path / "no", "empty": tmp_path / "empty", "above": tmp_path}
+    assert run(*(str(argument).format(**places) for argument in arguments)) == code
+    said = capsys.readouterr().err
+    assert words in said and "Traceback" not in said
+
+
+def test_nothing_fits(two, tmp_path, capsys):
+    write(tmp_path / "other", "sub-01_label-lesion_mask", TRUTH[2:])
+    assert run(two[0], tmp_path / "other") == 18
+    said = capsys.readouterr().err
+    assert "sub-01_space-orig_label-lesion_mask.nii.gz" in said and "sub-01_label-lesion_mask.nii.gz" in said
+    assert not (tmp_path / "other" / "evaluation").exists()
+
+
+def test_group_column_that_is_not_there(two, tmp_path, capsys):
+    (tmp_path / "participants.tsv").write_text("participant_id\tage\nsub-01\t3\n")
+    assert run(*two, "--participants", tmp_path / "participants.tsv", "--group", "site") == 64
+    assert "there is participant_id, age" in capsys.readouterr().err
+
+
+def test_help_is_quick_and_imports_nothing_heavy():
+    probe = (
+        "import sys\nfrom bidsapp.cli import main\n"
+        "try:\n    main(['evaluate', '--help'])\nexcept SystemExit:\n    pass\n"
+        "print('HEAVY', sorted({'torch', 'numpy', 'nibabel', 'pandas', 'scipy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", probe], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "--raters" in done.stdout and done.stdout.rstrip().endswith("HEAVY []")
+
+
+# --- parts ------------------------------------------------------------------------------------------------------------
+
+
+def test_names_that_tell_folders_apart():
+    assert distinct_names([Path("/x/a/derivatives"), Path("/x/b/derivatives")]) == ["a/derivatives", "b/derivatives"]
+    assert distinct_names([Path("/x/a")]) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [
+        ("sub-01_space-orig_label-lesion_mask.nii.gz", "label-lesion"),
+        ("sub-01_ses-2_run-1_desc-brain_mask.nii", "label-brain"),
+        ("sub-01_seg-tissue_dseg.nii.gz", "seg-tissue"),
+        ("sub-01_atlas-AAL_dseg.nii.gz", "seg-AAL"),
+        ("sub-01_mask.nii.gz", "mask"),
+        ("sub-01_label-lesion_probseg.nii.gz", None),
+        ("lesion_mask.nii.gz", None),
+        (".sub-01_label-lesion_mask.nii.gz", None),
+    ],
+)
+def test_names_of_files(name, target):
+    found = label_file(Path(name))
+    assert (None if found is None else str(found.target)) == target
+
+
+def test_look_up_tables_are_inherited(tmp_path):
+    path = write(tmp_path, "sub-01_space-orig_seg-tissue_dseg", TRUTH)
+    one = find_labels(tmp_path)[0]
+    assert read_lookup(one, tmp_path) == {}
+    (tmp_path / "dseg.tsv").write_text("index\tname\n1\tfar\n")
+    assert read_lookup(one, tmp_path) == {1: ("far", "")}
+    (path.parent / "sub-01_seg-tissue_dseg.tsv").write_text("index\tname\tabbreviation\n1\tnear\tN\n")
+    (path.parent / "sub-01_seg-other_dseg.tsv").write_text("index\tname\n1\twrong\n")
+    assert read_lookup(one, tmp_path) == {1: ("near", "N")}
+    (path.parent / "sub-01_seg-tissue_dseg.tsv").write_text("number\n1\n")
+    with pytest.raises(InputError, match="columns index and name"):
+        read_lookup(one, tmp_path)
+
+
+def test_labels_without_tables_go_by_number():
+    pairs, notes = pair_labels({}, {}, present=[0, 3, 5])
+    assert [(p.name, p.reference, p.prediction) for p in pairs] == [("label 3", 3, 3), ("label 5", 5, 5)]
+    assert "numbers" in notes[0]
+    pairs, notes = pair_labels({1: ("one", "")}, {1: ("eins", "")})
+    assert [p.name for p in pairs] == ["one"] and "no name in common" in notes[0]
+
+
+def test_masks_are_read_along_ras(tmp_path):
+    path = write(tmp_path, "sub-01_label-lesion_mask", TRUTH * 255)
+    img = read_mask(path)
+    assert (np.asarray(img.dataobj) == TRUTH[::-1]).all() and nib.aff2axcodes(img.affine) == ("R", "A", "S")
+    assert np.allclose(img.affine, grid_of(path).affine)
+    assert read_labels(path).get_data_dtype() == np.int32
