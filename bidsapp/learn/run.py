@@ -158,7 +158,8 @@ def train_model(
     torch.set_num_threads(training.threads)
     network = make_network(training).to(device)
     if training.synthetic and generator is None:
-        generator = own_generator(cases, patch=scan_size(network, training.architecture), device=device)
+        # On the CPU, wherever the network is: patches are made ahead by other processes.
+        generator = own_generator(cases, patch=scan_size(network, training.architecture), device="cpu")
     shown = [with_proposals(case, training.first, device) for case in cases] if training.first else list(cases)
     judges = [with_proposals(case, training.first, device) for case in held_out] if training.first else list(held_out)
     loss = GroupedLoss(training.loss, training.groups).to(device)
@@ -169,7 +170,7 @@ def train_model(
         validate=_validation(judges or shown, network, training, device, generator),
         schedule=schedule(training),
         folder=folder,
-        workers=training.workers if device == "cpu" else 0,
+        workers=training.workers,
         max_seconds=max_seconds,
         on_step=on_step,
     )

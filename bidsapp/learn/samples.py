@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,7 +78,9 @@ class Sampler:
         generator: Generator | None = None,
         first: Model | None = None,
     ) -> None:
-        self.cases, self.config, self.generator, self.first = cases, config, generator, first
+        self.cases, self.config, self.generator = cases, config, generator
+        # A copy on the CPU: the model itself may be moved to a GPU, which other processes must not touch.
+        self.first = first and dataclasses.replace(first, network=deepcopy(first.network).cpu())
         self._augment = _augmentation(config.patch + 2 * config.margin) if config.augment else None
 
     def __call__(self, number: int) -> Batch:
