@@ -76,8 +76,8 @@ QC_COLUMNS: dict[str, dict[str, str]] = {
     },
     "agreement_lesion": {
         "LongName": "Agreement of the two lesion models",
-        "Description": "Dice coefficient of the network's lesions and those of the unsupervised model; n/a where both "
-        "find none or lesions were not looked for. Low with few lesions.",
+        "Description": "Dice coefficient of the network's lesions (or those of the lesion model of your own) and those "
+        "of the unsupervised model; n/a where both find none or lesions were not looked for. Low with few lesions.",
     },
     "flags": {
         "LongName": "What is out of range",
