@@ -1,0 +1,62 @@
+"""The workflow of a labelled session: complete for any contrasts, and it follows the labels to their scan."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from nipype.interfaces.base import isdefined
+
+from bidsapp.bids import ScanChoice, SessionInputs
+from bidsapp.config import Config
+from bidsapp.interfaces.cases import StoreCase
+from bidsapp.workflows.case import Labels, init_case_wf
+
+
+@pytest.mark.parametrize(("contrasts", "under"), [
+    (("FLAIR",), "FLAIR"), (("T1w", "FLAIR"), "T1w"), (("T1w", "FLAIR", "T2w"), "FLAIR"),
+])  # fmt: skip
+def test_graph_is_complete(tmp_path: Path, contrasts: tuple[str, ...], under: str) -> None:
+    (tmp_path / "dataset_description.json").write_text("{}")
+    scans = []
+    for contrast in (*contrasts, "labels"):
+        path = tmp_path / f"sub-01_{contrast}.nii.gz"
+        path.touch()
+        scans.append(ScanChoice(contrast, path, "the only one"))
+    inputs = SessionInputs("01", None, tuple(scans[:-1]))
+    config = Config(bids_dir=tmp_path, out_dir=tmp_path / "out", level="participant")
+    labels = Labels(scans[-1].path, (3, 7), under)
+    workflow = init_case_wf(inputs, config, labels=labels, folder=tmp_path / "case", record={"name": "sub-01"})
+    workflow._create_flat_graph()
+    write = workflow.get_node("write")
+    fed = {field: source.name for source, _, data in workflow._graph.in_edges(write, data=True)
+           for _, field in data["connect"]}  # fmt: skip
+    for name in write.inputs.traits(mandatory=True):
+        assert name in fed or isdefined(getattr(write.inputs, name)), name
+    assert fed["native_file"] == fed["work_file"] == f"conform_{under}"
+    moved = under != contrasts[0]
+    assert fed.get("transform_file") == (f"coregister_{under}" if moved else None)
+    assert "template" not in workflow.list_node_names()  # half a minute that training does not need
+
+
+def test_the_node_keeps_a_session(tmp_path: Path, rng: np.random.Generator) -> None:
+    affine = np.diag([1.0, 1, 1, 1])
+    brain, drawn = np.zeros((16, 18, 14), np.uint8), np.zeros((16, 18, 14), np.int16)
+    brain[3:13, 3:15, 3:11], drawn[6:9, 6:9, 6:9] = 1, 7
+    scan = rng.random(brain.shape).astype(np.float32)
+    files = {name: tmp_path / f"{name}.nii" for name in ("scan", "mask", "label")}
+    for name, data in (("scan", scan), ("mask", brain), ("label", drawn)):
+        nib.save(nib.Nifti1Image(data, affine), files[name])
+    node = StoreCase(
+        in_files=[str(files["scan"])], contrasts=["FLAIR"], mask_file=str(files["mask"]), indices=[3, 7],
+        label_file=str(files["label"]), native_file=str(files["scan"]), work_file=str(files["scan"]),
+        folder=str(tmp_path / "case"), record={"name": "sub-01"},
+    )  # fmt: skip
+    node.run(cwd=str(tmp_path))
+    kept = nib.load(tmp_path / "case/labels.nii")
+    assert kept.get_data_dtype() == np.uint8 and np.array_equal(np.asarray(kept.dataobj) == 2, drawn == 7)
+    np.testing.assert_array_equal(nib.load(tmp_path / "case/FLAIR.nii").get_fdata(dtype=np.float32), scan)
+    assert json.loads((tmp_path / "case/case.json").read_text()) == {"name": "sub-01"}
