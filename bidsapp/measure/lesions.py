@@ -17,6 +17,24 @@ from bidsapp.measure.regions import REGIONS, Anatomy, Tissues, hemispheres, inte
 #: Voxels that share a face, an edge or a corner belong to one lesion.
 CONNECTIVITY_26 = np.ones((3, 3, 3), dtype=bool)
 
+#: Data dictionary of what the table of volumes and that of loads both say.
+SHARED_LOAD_COLUMNS: dict[str, dict[str, str]] = {
+    "lesion_load_percent_tiv": {
+        "LongName": "Lesion load relative to the intracranial volume",
+        "Description": "100 times lesion_mm3 / tiv_mm3.",
+        "Units": "percent",
+    },
+    "lesion_load_percent_wm": {
+        "LongName": "Lesion load relative to the white matter",
+        "Description": "100 times lesion_mm3 / wm_with_lesions_mm3.",
+        "Units": "percent",
+    },
+    "lesion_count": {
+        "LongName": "Number of lesions",
+        "Description": "26-connected components of the lesion mask.",
+    },
+}
+
 #: Data dictionary of the lesion table, in the order of its columns.
 LESION_COLUMNS: dict[str, dict[str, Any]] = {
     "lesion_id": {
@@ -169,20 +187,7 @@ LOAD_COLUMNS: dict[str, dict[str, str]] = {
         "Description": "Volume of the mask and of all other voxels with a lesion probability of at least 0.25.",
         "Units": "mm^3",
     },
-    "lesion_load_percent_tiv": {
-        "LongName": "Lesion load relative to the intracranial volume",
-        "Description": "100 times lesion_mm3 / tiv_mm3.",
-        "Units": "percent",
-    },
-    "lesion_load_percent_wm": {
-        "LongName": "Lesion load relative to the white matter",
-        "Description": "100 times lesion_mm3 / wm_with_lesions_mm3.",
-        "Units": "percent",
-    },
-    "lesion_count": {
-        "LongName": "Number of lesions",
-        "Description": "26-connected components of the lesion mask.",
-    },
+    **SHARED_LOAD_COLUMNS,
     "largest_lesion_mm3": {
         "LongName": "Largest lesion",
         "Description": "Volume of the largest lesion; 0 where there is none.",

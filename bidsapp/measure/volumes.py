@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from bidsapp.labels import EXTRA_AXIAL_CSF, STRUCTURES
-from bidsapp.measure.lesions import label_lesions
+from bidsapp.measure.lesions import SHARED_LOAD_COLUMNS, label_lesions
 
 #: Data dictionary of the volume table, in the order of its columns. ``n/a``: not measured.
 VOLUME_COLUMNS: dict[str, dict[str, str]] = {
@@ -62,20 +62,7 @@ VOLUME_COLUMNS: dict[str, dict[str, str]] = {
         "Description": "Brain parenchyma divided by the volume within the brain's outer surface, here the brain mask "
         "(Rudick et al. 1999, Neurology 53:1698-1704).",
     },
-    "lesion_load_percent_tiv": {
-        "LongName": "Lesion load relative to the intracranial volume",
-        "Description": "100 times lesion_mm3 / tiv_mm3.",
-        "Units": "percent",
-    },
-    "lesion_load_percent_wm": {
-        "LongName": "Lesion load relative to the white matter",
-        "Description": "100 times lesion_mm3 / wm_with_lesions_mm3.",
-        "Units": "percent",
-    },
-    "lesion_count": {
-        "LongName": "Number of lesions",
-        "Description": "26-connected components of the lesion mask.",
-    },
+    **SHARED_LOAD_COLUMNS,
 }
 
 #: Data dictionary of the structures' volumes, in the order of their columns.

@@ -56,63 +56,66 @@ def save(out_dir: Path, stem: str, figure: Any) -> tuple[PictureFile, tuple[str,
 
 def by_group(analysis: Analysis, columns: Sequence[str], names: Sequence[str], units: Sequence[str]) -> Any:
     """Boxes with dots of every measure, by group."""
-    group = analysis.design.group
-    frame = analysis.frame
-    levels = list(frame[group].cat.categories)[: len(COLOURS)] if group else [""]
-    across = min(len(columns), 4)
-    down = -(-len(columns) // across)
-    figure, axes = _figure(nrows=down, ncols=across, figsize=(2.6 * across, 2.6 * down), squeeze=False)
+    figure, panels, levels = _panels(analysis, columns, names, units, size=(2.6, 2.6))
     rng = np.random.default_rng(0)
-    for axis, column, name, unit in zip(axes.flat, columns, names, units, strict=False):
-        for place, level in enumerate(levels):
-            values = (frame.loc[frame[group] == level, column] if group else frame[column]).dropna().to_numpy(float)
+    for axis, column in panels:
+        for place, (_, frame) in enumerate(levels):
+            values = frame[column].dropna().to_numpy(float)
             if not len(values):
                 continue
             axis.boxplot([values], positions=[place], widths=0.5, showfliers=False, medianprops={"color": "black"})
             shown = values if len(values) <= MAXIMUM_DOTS else rng.choice(values, MAXIMUM_DOTS, replace=False)
-            jitter = place + rng.uniform(-0.17, 0.17, len(shown))
-            axis.scatter(
-                jitter, shown, s=7, color=COLOURS[place], alpha=0.55, linewidths=0, rasterized=len(shown) > 300
-            )
-        axis.set_xticks(range(len(levels)), [str(level) for level in levels])
-        axis.set_ylabel(f"{name}{f' ({unit})' if unit else ''}", wrap=True)
-    for axis in list(axes.flat)[len(columns) :]:
-        axis.set_visible(False)
+            _dots(axis, place + rng.uniform(-0.17, 0.17, len(shown)), shown, place=place, area=7)
+        axis.set_xticks(range(len(levels)), [name for name, _ in levels])
     return figure
 
 
 def against_age(analysis: Analysis, columns: Sequence[str], names: Sequence[str], units: Sequence[str]) -> Any:
     """Every measure against age, with the line of each group."""
-    group, age = analysis.design.group, str(analysis.design.age)
-    frame = analysis.frame
-    x_column = "age" if "age" in frame and pd.api.types.is_numeric_dtype(frame["age"]) else age
-    levels = list(frame[group].cat.categories)[: len(COLOURS)] if group else [""]
-    across = min(len(columns), 4)
-    down = -(-len(columns) // across)
-    figure, axes = _figure(nrows=down, ncols=across, figsize=(3.2 * across, 2.7 * down), squeeze=False)
+    group, frame = analysis.design.group, analysis.frame
+    is_plain = "age" in frame and pd.api.types.is_numeric_dtype(frame["age"])
+    age = "age" if is_plain else str(analysis.design.age)
+    figure, panels, levels = _panels(analysis, columns, names, units, size=(3.2, 2.7))
     rng = np.random.default_rng(0)
-    for axis, column, name, unit in zip(axes.flat, columns, names, units, strict=False):
-        for place, level in enumerate(levels):
-            some = frame[frame[group] == level] if group else frame
-            pairs = some[[x_column, column]].dropna().to_numpy(float)
+    for axis, column in panels:
+        for place, (level, some) in enumerate(levels):
+            pairs = some[[age, column]].dropna().to_numpy(float)
             if not len(pairs):
                 continue
             shown = pairs if len(pairs) <= MAXIMUM_DOTS else pairs[rng.choice(len(pairs), MAXIMUM_DOTS, replace=False)]
-            axis.scatter(
-                *shown.T, s=9, color=COLOURS[place], alpha=0.55, linewidths=0, label=str(level) or None,
-                rasterized=len(shown) > 300,
-            )  # fmt: skip
+            _dots(axis, *shown.T, place=place, area=9, label=level or None)
             if len(pairs) > 2 and np.ptp(pairs[:, 0]) > 0:
                 slope, start = np.polyfit(*pairs.T, 1)
                 ends = np.array([pairs[:, 0].min(), pairs[:, 0].max()])
                 axis.plot(ends, start + slope * ends, color=COLOURS[place], linewidth=1.4)
-        axis.set_xlabel(x_column.replace("_", " "))
-        axis.set_ylabel(f"{name}{f' ({unit})' if unit else ''}", wrap=True)
+        axis.set_xlabel(age.replace("_", " "))
     if group:
-        axes.flat[0].legend(frameon=False, title=group, fontsize=8)
+        panels[0][0].legend(frameon=False, title=group, fontsize=8)
+    return figure
+
+
+def _panels(
+    analysis: Analysis, columns: Sequence[str], names: Sequence[str], units: Sequence[str], *, size: tuple[float, float]
+) -> tuple[Any, list[tuple[Any, str]], list[tuple[str, pd.DataFrame]]]:
+    """A figure of a panel of `size` (inches) per measure, (panel, column) of each, (name, sessions) of each group."""
+    group, frame = analysis.design.group, analysis.frame
+    across = min(len(columns), 4)
+    down = -(-len(columns) // across)
+    figure, axes = _figure(nrows=down, ncols=across, figsize=(size[0] * across, size[1] * down), squeeze=False)
+    for axis, name, unit in zip(axes.flat, names, units, strict=False):
+        axis.set_ylabel(f"{name}{f' ({unit})' if unit else ''}", wrap=True)
     for axis in list(axes.flat)[len(columns) :]:
         axis.set_visible(False)
-    return figure
+    levels = [("", frame)]
+    if group:
+        levels = [(str(level), frame[frame[group] == level]) for level in frame[group].cat.categories[: len(COLOURS)]]
+    return figure, list(zip(axes.flat, columns, strict=False)), levels
+
+
+def _dots(axis: Any, x: np.ndarray, y: np.ndarray, *, place: int, area: float, label: str | None = None) -> None:
+    axis.scatter(
+        x, y, s=area, color=COLOURS[place], alpha=0.55, linewidths=0, label=label, rasterized=len(x) > 300
+    )  # fmt: skip
 
 
 def forest(terms: pd.DataFrame, name: Any) -> Any | None:
