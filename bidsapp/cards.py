@@ -155,7 +155,7 @@ class LesionModel:
         """What a session's record says of it."""
         training = self.card.get("training")
         data = training.get("data", []) if isinstance(training, dict) else []
-        data = [data] if isinstance(data, str) else data
+        data = data if isinstance(data, list) else [data]
         return {
             "name": self.card["name"],
             "version": self.card["version"],
@@ -166,7 +166,7 @@ class LesionModel:
             "lesion_classes": list(self.compartments),
             "cascade": self.first is not None,
             "crf": "crf" in self.card,
-            "trained_on": [str(entry) for entry in data] if isinstance(data, list) else [],
+            "trained_on": [_readable(entry) for entry in data[:20]],
         }
 
 
@@ -230,6 +230,11 @@ def _lesion_problems(card: Mapping[str, Any]) -> list[str]:
     if "crf" in card and not isinstance(card["crf"], dict):
         problems.append("'crf' must be a table of its settings, perhaps empty.")
     return problems
+
+
+def _readable(value: Any) -> str:
+    """Text that can be written to any file, however odd the card."""
+    return " ".join(str(value).encode("utf-8", "replace").decode().split())[:500]
 
 
 def _names(value: Any) -> bool:

@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from bidsapp.cards import packaged_lesion_models, read_lesion_model
 from bidsapp.config import LESION_MODELS, Config
 from bidsapp.errors import InputError, UsageError
+from bidsapp.models.registry import read_whole_lesion_model
 
 Write = Callable[..., Path]
 
@@ -147,3 +150,39 @@ def test_contrasts_it_can_be_used_on(tmp_path: Path, write_lesion_model: Write) 
     change(tmp_path / "model", lesion_threshold={"with FLAIR": 0.3})
     model = read_lesion_model(tmp_path / "model")
     assert model.threshold(["T1w"]) is None and "there is no FLAIR" in model.unusable_because(["T1w"])
+
+
+KEYS = ("name", "version", "architecture", "network", "spacing_mm", "orientation", "channels", "classes", "patch",
+        "lesion_classes", "lesion_threshold", "weights", "cascade", "crf", "training")  # fmt: skip
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
+    | st.sampled_from(["background", "lesion", "FLAIR", "with FLAIR", "weights.safetensors", "\ud800"]),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(
+        st.sampled_from(["file", "sha256", "features", "channels", "classes", "joint", "dropout", "with FLAIR",
+                         "propose_above", "grow_mm", "spatial_mm", "iterations", "data"]) | st.text(max_size=4),
+        inner, max_size=4),
+    max_leaves=8,
+)  # fmt: skip
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(key=st.sampled_from(KEYS), value=VALUES)
+def test_whatever_stands_in_a_card_there_is_a_clear_error_or_none(
+    tmp_path: Path, write_lesion_model: Write, key: str, value: Any
+) -> None:
+    folder = tmp_path / "model"
+    if not folder.exists():
+        write_lesion_model(folder, training={"data": ["one"]})
+        (tmp_path / "card").write_text((folder / "model.json").read_text())
+    card = json.loads((tmp_path / "card").read_text())
+    (folder / "model.json").write_text(json.dumps(card | {key: value}))
+    try:
+        model = read_lesion_model(folder)
+        json.dumps(model.about(["T1w", "FLAIR"]), ensure_ascii=False).encode()
+        assert model.label
+        read_whole_lesion_model(folder)
+    except InputError as error:
+        said = str(error)
+    else:
+        said = str(folder)
+    assert str(folder) in said
