@@ -31,7 +31,7 @@ MINIMUM_CASES = 3
 #: Confidence of all intervals.
 CONFIDENCE = 0.95
 LESION_WORDS = ("lesion", "wmh", "hyperintens", "infarct", "stroke", "tumor", "tumour", "edema", "oedema", "metasta",
-                "microbleed", "plaque", "enhanc")  # fmt: skip
+                "microbleed", "plaque", "enhanc", "necro")  # fmt: skip
 
 WHERE = ["segmentation", "label", "prediction"]
 CASE = ["participant_id", "session_id", "scan"]

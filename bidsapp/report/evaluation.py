@@ -132,6 +132,10 @@ class Strip:
     height: float
 
 
+#: Heading, explanation, and for each prediction its colour, median, unit and quartiles.
+Headline = tuple[tuple[str, str, tuple[tuple[int, str, str, str], ...]], ...]
+
+
 @dataclass(frozen=True)
 class Part:
     """A label that was compared: its figures, in words and drawn."""
@@ -139,7 +143,7 @@ class Part:
     title: str
     anchor: str
     lesion: bool
-    headline: tuple[tuple[str, str, tuple[tuple[int, str, str, str], ...]], ...]
+    headline: Headline
     strips: tuple[Strip, ...]
     versus: tuple[Chart, ...]
     volumes: tuple[Chart, ...]
@@ -184,6 +188,7 @@ class EvaluationView:
     notes: tuple[str, ...]
     measures: tuple[Measure, ...]
     parts: tuple[Part, ...]
+    overall: tuple[tuple[str, Headline], ...]
     summary: tuple[tuple[str, str, int, tuple[Cell, ...]], ...]
     upright: bool
     several_cases: bool
@@ -230,11 +235,12 @@ def view_evaluation(given: Given) -> EvaluationView:
         notes=given.notes,
         measures=measures,
         parts=parts,
+        overall=tuple(_overall(done, given.names, colour)),
         summary=tuple(_summary(given, labels, measures, colour, single)),
         upright=len(labels) * len(given.names) <= UPRIGHT,
         several_cases=len(done.drop_duplicates(CASE)) > 1,
         volumes=tuple(_volumes(given.tables["volumes"], colour, single)),
-        tests=tuple(_test_row(row, single) for row in paired.to_dict("records")),
+        tests=tuple(_test_row(row, single) for row in paired.to_dict("records") if paired["p"].notna().any()),
         test_note=_test_note(paired),
         groups=tuple(_test_row(row, single) for row in groups.to_dict("records")),
         compared=given.names[::-1] if len(given.names) == 2 else (),
@@ -308,7 +314,8 @@ def show(column: str, value: float) -> str:
     if value is None or not np.isfinite(value):
         return "n/a"
     if column.endswith("_mm3"):
-        text = signed(value) if abs(value) < 1000 else f"{value:,.0f}".replace(",", "\u202f").replace("-", "\u2212")
+        text = f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}".replace(",", "\u202f")
+        text = text.replace("-", "\u2212")
         return text if column != "volume_difference_mm3" or value <= 0 else f"+{text}"
     text = f"{value:.2f}" if column == "assd_mm" else f"{value:.1f}" if column.endswith("_mm") else f"{value:.3f}"
     return text.replace("-", "\u2212")
@@ -351,10 +358,7 @@ def _parts(given: Given, done: pd.DataFrame, labels: Sequence[tuple[str, str]], 
     return tuple(parts)
 
 
-def _headline(
-    some: pd.DataFrame, names: Sequence[str], colour: Mapping[str, int]
-) -> tuple[tuple[str, str, tuple[tuple[int, str, str, str], ...]], ...]:
-    """Heading, explanation, and for each prediction its colour, median, unit and quartiles."""
+def _headline(some: pd.DataFrame, names: Sequence[str], colour: Mapping[str, int]) -> Headline:
     out = []
     for column in HEADLINE:
         measure = BY_COLUMN[column]
@@ -368,6 +372,28 @@ def _headline(
             words.append((colour[name], show(column, middle), _unit(measure), spread))
         out.append((_heading(measure), f"{measure.name}: {measure.formula}.", tuple(words)))
     return tuple(out)
+
+
+def _overall(done: pd.DataFrame, names: Sequence[str], colour: Mapping[str, int]) -> list[tuple[str, Headline]]:
+    """Of dsegs with many labels: the labels' medians over cases, averaged over those that have one."""
+    out = []
+    for segmentation, some in done.groupby("segmentation", sort=False):
+        count = some["label"].nunique()
+        if not str(segmentation).startswith("seg-") or count <= FEW_LABELS:
+            continue
+        medians = some.groupby(["prediction", "label"])[["dsc", "hd95_mm", "assd_mm"]].median()
+        parts = []
+        for column in medians:
+            measure = BY_COLUMN[str(column)]
+            words = []
+            for name in names:
+                known = medians[column].get(name, pd.Series(dtype=float)).dropna()
+                lowest = f"{show(str(column), known.min())} to {show(str(column), known.max())}" if len(known) else ""
+                words.append((colour[name], show(str(column), known.mean()), _unit(measure), lowest))
+            about = f"{measure.name}, mean over the labels that have one; below it the range over labels."
+            parts.append((_heading(measure), about, tuple(words)))
+        out.append((f"Mean of {count} labels", tuple(parts)))
+    return out
 
 
 _HEADINGS = {"dsc": "Dice", "tpr": "Sensitivity", "ppv": "Precision", "hd95_mm": "Hausdorff 95 %",
