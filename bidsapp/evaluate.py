@@ -514,9 +514,15 @@ def _groups(options: Options, cases: pd.DataFrame) -> tuple[pd.Series, str]:
 
 
 def _write(found: Mapping[str, pd.DataFrame], notes: Sequence[str], matches: Sequence[Match], options: Options) -> None:
-    from bidsapp.bids import write_json, write_text
+    from bidsapp import __version__
+    from bidsapp.bids import BIDS_VERSION, write_json, write_text
     from bidsapp.measure import evaluation as ev
 
+    if len(options.references) > 1:
+        write_json(options.out / "consensus" / "dataset_description.json", {
+            "Name": f"Consensus of {', '.join(options.references)}", "BIDSVersion": BIDS_VERSION,
+            "DatasetType": "derivative", "GeneratedBy": [{"Name": "bidsapp evaluate", "Version": __version__}],
+        })  # fmt: skip
     columns = {
         "cases": ev.CASE_COLUMNS, "lesions": ev.LESION_COLUMNS, "summary": ev.SUMMARY_COLUMNS,
         "volumes": ev.VOLUME_COLUMNS, "sizes": ev.SIZE_COLUMNS, "tests": ev.TEST_COLUMNS, "raters": ev.RATER_COLUMNS,

@@ -14,7 +14,7 @@ import pytest
 from bidsapp.cli import main
 from bidsapp.derivatives import find_labels, grid_of, label_file, pair_labels, read_labels, read_lookup, read_mask
 from bidsapp.errors import InputError
-from bidsapp.evaluate import distinct_names
+from bidsapp.evaluate import _parser, distinct_names
 from bidsapp.measure.raters import staple
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -307,6 +307,13 @@ def test_help_is_quick_and_imports_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", probe], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "--raters" in done.stdout and done.stdout.rstrip().endswith("HEAVY []")
+
+
+def test_every_option_is_documented():
+    text = (ROOT / "docs" / "evaluate.md").read_text()
+    options = [action.option_strings[0] for action in _parser()._actions if action.option_strings]
+    assert len(options) > 12
+    assert [option for option in options if option != "-h" and f"`{option} " not in text] == []
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 With two raters the data cannot tell whose fault a difference is: three are wanted.
 
 STAPLE depends on the voxels only through which raters marked them, so it is run on the numbers of voxels of each of the
-2^n patterns of decisions: exact, and milliseconds for any image. The tests hold it against ITK's.
+2^n patterns of decisions: exact, and fast for any image. The tests hold it against ITK's.
 
 Warfield S. K., Zou K. H., Wells W. M. Simultaneous truth and performance level estimation (STAPLE).
 IEEE Trans Med Imaging 23:903-921 (2004), doi:10.1109/TMI.2004.828354.
