@@ -1,0 +1,83 @@
+"""What is written of compartments, and what is recorded of a scan that only the lesion model was shown."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from bidsapp.interfaces.outputs import WriteSession
+
+
+def scan(data: Path, name: str, contrast: str) -> dict[str, Any]:
+    path = data / "sub-01" / "anat" / f"{name}.nii.gz"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.Nifti1Image(np.zeros((7, 8, 9), np.uint8), np.eye(4)).to_filename(path)
+    file = path.relative_to(data).as_posix()
+    return {"contrast": contrast, "path": str(path), "file": file, "chosen_because": "the only one", "not_chosen": []}
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> dict[str, Any]:
+    data = tmp_path / "data"
+    session = {
+        "subject": "01", "session": "", "folder": "sub-01/anat", "prefix": "sub-01", "name": "sub-01",
+        "scans": [scan(data, "sub-01_T1w", "T1w")], "more_scans": [scan(data, "sub-01_ce-gad_T1w", "T1wCE")],
+    }  # fmt: skip
+    files = {}
+    for name in ("native_lesion_mask", "native_brain_mask", "work", "compartments", "field"):
+        files[name] = str(tmp_path / f"{name}.nii.gz")
+        nib.Nifti1Image(np.zeros((7, 8, 9), np.uint8), np.eye(4)).to_filename(files[name])
+    return {
+        "out_dir": str(tmp_path / "out"), "session": session, "options": {"denoise": False, "normalization": "zscore"},
+        "plan": {"lesion_model": "shells-0.1", "no_lesions_because": ""},
+        "results": [files["native_brain_mask"], files["native_lesion_mask"]], "preprocessed": [files["work"]],
+        "to_template": files["field"], "to_subject": files["field"], "tables": [], "flags": "none", "pictures": [],
+        "network_note": "the CPU did it", "lesion_note": "the CPU did it", "notes": [[], ["thick slices"]],
+        "warnings": [[], ["cut at the top"]], "compartments_file": files["compartments"],
+        "compartments": ["necrotic core", "edema", "<b>cyst</b>"],
+    }  # fmt: skip
+
+
+def test_segmentation_and_its_look_up_table(tmp_path: Path, inputs: dict[str, Any]) -> None:
+    WriteSession(**inputs).run(cwd=str(tmp_path))
+    folder = tmp_path / "out" / "sub-01" / "anat"
+    assert (folder / "sub-01_space-orig_seg-lesions_dseg.nii.gz").is_file()
+    rows = [line.split("\t")[:3] for line in (folder / "sub-01_seg-lesions_dseg.tsv").read_text().splitlines()]
+    assert rows == [
+        ["index", "name", "abbreviation"], ["0", "Background", "BG"], ["1", "Necrotic tumor core", "NCR"],
+        ["2", "Peritumoral edema", "ED"], ["101", "<b>cyst</b>", "<b>cyst</b>"],
+    ]  # fmt: skip
+    assert "look-up" in json.loads((folder / "sub-01_space-orig_seg-lesions_dseg.json").read_text())["Description"]
+    record = json.loads((folder / "sub-01_provenance.json").read_text())
+    assert "sub-01/anat/sub-01_space-orig_seg-lesions_dseg.nii.gz" in record["outputs"]
+    assert "sub-01/anat/sub-01_seg-lesions_dseg.tsv" in record["outputs"]
+
+
+def test_scan_with_contrast_agent_is_recorded_and_not_written(tmp_path: Path, inputs: dict[str, Any]) -> None:
+    WriteSession(**inputs).run(cwd=str(tmp_path))
+    record = json.loads((tmp_path / "out/sub-01/anat/sub-01_provenance.json").read_text())
+    assert [(scan["contrast"], scan["notes"]) for scan in record["inputs"]] == [
+        ("T1w", []),
+        ("T1wCE", ["thick slices"]),
+    ]
+    assert len(record["inputs"][1]["sha256"]) == 64 and record["contrasts"] == ["T1w"]
+    assert record["warnings"] == ["cut at the top", "the CPU did it"]
+    assert not [name for name in record["outputs"] if "ce-gad" in name]
+
+
+def test_without_compartments_there_is_no_such_file(tmp_path: Path, inputs: dict[str, Any]) -> None:
+    del inputs["compartments_file"], inputs["compartments"]
+    WriteSession(**inputs).run(cwd=str(tmp_path))
+    assert not list((tmp_path / "out").rglob("*seg-lesions*"))
+    assert len(list((tmp_path / "out").rglob("*_dseg.tsv"))) == 2
+
+
+def test_a_scan_without_notes_is_an_error(tmp_path: Path, inputs: dict[str, Any]) -> None:
+    inputs["notes"] = [[]]
+    with pytest.raises(ValueError, match="shorter"):
+        WriteSession(**inputs).run(cwd=str(tmp_path))
