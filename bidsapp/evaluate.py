@@ -258,6 +258,8 @@ def run(options: Options) -> int:
     found = _together(tables, options)
     _write(found, tables.notes, matches, options)
     failed = found["cases"]["problem"].notna()
+    for note in tables.notes:
+        print(note, file=sys.stderr)
     for _, row in found["cases"][failed].iterrows():
         print(f"{row['participant_id']} {row['segmentation']} {row['prediction']}: {row['problem']}", file=sys.stderr)
     if failed.all():

@@ -31,6 +31,8 @@ FEW_LABELS = 2
 DRAWN_LABELS = 6
 #: Up to so many labels and predictions the table of results has a row for each measure, else a column.
 UPRIGHT = 6
+#: Of fewer cases the range is shown, not the quartiles.
+QUARTILES = 5
 #: Missed lesions and false positives that are listed.
 LISTED = 8
 ROWS_SHOWN = 100
@@ -329,6 +331,13 @@ def _key(value: float) -> str:
     return f"{value:.10g}" if value is not None and np.isfinite(value) else ""
 
 
+def _spread(column: str, values: np.ndarray) -> str:
+    """Quartiles, of few cases the range, of one nothing."""
+    if len(values) < 2:
+        return ""
+    return _range(column, *np.percentile(values, (25, 75) if len(values) >= QUARTILES else (0, 100)))
+
+
 def _range(column: str, q1: float, q3: float) -> str:
     return f"{show(column, q1)} to {show(column, q3)}"
 
@@ -368,7 +377,7 @@ def _headline(some: pd.DataFrame, names: Sequence[str], colour: Mapping[str, int
         words = []
         for name, known in zip(names, values, strict=True):
             middle = float(np.median(known)) if len(known) else np.nan
-            spread = _range(column, *np.percentile(known, (25, 75))) if len(known) > 1 else ""
+            spread = _spread(column, known)
             words.append((colour[name], show(column, middle), _unit(measure), spread))
         out.append((_heading(measure), f"{measure.name}: {measure.formula}.", tuple(words)))
     return tuple(out)
@@ -425,14 +434,14 @@ def _strips(
             values = mine[column].to_numpy(float)
             top = 16.0 + 26 * place
             q1, median, q3 = np.percentile(values, (25, 50, 75)) if len(values) else (np.nan,) * 3
-            box = tuple(_percent(v, low, high) for v in (q1, median, q3)) if len(values) > 1 else None
+            box = tuple(_percent(v, low, high) for v in (q1, median, q3)) if len(values) >= QUARTILES else None
             marks = tuple(
                 Mark(_percent(value, low, high), top + _jitter(i), colour[name], case,
                      f"{case}, {name}: {measure.short} {show(column, value)}")
                 for i, (value, case) in enumerate(zip(values, map(_case, mine.to_dict("records")), strict=True))
             )  # fmt: skip
             unit = f"\u00a0{_unit(measure)}" if measure.unit else ""
-            words = f"{show(column, median)}{unit}" + (f" ({_range(column, q1, q3)})" if len(values) > 1 else "")
+            words = f"{show(column, median)}{unit}" + (f" ({_spread(column, values)})" if len(values) > 1 else "")
             rows.append(Row(colour[name], top, box, words if len(values) else "n/a", marks))  # type: ignore[arg-type]
         unit = f" {_unit(measure)}" if measure.unit else ""
         strips.append(Strip(
@@ -685,7 +694,8 @@ def _summary(
                     cells.append(Cell("n/a"))
                     continue
                 row = table.loc[key]
-                below = _range(measure.column, row["q1"], row["q3"]) if row["n"] > 1 else ""
+                ends = ("q1", "q3") if row["n"] >= QUARTILES else ("min", "max")
+                below = _range(measure.column, row[ends[0]], row[ends[1]]) if row["n"] > 1 else ""
                 few = f"n = {int(row['n'])}" if row["undefined"] else ""
                 below = ", ".join(filter(None, (below, few)))
                 cells.append(Cell(show(measure.column, row["median"]), below, _key(row["median"])))

@@ -266,3 +266,54 @@ def test_long_group_tables_show_the_first_rows_and_find_all(tmp_path, write_sess
     assert [row.split("\t")[0] for row in rows.all_inner_texts()] == [
         f"sub-{i}" for i in ("11", "10", "09", "08", "07")
     ]
+
+
+@pytest.fixture
+def evaluation_page(tmp_path, visit):
+    """Eight cases, two predictions, one of them with a hostile name."""
+    import nibabel as nib
+    import numpy as np
+
+    from bidsapp import evaluate
+
+    def write(folder: str, number: int, *boxes: tuple) -> None:
+        data = np.zeros((20, 21, 22), np.uint8)
+        for box in boxes:
+            data[box] = 1
+        path = tmp_path / folder / f"sub-{number}" / "anat" / f"sub-{number}_label-lesion_mask.nii.gz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nib.save(nib.Nifti1Image(data, np.eye(4)), path)
+
+    large, small = np.s_[3:8, 3:8, 3:8], np.s_[15:16, 15:17, 15:16]
+    for number in range(8):
+        write("manual", number, large, small)
+        write("a", number, np.s_[3:8, 3:8, 3 : 5 + number % 3])
+        write("b", number, np.s_[3:8, 3:8, 3 : 6 + number % 2], np.s_[12:13, 2 : 3 + number, 2:4])
+    names = ["A", "<img src=x onerror=\"document.title='evil'\">"]
+    command = [str(tmp_path / name) for name in ("manual", "a", "b")]
+    assert evaluate.main([*command, "--names", *names, "--out", str(tmp_path / "out"), "--pictures", "3"]) == 0
+    return visit(tmp_path / "out" / "evaluation.html")
+
+
+def test_evaluation_page(evaluation_page):
+    page = evaluation_page
+    assert page.title().startswith("Evaluation: A, <img") and page.locator("main img[src='x']").count() == 0
+    ids = page.evaluate("[...document.querySelectorAll('[id]')].map(one => one.id)")
+    assert len(ids) == len(set(ids))
+    links = page.evaluate(
+        "[...document.querySelectorAll('a[href^=\"#\"]')].map(one => one.getAttribute('href').slice(1))"
+    )
+    assert len(links) > 50 and set(links) <= set(ids)
+    assert page.locator("#pictures figure").count() == 3
+    over = page.locator("#pictures .over").first
+    page.get_by_role("button", name="Scan", exact=True).first.click()
+    page.mouse.move(0, 0)
+    assert not over.is_visible()
+    assert page.locator("#case-table tbody tr").count() == 16
+    page.get_by_role("searchbox").fill("sub-3")
+    assert page.locator("#case-table tbody tr:visible").count() == 2
+    page.locator(".charts a[data-session='sub-5'] circle").first.hover()
+    assert page.locator("#case-table tr.lit").count() == 2
+    for width in (1360, 420):
+        page.set_viewport_size({"width": width, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
