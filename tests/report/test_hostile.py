@@ -112,4 +112,4 @@ def test_a_hostile_model_card(write_session: Callable[..., Path], tmp_path: Path
     about = {"compartment_script_mm3": {"LongName": HOSTILE, "Description": HOSTILE}}
     (folder / "sub-01_load.json").write_text(json.dumps(about))
     text = check(assemble.assemble_subject(tmp_path, "01"))
-    assert "segmented from &lt;script&gt;" in text and '<th scope="col">Compartment</th>' in text
+    assert "segmented from &lt;script&gt;" in text and ">Compartment</span>" in text and "Tumor region" not in text
