@@ -234,8 +234,9 @@ def run(options: Options) -> int:
     AppError
         Nothing could be compared at all.
     """
-    from bidsapp.derivatives import choose_pairs, find_labels, match_cases
+    from bidsapp.derivatives import choose_pairs, find_labels, grid_of, match_cases
 
+    grid_of.cache_clear()  # files may have changed since a run before
     chosen = {"subjects": options.subjects, "sessions": options.sessions}
     raters = {name: find_labels(folder, **chosen) for name, folder in options.references.items()}
     predictions = {name: find_labels(folder, **chosen) for name, folder in options.predictions.items()}
