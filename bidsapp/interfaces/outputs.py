@@ -12,10 +12,33 @@ import numpy as np
 from nipype.interfaces.base import BaseInterfaceInputSpec, File, SimpleInterface, TraitedSpec, isdefined, traits
 
 from bidsapp import __version__, bids
-from bidsapp.interfaces.files import array, by_name, load
+from bidsapp.interfaces.files import array, by_name, load, save
 from bidsapp.interfaces.lesions import lesion_tables
 
 TEMPLATE = "MNI152NLin2009aSym"
+
+
+class _TellSidesInput(BaseInterfaceInputSpec):
+    in_file = File(exists=True, mandatory=True, desc="labels of the left structures for both sides")
+    to_subject = File(exists=True, mandatory=True)
+
+
+class _TellSidesOutput(TraitedSpec):
+    out_file = File()
+
+
+class TellSides(SimpleInterface):
+    """Left and right structures, by the template's midplane."""
+
+    input_spec = _TellSidesInput
+    output_spec = _TellSidesOutput
+
+    def _run_interface(self, runtime):
+        from bidsapp.image.results import with_sides
+
+        out = with_sides(load(self.inputs.in_file), load(self.inputs.to_subject))
+        self._results["out_file"] = save(out, runtime.cwd, "structures")
+        return runtime
 
 
 class _CarryInput(BaseInterfaceInputSpec):
@@ -25,9 +48,8 @@ class _CarryInput(BaseInterfaceInputSpec):
     separable = traits.Bool(True, usedefault=True)
     lesion_mask = File(exists=True)
     lesion_probability = File(exists=True)
-    structures_file = File(exists=True, mandatory=True, desc="labels of the left structures for both sides")
+    structures_file = File(exists=True, mandatory=True, desc="left and right told apart")
     to_template = File(exists=True, mandatory=True)
-    to_subject = File(exists=True, mandatory=True)
     preprocessed = traits.List(File(exists=True), mandatory=True, desc="native grid, reference first")
     grids = traits.List(traits.Enum("native", "mni"), mandatory=True)
     flair_file = File(exists=True, desc="harmonised FLAIR, where it is not the reference")
@@ -59,7 +81,7 @@ class Carry(SimpleInterface):
             separable=inputs.separable,
             lesion_mask=load(inputs.lesion_mask) if lesions else None,
             lesion_probability=load(inputs.lesion_probability) if lesions else None,
-            structures=results.with_sides(load(inputs.structures_file), load(inputs.to_subject)),
+            structures=load(inputs.structures_file),
         )
         images = {}
         if "native" in inputs.grids:

@@ -14,7 +14,7 @@ from nipype.pipeline import engine as pe
 from bidsapp.bids import ScanChoice, SessionInputs
 from bidsapp.config import Config
 from bidsapp.interfaces.compartments import DivideLesions
-from bidsapp.interfaces.outputs import TEMPLATE, Carry, DrawFigures, Measure, WriteSession
+from bidsapp.interfaces.outputs import TEMPLATE, Carry, DrawFigures, Measure, TellSides, WriteSession
 from bidsapp.interfaces.preproc import (
     CleanMask,
     Conform,
@@ -254,11 +254,14 @@ def _segmentation_nodes(
     common = {"contrasts": list(inputs.contrasts), "device": device, "use_gpu": device != "cpu"}
     network = _node(SegmentAll(tta=config.tta, **common), "network", memory="network")
     own = _own_model_node(workflow, scans, brain, chosen, config, common)
+    sides = _node(TellSides(), "sides")
     tissue = _node(SegmentTissue(**common), "tissue", memory="tissue")
     combine = _node(CombineModels(), "combine")
     workflow.connect([
         (images, network, [("out", "in_files")]),
         (brain, network, [("mask_file", "mask_file")]),
+        (network, sides, [("structures_file", "in_file")]),
+        (template, sides, [("to_subject", "to_subject")]),
         (images, tissue, [("out", "in_files")]),
         (brain, tissue, [("mask_file", "mask_file")]),
         (template, tissue, [("priors_file", "priors_file")]),
@@ -287,7 +290,7 @@ def _segmentation_nodes(
     return _Found(
         mask=(brain if chosen.tissue_model == "mixture" else network, "mask_file"),
         posteriors=(of_tissue, "posteriors_file"),
-        structures=(network, "structures_file"),
+        structures=(sides, "out_file"),
         lesion_mask=None if of_lesions is None else (of_lesions, masks),
         lesion_probability=None if of_lesions is None else (of_lesions, probabilities),
         combine=combine,
@@ -420,7 +423,7 @@ def _connect_carry(
 ) -> None:
     workflow.connect([
         (reference.conform, carry, [("native_file", "reference_file")]),
-        (template, carry, [("to_template", "to_template"), ("to_subject", "to_subject")]),
+        (template, carry, [("to_template", "to_template")]),
         (preproc, carry, [("out", "preprocessed")]),
     ])  # fmt: skip
     for (node, source), sink in (
