@@ -244,6 +244,7 @@ def choose_pairs(
         )
     left = [target for target in mine if target not in common]
     notes = [f"Not compared, since not all predictions have it: {', '.join(map(str, left))}."] if left else []
+    common.sort(key=lambda target: (target.suffix != "mask", target.name))
     return [Pair(target, target) for target in common], notes
 
 

@@ -91,6 +91,36 @@ def test_numbers_of_a_whole_run_by_hand(two, tmp_path):
     assert "No scan was found" in page and "data:image/png" in page and "://" not in page
 
 
+def test_the_benchmark_gives_the_same_figures(two):
+    from benchmarks.accuracy import Case
+
+    reference, prediction = two
+    run(reference, prediction)
+    row = table(prediction / "evaluation").set_index("participant_id").loc["sub-02"]
+    theirs = Case(
+        dataset="", case="", structure="", contrasts="", reference=TRUTH, prediction=mask(BIG, FAR),
+        voxel_size_mm=np.array([0.9, 1.1, 3]), lesion_wise=True,
+    ).row()  # fmt: skip
+    shared = [name for name in row.index if name in theirs]
+    assert len(shared) == 16
+    assert row[shared].tolist() == pytest.approx([theirs[name] for name in shared], rel=1e-6)  # a header is float32
+
+
+def test_all_that_both_have_is_compared_masks_first(two):
+    reference, prediction = two
+    for folder in two:
+        write(folder, "sub-01_space-orig_seg-tissue_dseg", TRUTH)
+        write(folder, "sub-01_space-orig_desc-brain_mask", TRUTH)
+    write(reference, "sub-01_space-orig_label-ventricle_mask", TRUTH)
+    assert run(reference, prediction) == 0
+    rows = table(prediction / "evaluation")
+    assert list(dict.fromkeys(rows["segmentation"])) == ["label-brain", "label-lesion", "seg-tissue"]
+    assert (
+        "Not compared, since not all predictions have it: label-ventricle."
+        in (prediction / "evaluation" / "evaluation.html").read_text()
+    )
+
+
 def test_two_runs_give_the_same_bytes(two, tmp_path):
     for name in ("a", "b"):
         run(*two, "--out", tmp_path / name, "--names", "ours")

@@ -30,7 +30,7 @@ FEW_LABELS = 2
 #: Labels whose volumes are drawn; all are in the table.
 DRAWN_LABELS = 6
 #: Up to so many labels and predictions the table of results has a row for each measure, else a column.
-UPRIGHT = 6
+UPRIGHT = 4
 #: Of fewer cases the range is shown, not the quartiles.
 QUARTILES = 5
 #: Missed lesions and false positives that are listed.
@@ -248,7 +248,7 @@ def view_evaluation(given: Given) -> EvaluationView:
         compared=given.names[::-1] if len(given.names) == 2 else (),
         raters=tuple(_rater_rows(given.tables["raters"])),
         pairs=tuple(_pair_rows(given.tables["raters"])),
-        pictures=tuple(_case_view(one, done, colour) for one in given.drawn),
+        pictures=tuple(_case_view(one, done, colour, single) for one in given.drawn),
         rows=tuple(_case_rows(done, measures, colour, single)),
         conventions=tuple((str(name), str(text)) for name, text in _layout()["conventions"]),
         methods=compose(_layout(), _facts(given, done, paired, groups)),
@@ -401,7 +401,7 @@ def _overall(done: pd.DataFrame, names: Sequence[str], colour: Mapping[str, int]
                 words.append((colour[name], show(str(column), known.mean()), _unit(measure), lowest))
             about = f"{measure.name}, mean over the labels that have one; below it the range over labels."
             parts.append((_heading(measure), about, tuple(words)))
-        out.append((f"Mean of {count} labels", tuple(parts)))
+        out.append((f"{segmentation}: mean of {count} labels", tuple(parts)))
     return out
 
 
@@ -801,7 +801,7 @@ def _case_rows(
     return rows
 
 
-def _case_view(one: Drawn, done: pd.DataFrame, colour: Mapping[str, int]) -> CaseView:
+def _case_view(one: Drawn, done: pd.DataFrame, colour: Mapping[str, int], single: bool) -> CaseView:
     here = done[
         np.array([_case(row) == one.case for row in done.to_dict("records")])
         & (done["segmentation"] == one.segmentation)
@@ -822,7 +822,8 @@ def _case_view(one: Drawn, done: pd.DataFrame, colour: Mapping[str, int]) -> Cas
     names = [name for _, name, _ in words]
     width, height = _png_size(one.picture.image)
     return CaseView(
-        anchor("case", one.case), one.case, f"{one.case}: {one.label}", tuple(words), one.scan,
+        anchor("case", one.case), one.case, f"{one.case}: {_title(one.segmentation, one.label, single)}", tuple(words),
+        one.scan,
         f"Rows from the top: {enumerate_words(names)}." if len(names) > 1 else "",
         _data_uri(one.picture.image), _data_uri(one.picture.overlay), width, height,
     )  # fmt: skip
