@@ -403,6 +403,10 @@ def grid_of(path: Path) -> Grid:
             f"{path}: shape {tuple(shape)}, but a mask or dseg has three dimensions."
             " Save one volume (nilearn.image.index_img)."
         )
+    if not np.isfinite(img.affine).all() or abs(np.linalg.det(img.affine[:3, :3])) < 1e-9:
+        raise InputError(
+            f"{path}: its affine cannot be inverted, so nobody knows where its voxels lie. Convert it again."
+        )
     flips = nib.orientations.io_orientation(img.affine)
     affine = img.affine @ nib.orientations.inv_ornt_aff(flips, shape[:3])
     order = np.argsort(flips[:, 0])
@@ -561,7 +565,10 @@ def pair_labels(
     by_name = {form: index for index, names in reversed(list(prediction.items())) for form in _forms(names)}
     pairs, left = [], []
     for index, names in sorted(reference.items()):
-        other = next((by_name[form] for form in _forms(names) if form in by_name), None)
+        if index in prediction and set(_forms(names)) & set(_forms(prediction[index])):
+            other: int | None = index
+        else:
+            other = next((by_name[form] for form in _forms(names) if form in by_name), None)
         if index == 0:
             continue
         if other in (None, 0):

@@ -203,17 +203,27 @@ class Loaded:
     Attributes
     ----------
     affine : ndarray, shape (4, 4)
-    labels : mapping
-        By label: the references by rater, and the predictions by name; ndarray of bool, shape (X, Y, Z).
+    references, predictions : mapping
+        Labels by rater and by name of the prediction; ndarray of int, shape (X, Y, Z). Masks are label 1.
+    indices : mapping
+        By name of the label: its number in the references, and in those predictions that have it.
     problems : mapping
         Why a prediction is missing, by its name.
     notes : tuple of str
     """
 
     affine: np.ndarray
-    labels: Mapping[str, tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]]]
+    references: Mapping[str, np.ndarray]
+    predictions: Mapping[str, np.ndarray]
+    indices: Mapping[str, tuple[int, Mapping[str, int]]]
     problems: Mapping[str, str]
     notes: tuple[str, ...] = ()
+
+    def masks(self, label: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """Of a label: the references by rater, and the predictions by name; ndarray of bool, shape (X, Y, Z)."""
+        reference, numbers = self.indices[label]
+        marked = {rater: data == reference for rater, data in self.references.items()}
+        return marked, {name: self.predictions[name] == number for name, number in numbers.items()}
 
 
 @dataclass
@@ -284,7 +294,8 @@ def _compare(match: Match, options: Options, tables: Tables) -> None:
     for name, why in loaded.problems.items():
         tables.cases.append(where | {"label": match.pair.reference.name, "prediction": name, "problem": why})
     first = next(iter(match.references.values()))
-    for label, (references, predictions) in loaded.labels.items():
+    for label in loaded.indices:
+        references, predictions = loaded.masks(label)
         here = where | {"label": label}
         reference = _fused(references, options.fusion)
         if len(references) > 1:
@@ -365,31 +376,27 @@ def load_case(match: Match, options: Options) -> Loaded:
         except AppError as error:
             problems[name] = str(error)
     if masks:
-        every = {match.pair.reference.name: (_as_bool(arrays), _as_bool(predicted))}
-        return Loaded(affine, every, problems)
-    return _load_dsegs(match, options, affine, arrays, predicted, problems)
+        numbers = {match.pair.reference.name: (1, dict.fromkeys(predicted, 1))}
+        return Loaded(affine, arrays, predicted, numbers, problems)
+    found, notes = _same_labels(match, options, arrays, predicted, problems)
+    return Loaded(affine, arrays, predicted, found, problems, tuple(notes))
 
 
-def _as_bool(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {name: data > 0 for name, data in arrays.items()}
-
-
-def _load_dsegs(
+def _same_labels(
     match: Match,
     options: Options,
-    affine: np.ndarray,
     references: Mapping[str, np.ndarray],
     predicted: Mapping[str, np.ndarray],
     problems: dict[str, str],
-) -> Loaded:
-    """Labels of dsegs, matched by the look-up tables of the first rater and of each prediction."""
+) -> tuple[dict[str, tuple[int, dict[str, int]]], list[str]]:
+    """Labels of dsegs by name, matched by the look-up tables of the first rater and of each prediction."""
     import numpy as np
 
     from bidsapp.derivatives import pair_labels, read_lookup
 
     first, one = next(iter(match.references.items()))
     names = read_lookup(one, options.references[first])
-    found: dict[str, tuple[dict[str, np.ndarray], dict[str, np.ndarray]]] = {}
+    found: dict[str, tuple[int, dict[str, int]]] = {}
     notes: list[str] = []
     for name, data in predicted.items():
         try:
@@ -401,9 +408,11 @@ def _load_dsegs(
         labels, said = pair_labels(names, theirs, present=present)
         notes += [f"{match.pair}, {name}: {note}" for note in said]
         for label in labels:
-            marked = {rater: array == label.reference for rater, array in references.items()}
-            found.setdefault(label.name, (marked, {}))[1][name] = data == label.prediction
-    return Loaded(affine, found, problems, tuple(notes))
+            known = found.get(label.name, (label.reference, {}))
+            # A table may give one name to two labels.
+            title = label.name if known[0] == label.reference else f"{label.name} ({label.reference})"
+            found.setdefault(title, (label.reference, {}))[1][name] = label.prediction
+    return found, notes
 
 
 # --- raters -----------------------------------------------------------------------------------------------------------
@@ -584,7 +593,7 @@ def _pictures(cases: pd.DataFrame, matches: Sequence[Match], options: Options) -
             loaded = load_case(match, options)
         except AppError:  # it was readable a moment ago
             continue
-        references, predictions = loaded.labels[row["label"]]
+        references, predictions = loaded.masks(row["label"])
         scan = find_scan(match, row["label"], options)
         brain = find_brain(match, options)
         reference = _fused(references, options.fusion)

@@ -188,6 +188,18 @@ def test_dsegs_are_matched_by_the_names_of_their_labels(tmp_path):
     assert rows["dsc"].tolist() == [1]
 
 
+def test_two_labels_of_one_name_stay_apart(tmp_path):
+    data = np.zeros(SHAPE, np.int16)
+    data[BIG], data[SMALL] = 1, 2
+    for folder in ("manual", "ours"):
+        write(tmp_path / folder, "sub-01_seg-x_dseg", data)
+        (tmp_path / folder / "seg-x_dseg.tsv").write_text("index\tname\n1\tthalamus\n2\tthalamus\n")
+    assert run(tmp_path / "manual", tmp_path / "ours") == 0
+    rows = table(tmp_path / "ours" / "evaluation").set_index("label")
+    assert rows.loc["thalamus", "reference_volume_mm3"] == pytest.approx(64 * 2.97)
+    assert rows.loc["thalamus (2)", "reference_volume_mm3"] == pytest.approx(2 * 2.97)
+
+
 # --- which file with which --------------------------------------------------------------------------------------------
 
 
@@ -240,6 +252,12 @@ def test_other_names_on_the_other_side(two, tmp_path):
 # --- what goes wrong --------------------------------------------------------------------------------------------------
 
 
+def flatten(path: Path) -> None:
+    header = nib.load(path).header.copy()
+    header["srow_x"], header["sform_code"] = 0, 1
+    nib.save(nib.Nifti1Image(TRUTH, None, header), path)
+
+
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
@@ -251,10 +269,11 @@ def test_other_names_on_the_other_side(two, tmp_path):
          "those of no mask"),
         (lambda path: nib.save(nib.Nifti1Image(np.where(TRUTH > 0, np.nan, 0), AFFINE), path), "NaN"),
         (lambda path: nib.save(nib.Nifti1Image(np.stack([TRUTH] * 2, axis=-1), AFFINE), path), "three dimensions"),
+        (lambda path: flatten(path), "cannot be inverted"),
         (lambda path: nib.save(nib.Nifti1Image(TRUTH[1:], AFFINE), path), "resample"),
         (lambda path: nib.save(nib.Nifti1Image(TRUTH, AFFINE + np.eye(4) * 0.1), path), "on the grid of the reference"),
     ],
-    ids=["missing", "empty", "truncated", "probability", "labels", "nan", "4d", "shape", "grid"],
+    ids=["missing", "empty", "truncated", "probability", "labels", "nan", "4d", "affine", "shape", "grid"],
 )  # fmt: skip
 def test_one_bad_pair_does_not_lose_the_others(two, capsys, spoil, words):
     _, prediction = two
