@@ -1,7 +1,7 @@
 """Fine-tuning on few real cases, judged on others: ``python -m benchmarks.fine_tuning``.
 
-Leave-one-out over the labelled real cases of ``../shared/data``: the packaged network is fine-tuned on two and judged on
-the third, beside what it was before. The figures are in ``crossvalidation/evaluation`` of the output folder.
+Leave-one-out over the labelled real cases of ``../shared/data``: the packaged network is fine-tuned on two and judged
+on the third, beside what it was before. The figures are in ``trained/crossvalidation/evaluation`` of the output folder.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ def main() -> int:
     args, more = parser.parse_known_args()
     scans, labels = united(args.data.resolve(), args.out)
     return train.main([
-        str(scans), str(args.out / "trained"), "--labels", str(labels), "--folds", "loo", "--skip-bids-validation", *more,
+        str(scans), str(args.out / "trained"), "--labels", str(labels), "--folds", "loo", "--skip-bids-validation",
+        *more,
     ])  # fmt: skip
 
 
