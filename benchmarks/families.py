@@ -14,6 +14,7 @@ import json
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -30,7 +31,6 @@ from bidsapp.learn.lesion_masks import load_lesions
 from bidsapp.learn.run import Training, make_network, predict_drawn, scan_size, stripped_scans, train_model, trial
 from bidsapp.measure.agreement import agreement
 from bidsapp.models.registry import Model, read_model
-from bidsapp.models.segment import packaged
 from bidsapp.progress import Progress
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -49,11 +49,11 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=20, help="CPU time of each family's training")
     parser.add_argument("--only", nargs="+", default=["unet", "patchwise", "cascade"])
     parser.add_argument("--no-train", action="store_true")
-    parser.add_argument("--time", nargs=2, type=Path, metavar=("MODEL", "CASE"), help=argparse.SUPPRESS)
+    parser.add_argument("--predict", nargs=3, type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    if args.time:
-        print(json.dumps(_timed(*args.time)))
+    if args.predict:
+        print(json.dumps(_predict(*args.predict)))
         return
     args.out.mkdir(parents=True, exist_ok=True)
     if not args.no_train:
@@ -122,39 +122,37 @@ def labelled_cases(data: Path, out: Path) -> dict[str, Path]:
 
 def judge(family: str, folder: Path | None, cases: dict[str, Path]) -> list[dict[str, object]]:
     """A row a case; `folder` None is the packaged network."""
-    model = packaged() if folder is None else read_model(folder)
-    files = list((folder or _packaged_folder()).rglob("*.safetensors"))
+    folder = folder or sorted((REPOSITORY / "bidsapp/models/weights").glob("segment-*"))[-1]
+    model = read_model(folder)
     rows = []
     for name, case in cases.items():
         drawn = Stored.read(case).drawn()
-        found = agreement(
-            np.asarray(drawn.dataobj) > 0, predict_drawn(model, case, device="cpu") > 0,
-            voxel_size_mm=nib.affines.voxel_sizes(drawn.affine), lesion_wise=True,
-        )  # fmt: skip
-        command = [sys.executable, "-m", "benchmarks.families", "--time", str(folder or _packaged_folder()), str(case)]
-        spent = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, cwd=REPOSITORY).stdout)
+        with tempfile.TemporaryDirectory() as aside:  # a process of its own, whose memory can be told
+            found = Path(aside) / "found.npy"
+            command = [sys.executable, "-m", "benchmarks.families", "--predict", str(folder), str(case), str(found)]
+            done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=REPOSITORY)
+            spent, mask = json.loads(done.stdout), np.load(found) > 0
+        found_agreement = agreement(
+            np.asarray(drawn.dataobj) > 0, mask, voxel_size_mm=nib.affines.voxel_sizes(drawn.affine), lesion_wise=True
+        )
         rows.append({
-            "family": family, "case": name, **{key: getattr(found, key) for key in MEASURES}, **spent,
+            "family": family, "case": name, **{key: getattr(found_agreement, key) for key in MEASURES}, **spent,
             "parameters": sum(p.numel() for p in model.network.parameters())
             + (sum(p.numel() for p in model.first.network.parameters()) if model.first else 0),
-            "megabytes": sum(path.stat().st_size for path in files) / 1e6,
+            "megabytes": sum(path.stat().st_size for path in folder.rglob("*.safetensors")) / 1e6,
         })  # fmt: skip
         print(rows[-1], flush=True)
     return rows
 
 
-def _packaged_folder() -> Path:
-    return sorted((REPOSITORY / "bidsapp/models/weights").glob("segment-*"))[-1]
-
-
-def _timed(folder: Path, case: Path) -> dict[str, float]:
-    model, stored = read_model(folder), Stored.read(case)
+def _predict(folder: Path, case: Path, out: Path) -> dict[str, float]:
+    """Predict a case into a file; CPU seconds, the loading of the model apart, and the most memory."""
+    model = read_model(folder)
     began = time.process_time()
-    stored.predict(model, device="cpu")
-    return {
-        "cpu_seconds": time.process_time() - began,
-        "memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
-    }
+    found = predict_drawn(model, case, device="cpu")
+    seconds = time.process_time() - began
+    np.save(out, found)
+    return {"cpu_seconds": seconds, "memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6}
 
 
 def as_markdown(table: pd.DataFrame) -> str:
