@@ -219,6 +219,20 @@ def test_demo_truth_is_found(finished: Finished, session: str, pattern: str, tru
     assert result.dsc >= least
 
 
+def test_evaluate_compares_the_run_with_the_demo_truth(finished: Finished, tmp_path: Path) -> None:
+    truth = finished.data / "derivatives" / "truth"
+    command = [sys.executable, str(ROOT / "run.py"), "evaluate", str(truth), str(finished.out), "--out", str(tmp_path)]
+    done = subprocess.run([*command, "--pictures", "2"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = pd.read_csv(tmp_path / "evaluation.tsv", sep="\t", na_values="n/a", keep_default_na=False)
+    assert set(rows["segmentation"]) == {"label-brain", "label-lesion", "seg-tissue"} and rows["problem"].isna().all()
+    cases = rows["participant_id"] + "_" + rows["session_id"]
+    assert set(cases) == {"sub-01_ses-1", "sub-01_ses-2", "sub-02_ses-1"}
+    assert rows.loc[rows["segmentation"] == "label-brain", "dsc"].min() >= 0.9
+    page = (tmp_path / "evaluation.html").read_text()
+    assert page.count("Drawn on sub-0") == 2
+
+
 def test_second_run_redoes_nothing(finished: Finished) -> None:
     good = ("--participant-label", "01", "02", "07")
     before = checksums(finished.out)
