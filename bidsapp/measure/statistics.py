@@ -665,8 +665,8 @@ def _unpaired(one: np.ndarray, other: np.ndarray) -> dict[str, float]:
 def signed_rank(change: np.ndarray) -> float:
     """Two-sided p-value of Wilcoxon's signed-rank test; differences of zero are left out, as Wilcoxon did.
 
-    Exact in samples of up to `EXACT_RANKS` differences, ties or not (all 2^n signs), and up to 50 without ties; else the
-    normal approximation. NaN without any difference.
+    Exact in samples of up to `EXACT_RANKS` differences, ties or not (all 2^n signs), and up to 50 without ties; else
+    the normal approximation. NaN without any difference.
     """
     change = change[change != 0]
     if not len(change):
