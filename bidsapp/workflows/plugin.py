@@ -6,8 +6,8 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import Any
 
@@ -36,7 +36,7 @@ class SessionBySession(MultiProcPlugin):
         super().__init__(plugin_args=plugin_args)
         self._place = {name: place for place, name in enumerate(order)}
         # The pool of the parent class has started no worker yet.
-        self.pool = ProcessPoolExecutor(
+        self.pool = Workers(
             max_workers=self.processors,
             initializer=start_worker,
             initargs=(os.getcwd(), os.getpid()),
@@ -49,6 +49,23 @@ class SessionBySession(MultiProcPlugin):
             return self._place[session], step not in FIRST, job
 
         return sorted(jobids, key=turn)
+
+
+class Workers(ProcessPoolExecutor):
+    """Processes that keep their memory during a step (`start_worker`) and give it back after it."""
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **options: Any) -> Future:
+        """As in the parent class."""
+        return super().submit(_then_give_back, function, *args, **options)
+
+
+def _then_give_back(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    try:
+        return function(*args, **options)
+    finally:
+        libc = ctypes.CDLL(None)
+        if hasattr(libc, "malloc_trim"):  # glibc; nipype reckons with the memory of running steps alone
+            libc.malloc_trim(0)
 
 
 def start_worker(folder: str, parent: int) -> None:
