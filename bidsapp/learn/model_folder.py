@@ -31,8 +31,8 @@ def write_model(network: nn.Module, folder: Path, card: Mapping[str, Any]) -> Pa
     Path
         The folder.
     """
-    state = {key: value.detach().half().cpu().contiguous() for key, value in sorted(network.state_dict().items())}
-    weights = save(state)
+    state = {key: value.detach().cpu().contiguous() for key, value in sorted(network.state_dict().items())}
+    weights = save({key: value.half() if value.is_floating_point() else value for key, value in state.items()})
     with replacing(folder / "weights.safetensors") as aside:
         aside.write_bytes(weights)
     whole = {

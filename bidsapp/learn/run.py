@@ -310,13 +310,15 @@ def _finish(
         write_model(training.first.network, folder / "first", training.first.card)
     write_model(network, folder, whole)
     if len(lesions) == 1 and cases:
-        whole["lesion_threshold"] = thresholds(read_model(folder), [case.folder for case in cases], device)
+        known = {} if kept is None else kept.card["lesion_threshold"]
+        tried = thresholds(read_model(folder), [case.folder for case in cases], device)
+        whole["lesion_threshold"] = {**known, **tried}
         write_model(network, folder, whole)
     return read_model(folder)
 
 
 def thresholds(model: Model, folders: Sequence[Path], device: str) -> dict[str, float]:
-    """The thresholds with the best Dice over cases, with FLAIR and without (alike where that cannot be tried)."""
+    """The thresholds with the best Dice over cases, with FLAIR and without; what cannot be tried is left out."""
     found = {}
     for key, without in ((segment.WITH_FLAIR, ()), (segment.WITHOUT_FLAIR, ("FLAIR",))):
         sums = np.zeros((2, len(THRESHOLDS)))
@@ -331,8 +333,7 @@ def thresholds(model: Model, folders: Sequence[Path], device: str) -> dict[str, 
                 sums[:, index] += int((above & truth).sum()), int(above.sum() + truth.sum())
         if sums[1].any():
             found[key] = float(THRESHOLDS[int(np.argmax(2 * sums[0] / np.maximum(sums[1], 1)))])
-    some = next(iter(found.values()))
-    return {key: found.get(key, some) for key in (segment.WITH_FLAIR, segment.WITHOUT_FLAIR)}
+    return found
 
 
 def predict_drawn(model: Model, folder: Path, *, device: str) -> np.ndarray:
@@ -342,7 +343,7 @@ def predict_drawn(model: Model, folder: Path, *, device: str) -> np.ndarray:
         key = segment.WITH_FLAIR if "FLAIR" in stored.record["contrasts"] else segment.WITHOUT_FLAIR
         mask = segment.lesion_mask(
             stored.predict(model, device=device)[0],
-            threshold=model.card["lesion_threshold"][key], voxel_size_mm=stored.mask()[1],
+            threshold=model.card["lesion_threshold"].get(key, 0.5), voxel_size_mm=stored.mask()[1],
         )  # fmt: skip
         return (stored.as_drawn(mask) >= 0.5).astype(np.uint8)
     shares = [stored.as_drawn(probability) for probability in stored.predict(model, device=device)]
