@@ -407,7 +407,7 @@ def _train(cases: Sequence[Found], folds: Sequence[Sequence[str]], options: Trai
     for number, subjects in enumerate(folds, start=1):
         if not work.fold(number, subjects, names):
             return _over(say)
-    figures = _judge(options, say) if folds else {}
+    figures = _judge(cases, options, say) if folds else {}
     if not work.whole(figures):
         return _over(say)
     say.note(f"Model: {options.out / 'model'}")
@@ -439,13 +439,16 @@ def _origin(cases: Sequence[Found], options: TrainOptions, training: Training) -
     }
 
 
-def _judge(options: TrainOptions, say: Progress) -> dict[str, Any]:
+def _judge(cases: Sequence[Found], options: TrainOptions, say: Progress) -> dict[str, Any]:
     """Compare the held-out predictions with the labels (tables, page); the summary goes into the model's card."""
     from bidsapp import evaluate
 
     folder = options.out / "crossvalidation"
     names = [name for name in ("trained", "before") if (folder / name).is_dir()]
     which = ["--seg", options.seg] if options.seg else ["--label", options.label]
+    which += ["--participant-label", *sorted({case.inputs.subject for case in cases})]
+    sessions = sorted({case.inputs.session for case in cases if case.inputs.session})
+    which += ["--session-label", *sessions] if sessions else []
     code = evaluate.main([
         str(options.labels), *(str(folder / name) for name in names), "--names", *names, *which,
         "--out", str(folder / "evaluation"), "--scans", str(options.app.bids_dir),

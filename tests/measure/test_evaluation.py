@@ -29,6 +29,15 @@ def box(*ranges: tuple[int, int]) -> np.ndarray:
 # --- against MONAI ----------------------------------------------------------------------------------------------------
 
 
+def hd95_by_monai(reference, prediction, size):
+    """Of MONAI's surface distances; its own percentile is a float32 quantile, off by 1e-5 between two distances."""
+    from monai.metrics import utils
+
+    edges = utils.get_mask_edges(prediction, reference)[:2]
+    directed = [utils.get_surface_distance(a, b, spacing=list(size)) for a, b in (edges, edges[::-1])]
+    return max(np.percentile(np.asarray(distances, float), 95) for distances in directed)
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     arrays.arrays(bool, SHAPE, elements=st.booleans()).filter(np.any),
@@ -43,7 +52,7 @@ def test_every_measure_against_monai(reference, prediction, size):
     theirs = {
         "dsc": metrics.compute_dice(one, other, include_background=True),
         "hd_mm": metrics.compute_hausdorff_distance(one, other, **options),
-        "hd95_mm": metrics.compute_hausdorff_distance(one, other, percentile=95, **options),
+        "hd95_mm": hd95_by_monai(reference, prediction, size),
         "assd_mm": metrics.compute_average_surface_distance(one, other, symmetric=True, **options),
     }
     matrix = metrics.get_confusion_matrix(one, other, include_background=True)
