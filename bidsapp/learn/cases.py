@@ -22,8 +22,9 @@ from bidsapp.learn import anatomy, heads, lesion_masks
 from bidsapp.models import segment
 from bidsapp.models.registry import Model
 
-#: A cascade's second stage is trained on what the first holds for lesion with this probability, right or wrong.
-PROPOSED = 0.1
+#: A cascade's first stage proposes what it holds for lesion with at least this probability: there the second decides,
+#: and on that, right or wrong, it is trained.
+PROPOSE_ABOVE = 0.1
 #: Points kept of each case to centre patches on; drawn once, with a fixed seed.
 POINTS = 20_000
 
@@ -63,8 +64,7 @@ class Case:
 def load_case(folder: Path) -> Case:
     """Read what `StoreCase` wrote; raises AppError where something is missing."""
     stored = Stored.read(folder)
-    mask, size = stored.mask()
-    within = segment.grown(mask, segment.SURROUND_MM, size)
+    mask, within, size = stored.brain()
     box = ndimage.find_objects(within.astype(np.uint8))[0]
     channels = segment.scaled_channels(stored.images(), mask, within, box)
     places = tuple(axis.numpy() for axis in segment.brain_places(mask, box, size))
@@ -108,6 +108,11 @@ class Stored:
         sizes = tuple(float(size) for size in image.header.get_zooms()[:3])
         return np.asarray(image.dataobj) > 0, (sizes[0], sizes[1], sizes[2])
 
+    def brain(self) -> tuple[np.ndarray, np.ndarray, tuple[float, float, float]]:
+        """Brain mask, what a network is shown of the head, and voxel size in mm."""
+        mask, size = self.mask()
+        return mask, segment.grown(mask, segment.SURROUND_MM, size), size
+
     def labels(self) -> np.ndarray:
         """Classes 0, 1, ... on the work grid."""
         return np.asarray(_image(self.folder, "labels").dataobj, np.uint8)
@@ -129,8 +134,7 @@ class Stored:
 
     def predict(self, model: Model, *, device: str, without: Sequence[str] = ()) -> np.ndarray:
         """Probability of each lesion class of `model`, (classes, X, Y, Z), on the work grid."""
-        mask, size = self.mask()
-        within = segment.grown(mask, segment.SURROUND_MM, size)
+        mask, within, size = self.brain()
         images = {name: image for name, image in self.images().items() if name not in without}
         found = segment.segment_network(images, mask, voxel_size_mm=size, within=within, device=device, model=model)
         members = segment.lesion_classes(model)
@@ -142,10 +146,10 @@ class Stored:
 def with_proposals(case: Case, first: Model, device: str) -> Case:
     """The case with one channel more, what `first` holds for foreground; its proposals are looked at as labels are."""
     stored = Stored.read(case.folder)
-    mask, size = stored.mask()
-    box = ndimage.find_objects(segment.grown(mask, segment.SURROUND_MM, size).astype(np.uint8))[0]
+    _, within, _ = stored.brain()
+    box = ndimage.find_objects(within.astype(np.uint8))[0]
     probability = stored.predict(first, device=device).sum(0)[box]
-    proposed = np.argwhere((probability > PROPOSED) & (case.labels == 0)).astype(np.int16)
+    proposed = np.argwhere((probability > PROPOSE_ABOVE) & (case.labels == 0)).astype(np.int16)
     rng = np.random.default_rng(0)
     return dataclasses.replace(
         case,
@@ -167,8 +171,7 @@ def synthetic_doubles(cases: Sequence[Case], *, device: str) -> tuple[heads.Head
 
 def _head(case: Case, device: str) -> dict[str, torch.Tensor]:
     stored = Stored.read(case.folder)
-    mask, size = stored.mask()
-    within = segment.grown(mask, segment.SURROUND_MM, size)
+    mask, within, size = stored.brain()
     found = segment.segment_network(stored.images(), mask, voxel_size_mm=size, within=within, device=device)
     seen = segment.read_classes(found, within)
     labels = seen.structures.astype(np.int32)

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from bidsapp.errors import AppError
-from bidsapp.learn.cases import Case, Stored, synthetic_doubles, with_proposals
+from bidsapp.learn.cases import PROPOSE_ABOVE, Case, Stored, synthetic_doubles, with_proposals
 from bidsapp.learn.generator import Generator, GeneratorConfig
 from bidsapp.learn.loop import Fitted, Schedule, fit
 from bidsapp.learn.losses import GroupedLoss, grouped
@@ -38,8 +38,8 @@ LEARNING_RATE = {"FoldedUNet": 1e-3, "TwoPathway": 1e-3}
 FINE_TUNING_RATE = 3e-4
 THRESHOLDS = np.round(np.arange(0.2, 0.85, 0.05), 2)
 VALIDATION_PATCHES = 24
-#: The semantic stage of a cascade proposes what it holds for lesion with at least this probability.
-PROPOSE_ABOVE, GROW_MM = 0.1, 3.0
+#: A cascade's second stage decides this far around what the first proposes, too.
+GROW_MM = 3.0
 
 
 @dataclass(frozen=True, kw_only=True)
