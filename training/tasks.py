@@ -12,6 +12,9 @@ from bidsapp.learn.generator import Sample, scaled
 from bidsapp.models.brain import RAMP_MM, normalise
 from bidsapp.models.unet import symmetric_place
 
+#: How much a lesion counts, as a class of the Dice and voxel by voxel in the cross-entropy, where others count 1.
+LESION_WEIGHT = 3.0
+
 
 class Task(Protocol):
     """One question."""
@@ -65,6 +68,7 @@ class SegmentTask:
 
     def __init__(self) -> None:
         self._target = torch.tensor([TARGETS.index(one_sided(s)) for s in STRUCTURES])
+        self._weights = torch.tensor([1.0] * len(TARGETS) + [LESION_WEIGHT])
 
     def inputs(self, sample: Sample) -> torch.Tensor:
         return scaled(sample)
@@ -74,7 +78,7 @@ class SegmentTask:
         return symmetric_place(*sample.place)
 
     def loss(self, logits: torch.Tensor, sample: Sample) -> torch.Tensor:
-        """Cross-entropy (lesion voxels count twice) and mean soft Dice over the classes present.
+        """Cross-entropy and mean soft Dice over the classes present, in both of which lesions count more.
 
         The target is soft in the lesion alone (label and lesion share a voxel), so that no target of all classes is
         made: most of the time of a step went into that.
@@ -82,14 +86,17 @@ class SegmentTask:
         labels, lesion = self._labels(sample)[None], sample.lesion[None]
         log_probability = logits.log_softmax(0)
         at_label, at_lesion = log_probability.gather(0, labels), log_probability[-1:]
-        weight = 1 + lesion
+        weight = 1 + (LESION_WEIGHT - 1) * lesion
         entropy = -((at_label * (1 - lesion) + at_lesion * lesion) * weight).sum() / weight.sum()
         overlap = self._sum_by_label(at_label.exp() * (1 - lesion), labels)
         overlap = torch.cat([overlap[:-1], (at_lesion.exp() * lesion).sum()[None]])
         target = self._sum_by_label((1 - lesion).square(), labels)
         target = torch.cat([target[:-1], lesion.square().sum()[None]])
         size = log_probability.mul(2).exp().flatten(1).sum(1) + target
-        return entropy + 1 - (2 * overlap / (size + 1))[target > 10].mean()
+        there = target > 10
+        return (
+            entropy + 1 - ((2 * overlap / (size + 1))[there] * self._weights[there]).sum() / self._weights[there].sum()
+        )
 
     def dice(self, logits: torch.Tensor, sample: Sample) -> list[float]:
         count = len(self.classes)

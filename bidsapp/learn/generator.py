@@ -19,8 +19,8 @@ from bidsapp.learn.lesion_masks import BRAIN_MM, ORIGIN_MM, Lesions
 
 CONTRASTS = ("T1w", "T2w", "FLAIR")
 Range = tuple[float, float]
-#: Lesion signal relative to white matter on T1w: project's recipe, down to "just visible".
-LESION_SIGNAL = ((0.45, 0.90), (0.50, 1.0), (0.72, 1.5))
+#: Lesion signal relative to white matter on T1w: from "just visible" to what clinical FLAIR shows at its brightest.
+LESION_SIGNAL = ((0.45, 0.90), (0.55, 1.15), (0.75, 1.8))
 #: The same of infarcts: an acute one, the scar around an old one, the cavity in it, which is fluid.
 ACUTE_SIGNAL = ((0.60, 0.95), (0.55, 1.0), (0.80, 1.5))
 SCAR_SIGNAL = ((0.50, 0.85), (0.60, 1.0), (0.70, 1.3))
@@ -51,7 +51,11 @@ class GeneratorConfig:
     p_random_contrast: float = 0.25  # class means wholly random
     jitter: float = 0.15  # of class means inside the brain, relative
     p_strange_outside: float = 0.5  # classes outside the brain wholly random
+    tissue_contrast: Range = (1.0, 1.0)  # differences between brain tissues, relative to the table's; fluid stays
     texture: Range = (0.01, 0.08)
+    mottle: Range = (0.0, 0.0)  # standard deviation of slow changes within white matter that are no lesion
+    border: Range = (0.0, 0.0)  # how much of the cortex's signal the fluid at its surface has (see `_border`)
+    misaligned_mm: float = 0.0  # standard deviation of a contrast's shift along each axis, where there are others
     p_thick: float = 0.6  # a contrast
     thick_mm: Range = (3.0, 8.0)
     bias: Range = (0.0, 0.35)  # standard deviation of the field's logarithm at its control points
@@ -66,10 +70,12 @@ class GeneratorConfig:
     p_lesions: float = 0.0  # a sample; the others are free of lesions
     strokes: bool = False  # lesions are infarcts, acute or old; bright spots in white matter are none
     p_centred: float = 0.5  # of samples with lesions: the patch is centred on one
+    severity: Range = (0.0, 0.0)  # how much fainter some lesions of a sample are than others
     p_dirty: float = 0.4  # faint white matter around cortex or ventricles that is no lesion
     p_bright_cortex: float = 0.0  # cortex brighter in places on T2w and FLAIR, as insula and cingulum are
     p_flow: float = 0.0  # cerebrospinal fluid bright in places on FLAIR
     box_error_mm: float = 0.0  # standard deviation of the borders of the brain's box, for `Sample.place`
+    fluid: Range = (1.0, 1.0)  # share of the brain's fluid that counts for `Sample.level`: masks differ in tightness
     level_error: float = 0.0  # standard deviation of `Sample.level`, relative to the image's deviation
 
 
@@ -81,6 +87,8 @@ class Pathology:
     ----------
     lesion : Tensor
         What is to be found.
+    severity : Tensor or float
+        How far it is from normal, within (0, 1].
     cavity : Tensor or None
         The part of it that is fluid: old infarcts.
     spots : Tensor or None
@@ -90,9 +98,34 @@ class Pathology:
     """
 
     lesion: torch.Tensor
+    severity: torch.Tensor | float
     cavity: torch.Tensor | None
     spots: torch.Tensor | None
     dirt: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What is rendered.
+
+    Attributes
+    ----------
+    kinds : Tensor
+        int64 (X, Y, Z), positions in ``anatomy.KINDS``.
+    kept : Tensor
+        bool (X, Y, Z), what a stripping or defacing leaves.
+    border : Tensor
+        float32 (X, Y, Z), how much of the cortex's signal fluid has at its surface.
+    drawn : Pathology
+    shift : ndarray
+        Voxels by which this contrast lies off the others, along each axis.
+    """
+
+    kinds: torch.Tensor
+    kept: torch.Tensor
+    border: torch.Tensor
+    drawn: Pathology
+    shift: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -142,8 +175,11 @@ class Generator:
             hosts = [kind.name in LESION_HOSTS for kind in KINDS]
         self._hosts = torch.tensor(hosts, device=self.device)
         self._cerebral = np.array([kind.cerebral for kind in KINDS])
+        self._tissue = self._cerebral & np.array([kind.name not in ("csf", "choroid plexus") for kind in KINDS])
         self._means = np.array([(k.t1w, k.t2w, k.flair) for k in KINDS]).T
         self._fractions = np.stack([self._count_kinds(head) for head in range(len(heads))])
+        self._fluid = np.array([kind.name == "csf" for kind in KINDS])
+        self._sulcal_fluid = torch.tensor([s.name == "CSF" for s in STRUCTURES], device=self.device)
         self._bright_fluid = torch.tensor([KIND["csf"], KIND["choroid plexus"]], device=self.device)
 
     def sample(self, seed: int, head: int | None = None) -> Sample:
@@ -164,11 +200,19 @@ class Generator:
         kinds = self._kinds(rng, torch_rng, labels)
         drawn = self._pathology(rng, torch_rng, points, kinds, head, masks)
         which = rng.permutation(3)[: self.config.contrasts] if self.config.contrasts < 3 else range(3)
-        rendered = [self._render(rng, torch_rng, kinds, kept, drawn, contrast, head) for contrast in which]
+        there = self._there(rng)
+        border = self._border(rng, labels, kinds)
         clean = kept if rng.random() < self.config.p_clean else view
-        images = self._drop(rng, torch.stack([image for image, _ in rendered])) * clean
-        level = np.stack([level for _, level in rendered])
-        return Sample(images, labels, distance, view, drawn.lesion, place, level)
+        images, level = (
+            torch.zeros((len(there), *kinds.shape), device=self.device),
+            np.tile([0.0, 1.0], (len(there), 1)),
+        )
+        for i, contrast in enumerate(which):
+            if there[i]:
+                shift = self.config.misaligned_mm / self.config.spacing_mm * (there.sum() > 1)
+                scene = Scene(kinds, kept, border, drawn, rng.normal(0, shift, 3))
+                images[i], level[i] = self._render(rng, torch_rng, scene, contrast, head)
+        return Sample(images * clean, labels, distance, view, drawn.lesion, place, level)
 
     def _count_kinds(self, head: int) -> np.ndarray:
         """Share of each kind of matter in a brain."""
@@ -306,7 +350,8 @@ class Generator:
             elif use:
                 lesion = torch.maximum(lesion, blobs)
             lesion = self._soften(lesion, rng.uniform(0.3, 0.9)) * self._hosts[kinds]
-        return Pathology(lesion, cavity, spots, self._dirt(rng, torch_rng, kinds))
+        severity = self._severity(rng, torch_rng, kinds.shape) if masks else 1.0
+        return Pathology(lesion, severity, cavity, spots, self._dirt(rng, torch_rng, kinds))
 
     def _placed(
         self, rng: np.random.Generator, points: torch.Tensor, kinds: torch.Tensor, head: int, masks: list[int]
@@ -342,6 +387,29 @@ class Generator:
         field = smooth_field(kinds.shape, rng.uniform(10, 25) / c.spacing_mm, torch_rng).clamp(0, 1)
         return near * field * (kinds == KIND["white matter"])
 
+    def _border(self, rng: np.random.Generator, labels: torch.Tensor, kinds: torch.Tensor) -> torch.Tensor:
+        """How much of the cortex's signal the fluid at its surface has.
+
+        FreeSurfer, whose labels the maps hold, puts the surface of the cortex within the edge that is seen: on its
+        T1w of ``bids_t1_freesurfer`` the voxels next to it look like three quarters cortex and one quarter fluid.
+        """
+        c, fluid = self.config, self._sulcal_fluid[labels]
+        strength = rng.uniform(*c.border)
+        if not strength:
+            return torch.zeros(kinds.shape, device=self.device)
+        cortex = ((kinds == KIND["cortex"]) | (kinds == KIND["cerebellar cortex"])).float()
+        return (strength * self._soften(cortex, 0.8 / c.spacing_mm)).clamp(max=0.8) * fluid
+
+    def _severity(
+        self, rng: np.random.Generator, torch_rng: torch.Generator, shape: torch.Size
+    ) -> torch.Tensor | float:
+        """How far the lesions of each place are from normal, in all contrasts."""
+        range_ = rng.uniform(*self.config.severity)
+        if not range_:
+            return 1.0
+        field = smooth_field(shape, rng.uniform(8, 25) / self.config.spacing_mm, torch_rng)
+        return 1 - range_ * torch.sigmoid(2 * field)
+
     def _soften(self, image: torch.Tensor, sigma: float) -> torch.Tensor:
         for axis in range(3):
             n = image.shape[axis]
@@ -363,6 +431,8 @@ class Generator:
         """Mean and standard deviation of each kind of matter."""
         c, n = self.config, len(KINDS)
         means = self._means[contrast] * np.exp(rng.normal(0, c.jitter, n)) + rng.normal(0, 0.03, n)
+        middle = means[[KIND["cortex"], KIND["white matter"]]].mean()
+        means[self._tissue] = middle + rng.uniform(*c.tissue_contrast) * (means[self._tissue] - middle)
         if rng.random() < c.p_random_contrast:
             means = rng.uniform(0, 1.2, n)
         outside = ~self._cerebral
@@ -375,25 +445,27 @@ class Generator:
         return np.clip(means, 0, None), deviations
 
     def _render(
-        self, rng: np.random.Generator, torch_rng: torch.Generator, kinds: torch.Tensor, kept: torch.Tensor,
-        drawn: Pathology, contrast: int, head: int,
-    ) -> tuple[torch.Tensor, np.ndarray]:  # fmt: skip
+        self, rng: np.random.Generator, torch_rng: torch.Generator, scene: Scene, contrast: int, head: int
+    ) -> tuple[torch.Tensor, np.ndarray]:
         """One contrast, and its mean and standard deviation within the whole brain."""
-        c = self.config
+        c, kinds = self.config, scene.kinds
         means, deviations = self._signals(rng, contrast)
         tables = torch.tensor(np.stack([means, deviations]), dtype=torch.float32).to(self.device)
-        image = tables[0][kinds] + tables[1][kinds] * torch.randn(kinds.shape, generator=torch_rng, device=self.device)
+        image = torch.lerp(tables[0][kinds], tables[0][KIND["cortex"]], scene.border)
+        image = image + tables[1][kinds] * torch.randn(kinds.shape, generator=torch_rng, device=self.device)
+        image = self._mottle(rng, torch_rng, image, kinds)
         if c.p_lesions:
-            image = self._draw(rng, torch_rng, image, drawn, contrast)
-            image = image * (1 + rng.uniform(0, 0.25) * (1 if contrast else -0.5) * drawn.dirt)
+            image = self._draw(rng, torch_rng, image, scene.drawn, contrast)
+            image = image * (1 + rng.uniform(0, 0.25) * (1 if contrast else -0.5) * scene.drawn.dirt)
         image = self._brighten(rng, torch_rng, image, kinds, contrast)
-        image = image.clamp_(min=0) * kept
+        image = image.clamp_(min=0) * scene.kept
         image = image * torch.exp(
             rng.uniform(*c.bias) * smooth_field(image.shape, rng.uniform(50, 120) / c.spacing_mm, torch_rng)
         )
-        image = self._acquire(rng, torch_rng, image)
+        image = self._acquire(rng, torch_rng, image, scene.shift)
         gamma = rng.uniform(*c.gamma)
-        shares, powered = self._fractions[head], means**gamma
+        shares, powered = self._fractions[head] * np.where(self._fluid, rng.uniform(*c.fluid), 1), means**gamma
+        shares = shares / shares.sum()
         mean = float(shares @ powered)
         deviation = math.sqrt(float(shares @ (powered - mean) ** 2)) + 1e-3
         shift, stretch = rng.normal(0, c.level_error, 2) if c.level_error else (0.0, 0.0)
@@ -411,8 +483,18 @@ class Generator:
             low, high = signals[contrast]
             texture = smooth_field(image.shape, rng.uniform(3, 8) / self.config.spacing_mm, torch_rng)
             signal = rng.uniform(low, high) * (1 + rng.uniform(0, 0.12) * texture)
-            image = torch.lerp(image, signal, share * rng.uniform(0.6, 1.0))
+            image = torch.lerp(image, signal, share * drawn.severity * rng.uniform(0.6, 1.0))
         return image
+
+    def _mottle(
+        self, rng: np.random.Generator, torch_rng: torch.Generator, image: torch.Tensor, kinds: torch.Tensor
+    ) -> torch.Tensor:
+        """White matter that is a little brighter here and darker there, as tracts are, without any lesion."""
+        strength = rng.uniform(*self.config.mottle)
+        if not strength:
+            return image
+        field = smooth_field(kinds.shape, rng.uniform(8, 30) / self.config.spacing_mm, torch_rng)
+        return image * (1 + strength * field * (kinds == KIND["white matter"]))
 
     def _brighten(
         self, rng: np.random.Generator, torch_rng: torch.Generator, image: torch.Tensor, kinds: torch.Tensor,
@@ -428,7 +510,9 @@ class Generator:
             image = image + rng.uniform(0, 0.5) * field * torch.isin(kinds, self._bright_fluid)
         return image
 
-    def _acquire(self, rng: np.random.Generator, torch_rng: torch.Generator, image: torch.Tensor) -> torch.Tensor:
+    def _acquire(
+        self, rng: np.random.Generator, torch_rng: torch.Generator, image: torch.Tensor, shift: np.ndarray
+    ) -> torch.Tensor:
         """Slices of a random thickness along one axis, noise on the acquired grid, and back by interpolation."""
         c = self.config
         thick_axis = int(rng.integers(3)) if rng.random() < c.p_thick else -1
@@ -440,7 +524,7 @@ class Generator:
                 thickness = spacing * rng.uniform(0.75, 1.0)  # gaps between slices
             to_slices, from_slices = slice_profiles(
                 image.shape[axis], spacing=spacing, thickness=thickness, blur=rng.uniform(0.2, 0.75),
-                phase=rng.uniform(0, 1), device=self.device,
+                phase=rng.uniform(0, 1), shift=float(shift[axis]), device=self.device,
             )  # fmt: skip
             image = apply_along(image, to_slices, axis)
             back.append(from_slices)
@@ -451,11 +535,12 @@ class Generator:
             image = apply_along(image, matrix, axis)
         return image
 
-    def _drop(self, rng: np.random.Generator, images: torch.Tensor) -> torch.Tensor:
-        keep = rng.random(len(images)) >= self.config.p_drop
+    def _there(self, rng: np.random.Generator) -> np.ndarray:
+        """Which of the contrasts the sample has; at least one."""
+        keep = rng.random(self.config.contrasts) >= self.config.p_drop
         if not keep.any():
-            keep[rng.integers(len(images))] = True
-        return images * torch.tensor(keep, device=self.device)[:, None, None, None]
+            keep[rng.integers(len(keep))] = True
+        return keep
 
 
 def scaled(sample: Sample) -> torch.Tensor:
@@ -486,8 +571,9 @@ def _splines(n: int, spacing: float, device: torch.device) -> torch.Tensor:
 
 
 def slice_profiles(
-    n: int, *, spacing: float, thickness: float, blur: float, phase: float, device: torch.device | str = "cpu"
-) -> tuple[torch.Tensor, torch.Tensor]:
+    n: int, *, spacing: float, thickness: float, blur: float, phase: float, shift: float = 0.0,
+    device: torch.device | str = "cpu",
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
     """Matrices that sample an axis in slices and bring it back by linear interpolation.
 
     Parameters
@@ -500,6 +586,8 @@ def slice_profiles(
         Standard deviation in voxels of a Gaussian on top of the box (point spread, partial volume).
     phase : float
         Where the first slice begins, as a share of the spacing; nothing moves when the spacing is one voxel.
+    shift : float
+        Voxels by which what was sampled is put off its place on the way back.
 
     Returns
     -------
@@ -517,7 +605,7 @@ def slice_profiles(
     width = max(blur, 0.05) * math.sqrt(2)
     profile = torch.erf((away + thickness / 2) / width) - torch.erf((away - thickness / 2) / width) + 1e-9
     to_slices = profile / profile.sum(1, keepdim=True)
-    triangle = (1 - (away.T / spacing).abs()).clamp(min=0) + 1e-9
+    triangle = (1 - ((away.T - shift) / spacing).abs()).clamp(min=0) + 1e-9
     return to_slices, triangle / triangle.sum(1, keepdim=True)
 
 
