@@ -13,7 +13,7 @@ from typing import Any
 
 from bidsapp import __version__
 from bidsapp.errors import NotBidsError, NothingSelectedError, TryAgainError, UsageError
-from bidsapp.image.load import check_header
+from bidsapp.image.load import read_grid
 from bidsapp.image.save import replacing
 from bidsapp.labels import Label
 
@@ -410,7 +410,7 @@ def header_problem(scan: ScanChoice) -> str:
     from bidsapp.errors import InputError
 
     try:
-        check_header(scan.path)
+        read_grid(scan.path)
     except InputError as error:
         return str(error)
     return ""

@@ -1,4 +1,4 @@
-"""Masks and dsegs of BIDS derivatives, whoever made them: found and matched by their entities and grids, and read.
+"""Masks and dsegs of BIDS derivatives, whoever made them: found and matched by their entities and grids.
 
 No index and no ``dataset_description.json`` is needed: file names and headers say it all.
 """
@@ -6,7 +6,6 @@ No index and no ``dataset_description.json`` is needed: file names and headers s
 from __future__ import annotations
 
 import re
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -15,17 +14,15 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pandas as pd
-from nibabel.filebasedimages import ImageFileError
 
 from bidsapp.errors import InputError
+from bidsapp.image.label_file import open_labels
 from bidsapp.image.load import GEOMETRY_TOLERANCE_MM, corner_distance
 
 #: Entities that say what a file shows or where, not which scan it was made from.
 NOT_OF_THE_SCAN = ("space", "res", "den", "label", "seg", "atlas", "desc", "hemi", "cohort")
 #: Of several references on grids of their own, the first of these spaces is preferred ("" for a file that names none).
 SPACES = ("", "orig", "T1w", "FLAIR", "T2w")
-#: How values may differ from 0 and 1 (or from whole numbers) by the scaling of a file.
-ROUNDING = 1e-4
 
 _NAME = re.compile(
     r"(?P<entities>sub-[a-zA-Z0-9]+(?:_[a-zA-Z0-9]+-[a-zA-Z0-9+.]+)*)_(?P<suffix>mask|dseg)\.nii(?:\.gz)?"
@@ -390,97 +387,18 @@ def _other_grid(reference: LabelFile, wanted: Grid, told: Sequence[str]) -> str:
     )
 
 
-# --- reading ----------------------------------------------------------------------------------------------------------
+# --- grids ------------------------------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=100_000)
 def grid_of(path: Path) -> Grid:
     """The grid of an image, from its header alone; `InputError` where it is none or not 3D."""
-    img = _open(path)
+    img = open_labels(path)
     shape = img.shape
-    if len(shape) < 3 or any(size != 1 for size in shape[3:]):
-        raise InputError(
-            f"{path}: shape {tuple(shape)}, but a mask or dseg has three dimensions."
-            " Save one volume (nilearn.image.index_img)."
-        )
-    if not np.isfinite(img.affine).all() or abs(np.linalg.det(img.affine[:3, :3])) < 1e-9:
-        raise InputError(
-            f"{path}: its affine cannot be inverted, so nobody knows where its voxels lie. Convert it again."
-        )
     flips = nib.orientations.io_orientation(img.affine)
     affine = img.affine @ nib.orientations.inv_ornt_aff(flips, shape[:3])
     order = np.argsort(flips[:, 0])
     return Grid(tuple(int(shape[axis]) for axis in order), affine)
-
-
-def read_labels(path: Path) -> nib.Nifti1Image:
-    """A mask or dseg as int32, along the axes nearest to RAS.
-
-    Raises
-    ------
-    InputError
-        Not readable, not 3D, NaN, or values that are no whole numbers. The message names the file and the remedy.
-    """
-    grid_of(path)
-    img = _open(path)
-    try:
-        data = np.asanyarray(img.dataobj)
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise InputError(f"{path}: the voxel data are truncated or damaged ({error}). Copy the file again.") from error
-    data = data.reshape(data.shape[:3])
-    if data.dtype.kind not in "uifb":
-        raise InputError(f"{path}: voxels are {data.dtype}, not single numbers.")
-    if data.dtype.kind == "f":
-        bad = int(np.size(data) - np.isfinite(data).sum())
-        if bad:
-            raise InputError(f"{path}: {bad} voxels are NaN or infinite. Replace them by 0 (numpy.nan_to_num).")
-        whole = np.round(data)
-        if np.abs(data - whole).max(initial=0) > ROUNDING:
-            raise InputError(
-                f"{path}: voxels are not whole numbers ({_some_values(data)}): a probability, or a mask that was"
-                " interpolated linearly. Threshold it, e.g. at 0.5."
-            )
-        data = whole
-    return nib.as_closest_canonical(nib.Nifti1Image(data.astype(np.int32), img.affine))
-
-
-def read_mask(path: Path) -> nib.Nifti1Image:
-    """A mask as uint8 0 and 1; any one value besides 0 (such as 255) counts as 1.
-
-    Raises
-    ------
-    InputError
-        As `read_labels`, or there are more than two values, or negative ones.
-    """
-    img = read_labels(path)
-    data = np.asarray(img.dataobj)
-    values = np.unique(data)
-    if len(values) > 2 or (values < 0).any() or (len(values) == 2 and values[0] != 0):
-        raise InputError(
-            f"{path}: the values {_some_values(data)} are those of no mask, which has 0 and 1. Threshold it, or name it"
-            " *_dseg.nii.gz if these are labels."
-        )
-    return nib.Nifti1Image((data > 0).astype(np.uint8), img.affine)
-
-
-def _some_values(data: np.ndarray) -> str:
-    values = np.unique(data)
-    return ", ".join(f"{value:g}" for value in values[:5]) + (
-        f", ... ({len(values)} of them)" if len(values) > 5 else ""
-    )
-
-
-def _open(path: Path) -> nib.Nifti1Image:
-    if not path.exists():
-        link = " The link points to missing content ('datalad get' fetches it)." if path.is_symlink() else ""
-        raise InputError(f"{path}: no such file.{link}")
-    try:
-        img = nib.load(path)
-    except (ImageFileError, OSError, EOFError, ValueError, zlib.error) as error:
-        raise InputError(f"{path}: not a readable NIfTI file ({error}). Copy or convert it again.") from error
-    if not isinstance(img, nib.Nifti1Image):
-        raise InputError(f"{path}: not a NIfTI image but {type(img).__name__}.")
-    return img
 
 
 # --- look-up tables ---------------------------------------------------------------------------------------------------

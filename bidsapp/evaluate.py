@@ -359,12 +359,16 @@ def load_case(match: Match, options: Options) -> Loaded:
     InputError
         A reference cannot be used. What is wrong with a prediction is in `Loaded.problems`.
     """
+    import nibabel as nib
     import numpy as np
 
-    from bidsapp.derivatives import read_labels, read_mask
+    from bidsapp.image.label_file import read_labels, read_mask
 
     masks = match.pair.reference.suffix == "mask"
-    read = read_mask if masks else read_labels
+
+    def read(path: Path) -> Any:
+        return nib.as_closest_canonical(read_mask(path) if masks else read_labels(path))
+
     references = {name: read(one.path) for name, one in match.references.items()}
     affine = next(iter(references.values())).affine
     arrays = {name: np.asarray(img.dataobj) for name, img in references.items()}

@@ -278,14 +278,13 @@ def _with_labels(inputs: SessionInputs, drawn: Sequence[LabelFile], options: Tra
     """Check the labels of a session, before hours are spent; of several the first that lies on one of its scans."""
     from bidsapp.derivatives import read_lookup
     from bidsapp.image.drawn import load_drawn, scan_under
-    from bidsapp.image.load import load_scan
     from bidsapp.workflows.case import Labels
 
     scans = {scan.contrast: scan.path for scan in inputs.scans}
     problem: errors.AppError | None = None
     for one in drawn:
         try:
-            contrast = scan_under(one.path, scans)
+            contrast, grid = scan_under(one.path, scans)
         except errors.InputError as error:
             problem = problem or error
             continue
@@ -293,7 +292,7 @@ def _with_labels(inputs: SessionInputs, drawn: Sequence[LabelFile], options: Tra
         if options.seg and not table:
             raise errors.InputError(f"{one.path}: no look-up table (*_dseg.tsv with columns index and name) for it.")
         classes = {index: names[0] for index, names in sorted(table.items()) if index}
-        load_drawn(one.path, load_scan(scans[contrast]).image, tuple(classes))
+        load_drawn(one.path, grid, tuple(classes))
         return Found(inputs, Labels(one.path, tuple(classes), contrast), tuple(classes.values()) or (options.label,))
     assert problem is not None
     raise problem

@@ -10,12 +10,13 @@ import numpy as np
 
 from bidsapp.errors import InputError
 from bidsapp.image.grid import average_onto, on_grid
-from bidsapp.image.load import GEOMETRY_TOLERANCE_MM, corner_distance, load_scan
+from bidsapp.image.label_file import open_labels, read_labels, read_mask
+from bidsapp.image.load import GEOMETRY_TOLERANCE_MM, corner_distance, open_image, read_grid
 from bidsapp.image.register import resample
 
 
-def scan_under(label: Path, scans: Mapping[str, Path]) -> str:
-    """The contrast on whose voxel grid a label image lies; the first of several.
+def scan_under(label: Path, scans: Mapping[str, Path]) -> tuple[str, nib.Nifti1Image]:
+    """The contrast on whose voxel grid a label image lies, the first of several, and that grid (`load.read_grid`).
 
     Parameters
     ----------
@@ -28,15 +29,15 @@ def scan_under(label: Path, scans: Mapping[str, Path]) -> str:
     InputError
         It lies on none of them. The message names the grids and the remedy.
     """
-    drawn = _read(label)
+    drawn = open_labels(label)
     told = []
     for contrast, path in scans.items():
-        scan = load_scan(path).image
+        scan = read_grid(path)
         if scan.shape == drawn.shape[:3] and any(
             corner_distance(drawn.affine, affine, scan.shape) <= GEOMETRY_TOLERANCE_MM
-            for affine in (scan.affine, nib.Nifti1Image.from_filename(path).affine)
+            for affine in (scan.affine, open_image(path).affine)
         ):
-            return contrast
+            return contrast, scan
         told.append(f"{path.name} {scan.shape}")
     raise InputError(
         f"{label}: the labels {drawn.shape} lie on the grid of none of this session's scans ({', '.join(told)}):"
@@ -55,7 +56,7 @@ def load_drawn(label: Path, grid: nib.Nifti1Image, indices: Sequence[int] = ()) 
     grid : Nifti1Image
         The scan on its own grid, harmonised (`load.load_scan`).
     indices : sequence of int
-        Values of the classes, in order; others are background. Empty: all that is not zero is class 1.
+        Values of the classes, in order; others are background. Empty: a mask, class 1.
 
     Returns
     -------
@@ -65,26 +66,19 @@ def load_drawn(label: Path, grid: nib.Nifti1Image, indices: Sequence[int] = ()) 
     Raises
     ------
     InputError
-        Not a label image, or none of the classes occurs in it.
+        As `label_file.read_labels` and `read_mask`; or none of the classes occurs in it.
     """
-    image = _read(label)
-    data = np.asanyarray(image.dataobj)
-    data = data.reshape(data.shape[:3])
-    if not np.isfinite(data).all():
-        raise InputError(f"{label}: NaN or infinite voxels in a label image. Replace them by 0.")
-    if not indices:
-        out = data > 0.5 if np.issubdtype(data.dtype, np.floating) else data > 0
-    else:
-        if not np.allclose(data, np.round(data), atol=1e-3):
-            raise InputError(f"{label}: voxels are not whole numbers: no dseg, or one that was interpolated linearly.")
-        table = {value: number for number, value in enumerate(indices, start=1)}
+    if indices:
+        data = np.asarray(read_labels(label).dataobj)
         out = np.zeros(data.shape, np.uint8)
-        for value, number in table.items():
-            out[np.round(data) == value] = number
+        for number, value in enumerate(indices, start=1):
+            out[data == value] = number
+    else:
+        out = np.asarray(read_mask(label).dataobj)
     if not out.any():
         wanted = f"none of the labels {', '.join(map(str, indices))} occurs" if indices else "the mask is empty"
         raise InputError(f"{label}: {wanted}. Leave this case out (--participant-label), or mend the file.")
-    return on_grid(np.asarray(out, np.uint8), grid)
+    return on_grid(out, grid)
 
 
 def onto_work(drawn: nib.Nifti1Image, work: nib.Nifti1Image, matrix: np.ndarray | None = None) -> nib.Nifti1Image:
@@ -134,14 +128,3 @@ def onto_drawn(
         assert scan_work is not None
         probability = resample(probability, scan_work, transform=np.linalg.inv(matrix))
     return np.asarray(average_onto(probability, drawn).dataobj)
-
-
-def _read(path: Path) -> nib.Nifti1Image:
-    try:
-        image = nib.Nifti1Image.from_filename(path)
-        shape = image.shape
-    except Exception as error:  # nibabel raises whatever the file makes it raise
-        raise InputError(f"{path}: not a readable NIfTI file ({error}).") from error
-    if len(shape) < 3 or any(n != 1 for n in shape[3:]):
-        raise InputError(f"{path}: shape {shape}; a label image has three dimensions.")
-    return image

@@ -60,29 +60,36 @@ def load_scan(path: Path) -> Scan:
         The file is missing, empty, truncated, no NIfTI, has several volumes, no orientation, not-a-number voxels, or
         no contrast. The message names the file and the remedy.
     """
-    img = _open(path)
+    img = open_image(path)
     _check_axes(img.shape, path)
     affine, notes, warnings = _harmonise_affine(img, path)
     data, volume_notes = _read_volume(img, path)
     _check_voxel_size(affine, path)
     _check_values(data, path)
     out = nib.Nifti1Image(data, affine)
-    # The codes of the file are kept: the grid means what it meant there.
-    code = int(img.header["sform_code"]) or int(img.header["qform_code"])
-    out.set_sform(affine, code)
-    out.set_qform(affine, code)
+    _set_codes(out, img)
     return Scan(out, (*notes, *volume_notes), warnings)
 
 
-def check_header(path: Path) -> None:
-    """Raise `InputError` for what the header alone shows to be unusable (for ``--dry-run``; reads no voxels)."""
-    img = _open(path)
+def read_grid(path: Path) -> nib.Nifti1Image:
+    """The grid that `load_scan` gives a scan, from the header alone: an image of zeros that takes no memory.
+
+    Raises
+    ------
+    InputError
+        For what the header shows to be unusable.
+    """
+    img = open_image(path)
     _check_axes(img.shape, path)
     affine, _, _ = _harmonise_affine(img, path)
     _check_voxel_size(affine, path)
+    grid = nib.Nifti1Image(np.broadcast_to(np.uint8(0), img.shape[:3]), affine)
+    _set_codes(grid, img)
+    return grid
 
 
-def _open(path: Path) -> nib.Nifti1Image:
+def open_image(path: Path) -> nib.Nifti1Image:
+    """An image of single numbers, its voxels not read yet; `InputError` where the file is none."""
     if path.is_symlink() and not path.exists():
         raise InputError(
             f"{path}: the link points to missing content. In a DataLad/git-annex dataset run 'datalad get' on it first."
@@ -105,6 +112,13 @@ def _open(path: Path) -> nib.Nifti1Image:
             " Use the magnitude image, not RGB or complex."
         )
     return img
+
+
+def _set_codes(out: nib.Nifti1Image, img: nib.Nifti1Image) -> None:
+    """The codes of the file are kept: the grid means what it meant there."""
+    code = int(img.header["sform_code"]) or int(img.header["qform_code"])
+    out.set_sform(out.affine, code)
+    out.set_qform(out.affine, code)
 
 
 def _harmonise_affine(img: nib.Nifti1Image, path: Path) -> tuple[np.ndarray, tuple[str, ...], tuple[str, ...]]:
@@ -167,13 +181,18 @@ def _nearest_orthogonal(affine: np.ndarray, shape: tuple[int, ...]) -> np.ndarra
     return affine if np.allclose(out, affine, atol=1e-4) else out
 
 
-def _read_volume(img: nib.Nifti1Image, path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
+def read_voxels(img: nib.Nifti1Image, path: Path, dtype: type | None = None) -> np.ndarray:
+    """All values, scaled as the header says; `InputError` where the file ends too early or is damaged."""
     try:
-        data = np.asarray(img.get_fdata(dtype=np.float32, caching="unchanged"))
+        return np.asarray(img.dataobj) if dtype is None else np.asarray(img.get_fdata(dtype=dtype, caching="unchanged"))
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise InputError(
             f"{path}: the voxel data are truncated or damaged ({error}). Copy or convert the file again."
         ) from error
+
+
+def _read_volume(img: nib.Nifti1Image, path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
+    data = read_voxels(img, path, np.float32)
     if data.ndim > 3:
         return data.reshape(data.shape[:3]), (f"a {data.ndim}D file with a single volume was taken as 3D",)
     return data, ()

@@ -29,7 +29,15 @@ def scans(tmp_path: Path) -> dict[str, Path]:
 
 
 def test_labels_are_found_on_the_scan_they_were_drawn_on(tmp_path: Path, scans: dict[str, Path]) -> None:
-    assert scan_under(saved(tmp_path / "label.nii", np.ones(SHAPE, np.uint8)), scans) == "FLAIR"
+    contrast, grid = scan_under(saved(tmp_path / "label.nii", np.ones(SHAPE, np.uint8)), scans)
+    assert contrast == "FLAIR" and grid.shape == SHAPE
+    np.testing.assert_array_equal(grid.affine, AFFINE)
+
+
+def test_only_the_header_of_a_scan_is_read(tmp_path: Path, scans: dict[str, Path]) -> None:
+    whole = scans["FLAIR"].read_bytes()
+    scans["FLAIR"].write_bytes(whole[: len(whole) // 2])
+    assert scan_under(saved(tmp_path / "label.nii", np.ones(SHAPE, np.uint8)), scans)[0] == "FLAIR"
 
 
 @pytest.mark.parametrize("shift", [(0, 0, 4), (1, 0, 0)])
@@ -53,7 +61,8 @@ def test_values_become_classes_in_the_order_asked_for(tmp_path: Path) -> None:
     (np.ones(SHAPE, np.uint8), (7,), "none of the labels 7 occurs"),
     (np.full(SHAPE, np.nan, np.float32), (), "NaN"),
     (np.full(SHAPE, 0.4, np.float32), (1,), "not whole numbers"),
-    (np.ones((*SHAPE, 2), np.uint8), (), "three dimensions"),
+    (np.full(SHAPE, 0.4, np.float32), (), "Threshold it"),  # evaluate would refuse it after hours of training
+    (np.arange(np.prod(SHAPE), dtype=np.int16).reshape(SHAPE), (), "those of no mask"),
 ])  # fmt: skip
 def test_unusable_labels_are_named(tmp_path: Path, data: np.ndarray, indices: tuple[int, ...], message: str) -> None:
     grid = nib.Nifti1Image(np.zeros(SHAPE, np.float32), AFFINE)

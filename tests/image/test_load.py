@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from bidsapp.errors import InputError
-from bidsapp.image.load import check_header, load_scan
+from bidsapp.image.load import load_scan, read_grid
 
 SHAPE = (12, 13, 14)
 AFFINE = np.array([[-2.0, 0, 0, 10], [0, 0, 3, -20], [0, -1, 0, 5], [0, 0, 0, 1]])  # LIA, unequal voxels
@@ -149,6 +149,9 @@ def test_odd_file_is_used_and_noted(case: str, tmp_path: Path) -> None:
     assert scan.image.shape == SHAPE
     assert scan.image.get_data_dtype() == np.float32
     np.testing.assert_allclose(scan.image.get_sform(), scan.image.get_qform(), atol=1e-3)
+    grid = read_grid(path)
+    assert grid.shape == SHAPE and grid.get_sform(coded=True)[1] == scan.image.get_sform(coded=True)[1]
+    np.testing.assert_array_equal(grid.affine, scan.image.affine)
     assert note in " ".join(scan.notes)
     assert bool(scan.notes) == bool(note)
     assert warning in " ".join(scan.warnings)
@@ -178,9 +181,9 @@ def test_shear_is_removed_about_the_centre(tmp_path: Path) -> None:
 def test_header_check_finds_what_needs_no_voxels(tmp_path: Path) -> None:
     REFUSED["several-volumes"][0](tmp_path / "a.nii.gz")
     with pytest.raises(InputError, match="3 volumes"):
-        check_header(tmp_path / "a.nii.gz")
+        read_grid(tmp_path / "a.nii.gz")
     nib.save(with_voxel(np.nan), tmp_path / "b.nii.gz")
-    check_header(tmp_path / "b.nii.gz")  # voxels are not read
+    read_grid(tmp_path / "b.nii.gz")  # voxels are not read
 
 
 def test_every_case_is_documented() -> None:
