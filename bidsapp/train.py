@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from bidsapp import __version__, config, errors
 from bidsapp.arguments import Parser
 from bidsapp.config import CONTRASTS, Config
+from bidsapp.learn import LOSSES
 
 if TYPE_CHECKING:  # heavy: --help answers at once
     from bidsapp.bids import SessionInputs
@@ -24,7 +25,6 @@ if TYPE_CHECKING:  # heavy: --help answers at once
     from bidsapp.workflows.case import Labels
 
 ARCHITECTURES = {"unet": "FoldedUNet", "patchwise": "TwoPathway", "cascade": "TwoPathway"}
-LOSSES = ("dice-ce", "tversky", "focal")
 #: Steps where none are asked for: on a CPU minutes from the packaged weights, hours from scratch.
 STEPS = {"fine-tuned": 400, "from scratch": 4000}
 
@@ -49,7 +49,7 @@ class TrainOptions:
     name: str = "trained"
     steps: int | None = None
     folds: str = "5"
-    loss: str = "dice-ce"
+    loss: str = LOSSES[0]
     foreground: float = 0.5
     two_phase: bool = False
     synthetic: float = 0.25
@@ -169,7 +169,7 @@ def _parser() -> Parser:
     add("--folds", default="5", metavar="N", help="folds of the cross-validation; loo: leave one subject out; 0: none")
     add("--steps", type=int, metavar="N", help=f"of the optimiser (default: {STEPS})")
     add("--minutes", type=float, default=float("inf"), help="stop after this long; the same command goes on from there")
-    add("--loss", default="dice-ce", help=", ".join(LOSSES))
+    add("--loss", default=LOSSES[0], help=", ".join(LOSSES))
     add("--learning-rate", type=float, metavar="RATE", help="of AdamW (default: 0.001, fine-tuning 0.0003)")
     add("--weight-decay", type=float, default=1e-4, metavar="X", help="of AdamW")
     add("--dropout", type=float, default=0.2, metavar="P", help="of the patch-wise network")

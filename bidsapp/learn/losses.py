@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-LOSSES = ("dice-ce", "tversky", "focal")
+from bidsapp.learn import LOSSES
+
 #: Missed voxels weigh more than false ones (Salehi et al. 2017, doi:10.1007/978-3-319-67389-9_44).
 TVERSKY_FALSE_POSITIVES, TVERSKY_FALSE_NEGATIVES = 0.3, 0.7
 

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bidsapp.learn.losses import LOSSES, GroupedLoss, grouped
+from bidsapp.learn import LOSSES
+from bidsapp.learn.losses import GroupedLoss, grouped
 
 
 def logits_of(probability: torch.Tensor) -> torch.Tensor:
