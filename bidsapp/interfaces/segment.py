@@ -255,6 +255,7 @@ class CombineModels(SimpleInterface):
             found = segment.lesion_mask(
                 probability,
                 threshold=consensus.LESION_THRESHOLD,
+                seed=consensus.LESION_SEED,
                 voxel_size_mm=tuple(float(size) for size in mask_image.header.get_zooms()[:3]),
             )
             self._results["lesion_mask"] = save(on_grid(found, mask_image), runtime.cwd, "lesions")

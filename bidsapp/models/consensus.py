@@ -9,6 +9,8 @@ import numpy as np
 
 #: A lesion is where the mean of both probabilities exceeds one half: no threshold was tuned.
 LESION_THRESHOLD = 0.5
+#: ... and two thirds somewhere in it: what neither model is sure of is often a few voxels of nothing.
+LESION_SEED = 2 / 3
 
 
 def mean_tissues(network: np.ndarray, mixture: np.ndarray, mask: np.ndarray) -> np.ndarray:

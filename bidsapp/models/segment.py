@@ -322,7 +322,9 @@ def read_classes(found: NetworkResult, mask: np.ndarray) -> Reading:
     return Reading(brain, tissues, labels, probability)
 
 
-def lesion_mask(probability: np.ndarray, *, threshold: float, voxel_size_mm: tuple[float, float, float]) -> np.ndarray:
+def lesion_mask(
+    probability: np.ndarray, *, threshold: float, voxel_size_mm: tuple[float, float, float], seed: float = 0.0
+) -> np.ndarray:
     """Lesions: above `threshold`, 26-connected, at least 3 mm long (McDonald criteria: Thompson et al. 2018).
 
     Parameters
@@ -330,6 +332,8 @@ def lesion_mask(probability: np.ndarray, *, threshold: float, voxel_size_mm: tup
     probability : ndarray, shape (X, Y, Z)
     threshold : float
     voxel_size_mm : tuple of float
+    seed : float
+        A lesion is one only if it exceeds this somewhere.
 
     Returns
     -------
@@ -337,9 +341,10 @@ def lesion_mask(probability: np.ndarray, *, threshold: float, voxel_size_mm: tup
     """
     labels, _ = label_lesions(probability > threshold)
     keep = [False]
-    for box in ndimage.find_objects(labels):
+    for number, box in enumerate(ndimage.find_objects(labels), 1):
         sides = [(s.stop - s.start) * size for s, size in zip(box, voxel_size_mm, strict=True)]
-        keep.append(max(sides) >= SHORTEST_LESION_MM)
+        peak = probability[box][labels[box] == number].max()
+        keep.append(max(sides) >= SHORTEST_LESION_MM and peak > seed)
     return np.asarray(keep)[labels]
 
 

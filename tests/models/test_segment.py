@@ -205,6 +205,14 @@ def test_short_lesions_are_no_lesions() -> None:
     assert not lesion_mask(probability, threshold=0.7, voxel_size_mm=(1, 1, 2)).any()
 
 
+def test_a_lesion_without_a_sure_voxel_is_none() -> None:
+    probability = np.zeros((9, 8, 9), np.float32)
+    probability[1:5, 1, 1] = probability[1:5, 6, 6] = 0.6
+    probability[4, 6, 6] = 0.7
+    found = lesion_mask(probability, threshold=0.5, seed=2 / 3, voxel_size_mm=(1, 1, 1))
+    assert np.argwhere(found).tolist() == [[x, 6, 6] for x in range(1, 5)]
+
+
 def test_packaged_network_names_all_structures() -> None:
     model = segment.packaged()
     assert tuple(model.card["classes"]) == NAMES
