@@ -53,8 +53,8 @@ FREESURFER_GM = (3, 42, *range(1000, 1036), *range(2000, 2036),
 #: Cerebral and cerebellar white matter, corpus callosum, brain stem, hypointensities, optic chiasm.
 FREESURFER_WM = (2, 41, 7, 46, 16, 77, 78, 79, 85, *range(251, 256))
 
-#: Lateral ventricles and the third.
-VENTRICLES = (4, 5, 14, 43, 44)
+#: All four: the masks drawn by hand hold the fourth, too.
+VENTRICLES = (4, 5, 14, 15, 43, 44)
 #: FreeSurfer's labels where they differ from ours: cortex by regions, ventricles with choroid plexus.
 FREESURFER_STRUCTURES: dict[int, tuple[int, ...]] = {
     3: (3, *range(1000, 1036)), 42: (42, *range(2000, 2036)), 4: (4, 31), 43: (43, 63),
@@ -305,7 +305,7 @@ def lesions_thick(places: Places) -> Iterator[Job]:
 
 
 def _ventricle_cases(dataset: Path, subject: str, anat: Path) -> Iterator[Case]:
-    """Lateral ventricles (with their temporal horns) and the third, as drawn by hand."""
+    """The four ventricles as drawn by hand."""
     truth = _load(_find(dataset / "derivatives/manual" / subject / "anat", "*_label-ventricle_mask.nii.gz"))
     ours = _load(_find(anat, "*_space-orig_seg-structures_dseg.nii.gz"))
     _same_grid(truth, ours)

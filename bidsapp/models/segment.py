@@ -21,6 +21,7 @@ from bidsapp.models.registry import Model, load_model
 CHANNELS = ("T1w", "T2w", "FLAIR")
 #: Keys of ``lesion_threshold`` in the model's card: without FLAIR the network is surer of less.
 WITH_FLAIR, WITHOUT_FLAIR = cards.WITH_FLAIR, cards.WITHOUT_FLAIR
+WHITE_MATTER = "cerebral white matter"
 #: The network is shown this much around a brain mask: it cuts off what is no brain, but adds nothing it does not see.
 SURROUND_MM = 2.0
 #: Longest side of the smallest lesion that counts: Thompson et al. 2018, Lancet Neurol 17:162.
@@ -299,18 +300,16 @@ def read_classes(found: NetworkResult, mask: np.ndarray) -> Reading:
     -------
     Reading
     """
-    background, *structures, lesion = found.probability
+    background, *_, lesion = found.probability
     brain = np.zeros(mask.shape, bool)
     brain[found.box] = ndimage.binary_fill_holes(largest_piece((background < 0.5) & mask[found.box]))
     inside = brain[found.box]
     tissues = np.zeros((len(TISSUES), *mask.shape), np.float32)
-    by_name = dict(zip(found.classes[1:-1], structures, strict=True))
+    by_name = _without_lesions(found)
     for structure in STRUCTURES:
         tissues[(TISSUES.index(structure.tissue), *found.box)] += by_name[structure.name]
-    # What the network calls background within the mask (a hole, a rim) is fluid; where all is lesion, white matter.
     part = tissues[(slice(None), *found.box)]
-    part[TISSUES.index(CSF)] += background
-    part[TISSUES.index(WM)] += 1e-3
+    part[TISSUES.index(CSF)] += background  # what the network calls background within the mask: a hole, a rim
     part /= part.sum(0)
     part *= inside
     indices = np.array([structure.left for structure in STRUCTURES], np.uint8)
@@ -320,6 +319,20 @@ def read_classes(found: NetworkResult, mask: np.ndarray) -> Reading:
     probability = np.zeros(mask.shape, np.float32)
     probability[found.box] = lesion * inside
     return Reading(brain, tissues, labels, probability)
+
+
+def _without_lesions(found: NetworkResult) -> dict[str, np.ndarray]:
+    """Probability of each structure, had there been no lesions: a lesion lies in one that is no fluid.
+
+    P(structure) + P(lesion) * P(structure | not fluid), the latter white matter where nothing is known.
+    """
+    by_name = dict(zip(found.classes[1:-1], found.probability[1:-1].copy(), strict=True))
+    lesion, hosts = found.probability[-1], [s.name for s in STRUCTURES if s.tissue != CSF]
+    by_name[WHITE_MATTER] += 1e-6
+    factor = 1 + lesion / sum(by_name[name] for name in hosts)
+    for name in hosts:
+        by_name[name] *= factor
+    return by_name
 
 
 def lesion_mask(

@@ -187,6 +187,16 @@ def test_classes_become_tissues_structures_and_lesions() -> None:
     assert seen.lesion[:, 1, 1] == pytest.approx([0, 0, 0, 0.4, 1, 0, 0])
 
 
+def test_a_lesion_lies_in_tissue() -> None:
+    """A lesion of 70 % at a ventricle's wall, the rest twice as likely fluid as white matter: 0.2 and 0.1 + 0.7."""
+    seen = read_classes(
+        network_result((3, 3, 4), lesion=0.7, lateral_ventricle=0.2, cerebral_white_matter=0.1),
+        np.ones((5, 5, 6), bool),
+    )
+    assert seen.structures[2, 2, 2] == 2
+    assert seen.tissues[TISSUES.index(WM), 2, 2, 2] == pytest.approx(0.8, abs=1e-3)
+
+
 def test_brain_keeps_its_largest_piece_without_holes() -> None:
     background = np.zeros((9, 8, 7), np.float32)
     background[4, 4, 3] = 1  # a hole
