@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from bidsapp import cards
 from bidsapp.image.mask import largest_piece
-from bidsapp.labels import CSF, STRUCTURES, TISSUES, WM
+from bidsapp.labels import CSF, STRUCTURES, TISSUES
 from bidsapp.measure.lesions import label_lesions
 from bidsapp.models import crf, tiles
 from bidsapp.models.registry import Model, load_model
