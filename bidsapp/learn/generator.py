@@ -19,8 +19,10 @@ from bidsapp.learn.lesion_masks import BRAIN_MM, ORIGIN_MM, Lesions
 
 CONTRASTS = ("T1w", "T2w", "FLAIR")
 Range = tuple[float, float]
-#: Lesion signal relative to white matter on T1w: from "just visible" to what clinical FLAIR shows at its brightest.
-LESION_SIGNAL = ((0.45, 0.90), (0.55, 1.15), (0.75, 1.8))
+#: Lesion signal relative to white matter on T1w: from clearly brighter than cortex to the brightest of clinical FLAIR.
+LESION_SIGNAL = ((0.45, 0.90), (0.60, 1.15), (0.90, 1.8))
+#: What is no lesion is at most this many times the difference of cortex and white matter off white matter.
+DIRT = 1.7
 #: The same of infarcts: an acute one, the scar around an old one, the cavity in it, which is fluid.
 ACUTE_SIGNAL = ((0.60, 0.95), (0.55, 1.0), (0.80, 1.5))
 SCAR_SIGNAL = ((0.50, 0.85), (0.60, 1.0), (0.70, 1.3))
@@ -94,7 +96,7 @@ class Pathology:
     spots : Tensor or None
         Bright white matter that is not to be found, where infarcts are.
     dirt : Tensor
-        White matter that is a little brighter near cortex and ventricles.
+        White matter on its way to cortex in its signal, and beyond: 1 is there.
     """
 
     lesion: torch.Tensor
@@ -179,6 +181,7 @@ class Generator:
         self._means = np.array([(k.t1w, k.t2w, k.flair) for k in KINDS]).T
         self._fractions = np.stack([self._count_kinds(head) for head in range(len(heads))])
         self._fluid = np.array([kind.name == "csf" for kind in KINDS])
+        self._ventricle = torch.tensor(["lateral ventricle" in s.name for s in STRUCTURES], device=self.device)
         self._sulcal_fluid = torch.tensor([s.name == "CSF" for s in STRUCTURES], device=self.device)
         self._bright_fluid = torch.tensor([KIND["csf"], KIND["choroid plexus"]], device=self.device)
 
@@ -198,7 +201,7 @@ class Generator:
             view, place = view.flip(0), (-place[0].flip(0), *place[1:])
         kept = self._kept(rng, torch_rng, points, distance, head) & view
         kinds = self._kinds(rng, torch_rng, labels)
-        drawn = self._pathology(rng, torch_rng, points, kinds, head, masks)
+        drawn = self._pathology(rng, torch_rng, points, labels, kinds, head, masks)
         which = rng.permutation(3)[: self.config.contrasts] if self.config.contrasts < 3 else range(3)
         there = self._there(rng)
         border = self._border(rng, labels, kinds)
@@ -330,7 +333,8 @@ class Generator:
         return (voxel + ORIGIN_MM - BRAIN_MM.mean(0)) / half * self.heads.extent[head]
 
     def _pathology(
-        self, rng: np.random.Generator, torch_rng: torch.Generator, points: torch.Tensor, kinds: torch.Tensor,
+        self, rng: np.random.Generator, torch_rng: torch.Generator, points: torch.Tensor, labels: torch.Tensor,
+        kinds: torch.Tensor,
         head: int, masks: list[int],
     ) -> Pathology:  # fmt: skip
         """Real masks, thinned, and blobs; inside the tissues that may have them."""
@@ -351,7 +355,7 @@ class Generator:
                 lesion = torch.maximum(lesion, blobs)
             lesion = self._soften(lesion, rng.uniform(0.3, 0.9)) * self._hosts[kinds]
         severity = self._severity(rng, torch_rng, kinds.shape) if masks else 1.0
-        return Pathology(lesion, severity, cavity, spots, self._dirt(rng, torch_rng, kinds))
+        return Pathology(lesion, severity, cavity, spots, self._dirt(rng, torch_rng, labels, kinds))
 
     def _placed(
         self, rng: np.random.Generator, points: torch.Tensor, kinds: torch.Tensor, head: int, masks: list[int]
@@ -377,15 +381,28 @@ class Generator:
         field = smooth_field(lesion.shape, rng.uniform(8, 20) / self.config.spacing_mm, torch_rng)
         return self._soften((inside + 0.15 * field > rng.uniform(0.55, 0.95)).float() * lesion, 0.6)
 
-    def _dirt(self, rng: np.random.Generator, torch_rng: torch.Generator, kinds: torch.Tensor) -> torch.Tensor:
-        """Share of "dirty" white matter near cortex or ventricles: brighter on FLAIR, but no lesion."""
+    def _dirt(
+        self, rng: np.random.Generator, torch_rng: torch.Generator, labels: torch.Tensor, kinds: torch.Tensor
+    ) -> torch.Tensor:
+        """White matter that is "dirty" near cortex, near ventricles or elsewhere, but holds no lesion.
+
+        Caps and bands of the ventricles, corticospinal and optic tracts: brighter than cortex on some real FLAIR, and
+        drawn by no rater.
+        """
         c = self.config
         if not c.p_lesions or rng.random() >= c.p_dirty:
             return torch.zeros(kinds.shape, device=self.device)
-        border = torch.isin(kinds, torch.tensor([KIND["cortex"], KIND["csf"]], device=self.device)).float()
-        near = self._soften(border, 2.0 / c.spacing_mm)
-        field = smooth_field(kinds.shape, rng.uniform(10, 25) / c.spacing_mm, torch_rng).clamp(0, 1)
-        return near * field * (kinds == KIND["white matter"])
+        field = smooth_field(kinds.shape, rng.uniform(6, 25) / c.spacing_mm, torch_rng)
+        where = rng.integers(3)
+        if where == 0:
+            border = torch.isin(kinds, torch.tensor([KIND["cortex"], KIND["csf"]], device=self.device)).float()
+            field = field.clamp(0, 1) * self._soften(border, 2.0 / c.spacing_mm)
+        elif where == 1:
+            ventricle = self._soften(self._ventricle[labels].float(), rng.uniform(4, 8) / c.spacing_mm)
+            field = (field + 0.5).clamp(0, 1) * (4 * ventricle).clamp(max=1)
+        else:
+            field = (field - rng.uniform(0, 1)).clamp(0, 1)
+        return rng.uniform(0, DIRT) * field * (kinds == KIND["white matter"])
 
     def _border(self, rng: np.random.Generator, labels: torch.Tensor, kinds: torch.Tensor) -> torch.Tensor:
         """How much of the cortex's signal the fluid at its surface has.
@@ -456,7 +473,8 @@ class Generator:
         image = self._mottle(rng, torch_rng, image, kinds)
         if c.p_lesions:
             image = self._draw(rng, torch_rng, image, scene.drawn, contrast)
-            image = image * (1 + rng.uniform(0, 0.25) * (1 if contrast else -0.5) * scene.drawn.dirt)
+            share = rng.uniform(0.6, 1.1) if contrast else rng.uniform(0.2, 0.6)
+            image = image + share * float(means[KIND["cortex"]] - means[KIND["white matter"]]) * scene.drawn.dirt
         image = self._brighten(rng, torch_rng, image, kinds, contrast)
         image = image.clamp_(min=0) * scene.kept
         image = image * torch.exp(
@@ -483,7 +501,7 @@ class Generator:
             low, high = signals[contrast]
             texture = smooth_field(image.shape, rng.uniform(3, 8) / self.config.spacing_mm, torch_rng)
             signal = rng.uniform(low, high) * (1 + rng.uniform(0, 0.12) * texture)
-            image = torch.lerp(image, signal, share * drawn.severity * rng.uniform(0.6, 1.0))
+            image = torch.lerp(image, signal, share * drawn.severity * rng.uniform(0.7, 1.0))
         return image
 
     def _mottle(
