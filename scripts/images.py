@@ -2,9 +2,9 @@
 """Build, check and run the images: with Docker where there is an engine, with buildah and podman where there is none.
 
     python scripts/images.py build [--variant cuda]      what `make image` does
-    python scripts/images.py sif                         what `make sif` does
-    python scripts/images.py check [--sif] DATA OUT      one session, image against checkout, byte by byte
-    python scripts/images.py run [--sif] DATA OUT ...    the app in the image, as strictly as it can be run
+    python scripts/images.py sif [--debian]              what `make sif` does; --debian: without a Docker image
+    python scripts/images.py check [--image WHICH] DATA OUT      one session, image against checkout, byte by byte
+    python scripts/images.py run [--image WHICH] DATA OUT ...    the app in the image, as strictly as it can be run
 
 Standard library only: it runs before anything is installed. See docs/images.md.
 """
@@ -15,6 +15,7 @@ import argparse
 import filecmp
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -26,12 +27,18 @@ ROOT = Path(__file__).resolve().parents[1]
 VERSION = (ROOT / "version").read_text().strip()
 STORE = Path(os.environ.get("IMAGE_STORE", "/var/tmp/bidsapp-images"))
 BASE = os.environ.get("BASE", "docker.io/library/python:3.11-slim-bookworm")
+#: What singularity-debian.def starts from.
+DEBIAN = "docker.io/library/debian:bookworm-slim"
+#: The images that the app can be run in: the two Docker images, and Apptainer's files.
+SIFS = {"sif": "bidsapp.sif", "sif-debian": "bidsapp-debian.sif"}
 #: Unpacked bytes an image may have. A larger one is a mistake until somebody decides otherwise.
 BUDGET = {"cpu": 2_500_000_000, "cuda": 9_000_000_000}
 #: ``--version`` in the image, container start included: the best of three (seconds).
 VERSION_SECONDS = 1.0
 #: pip's settings of this machine that the build may need; none of them stays in the image.
 PIP_SETTINGS = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "PIP_CERT")
+#: Where a build finds this machine's certificates.
+CERTIFICATES = "/run/host-ca.crt"
 #: A user id that no image has.
 ANYBODY = 54321
 #: What two runs of the same version may differ in: times (logs/), and the name of the container.
@@ -48,10 +55,11 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     build_parser = commands.add_parser("build", help="build the Docker image, check its size and its speed")
     build_parser.add_argument("--variant", choices=sorted(BUDGET), default="cpu")
-    commands.add_parser("sif", help="make bidsapp.sif from the Docker image; its %%test runs")
+    sif_parser = commands.add_parser("sif", help="make bidsapp.sif from the Docker image; its %%test runs")
+    sif_parser.add_argument("--debian", action="store_true", help="bidsapp-debian.sif, by singularity-debian.def")
     for name in ("check", "run"):
         sub = commands.add_parser(name)
-        sub.add_argument("--sif", action="store_true", help="in the Apptainer image")
+        sub.add_argument("--image", choices=[*BUDGET, *SIFS], default="cpu")
         sub.add_argument("data", type=Path)
         sub.add_argument("out", type=Path)
         sub.add_argument("arguments", nargs=argparse.REMAINDER)
@@ -60,11 +68,11 @@ def main() -> int:
         if chosen.command == "build":
             build(chosen.variant)
         elif chosen.command == "sif":
-            build_sif()
+            build_sif_of_debian() if chosen.debian else build_sif()
         elif chosen.command == "run":
-            return run(chosen.data, chosen.out, chosen.arguments, sif=chosen.sif).returncode
+            return run(chosen.data, chosen.out, chosen.arguments, image=chosen.image).returncode
         else:
-            check(chosen.data, chosen.out, chosen.arguments, sif=chosen.sif)
+            check(chosen.data, chosen.out, chosen.arguments, image=chosen.image)
     except Failed as error:
         print(f"images: error: {error}", file=sys.stderr)
         return 1
@@ -92,28 +100,20 @@ def tag(variant: str = "cpu") -> str:
 def build(variant: str) -> None:
     """Build the image, then check what can be checked at once."""
     arguments = {"VARIANT": variant, "VERSION": VERSION, "REVISION": _revision(), "BASE": BASE}
-    settings = {name: os.environ[name] for name in PIP_SETTINGS if os.environ.get(name)}
+    settings = _pip_settings()
     if has_docker():
         given = [f"--build-arg={name}={value}" for name, value in {**arguments, **settings}.items()]
         _do(["docker", "build", *given, "-t", tag(variant), str(ROOT)])
     else:
         _need("buildah", "podman", "runc")
         _base_image()
-        mounts = []
-        for name, value in settings.items():  # folders and files of this machine are lent to the build
-            if name == "PIP_CERT":
-                # Not at its own path: there it would break the base's ca-certificates package.
-                mounts.append(f"--volume={value}:/run/host-ca.crt:ro")
-                settings[name] = "/run/host-ca.crt"
-            else:
-                mounts += [f"--volume={path}:{path}:ro" for path in value.split() if Path(path).is_dir()]
+        mounts = [f"--volume={path}:{inside}:ro" for path, inside in _lent(settings).items()]
+        if "PIP_CERT" in settings:
+            settings["PIP_CERT"] = CERTIFICATES
         given = [f"--build-arg={name}={value}" for name, value in {**arguments, **settings}.items()]
         _do(["buildah", *_store(), "bud", "--isolation", "chroot", "--pull-never", "--network", "host", "--format",
              "docker", "--layers", *given, *mounts, "-t", tag(variant), str(ROOT)])  # fmt: skip
-    if variant == "cpu":
-        check_image()
-    else:
-        check_size(variant)
+    check_image(variant)
 
 
 def check_size(variant: str = "cpu") -> None:
@@ -121,13 +121,13 @@ def check_size(variant: str = "cpu") -> None:
     size = int(_inspect(variant)["Size"])
     print(f"{tag(variant)}: {size / 1e9:.2f} GB unpacked; budget {BUDGET[variant] / 1e9:.1f} GB")
     if size > BUDGET[variant]:
-        raise Failed(f"{tag(variant)} is larger than its budget. What grew: {STORE}/packages.tsv, `make image` output.")
+        raise Failed(f"{tag(variant)} is larger than its budget. What grew: {_packages(variant)}, `make image` output.")
 
 
-def check_image() -> None:
+def check_image(variant: str = "cpu") -> None:
     """Size, labels, user, speed of ``--version``, list of packages."""
-    check_size()
-    about = _inspect()["Config"]
+    check_size(variant)
+    about = _inspect(variant)["Config"]
     user, labels = about.get("User", ""), about.get("Labels") or {}
     if user.split(":")[0] in ("", "0", "root"):
         raise Failed(f"the image runs as {user or 'root'}")
@@ -141,7 +141,7 @@ def check_image() -> None:
     seconds = []
     for _ in range(3):
         start = time.perf_counter()
-        done = subprocess.run(in_image(["--version"]), capture_output=True, text=True, check=False)
+        done = subprocess.run(in_image(["--version"], variant=variant), capture_output=True, text=True, check=False)
         seconds.append(time.perf_counter() - start)
         if done.stdout.strip() != f"bidsapp {VERSION}":
             raise Failed(f"--version says {done.stdout!r} {done.stderr!r}")
@@ -149,17 +149,25 @@ def check_image() -> None:
     if min(seconds) > VERSION_SECONDS:
         raise Failed(f"--version takes {min(seconds):.2f} s, more than {VERSION_SECONDS} s")
     STORE.mkdir(parents=True, exist_ok=True)
-    listed = subprocess.run(
-        in_image([], entrypoint=["cat", "/opt/bidsapp/packages.tsv"]), capture_output=True, text=True, check=True
-    )
-    (STORE / "packages.tsv").write_text(listed.stdout)
+    show = in_image([], entrypoint=["cat", "/opt/bidsapp/packages.tsv"], variant=variant)
+    listed = subprocess.run(show, capture_output=True, text=True, check=True)
+    _packages(variant).write_text(listed.stdout)
     unknown = [line.split("\t")[1] for line in listed.stdout.splitlines()[1:] if line.endswith("\tunknown")]
-    print(f"{len(listed.stdout.splitlines()) - 1} packages with licences: {STORE}/packages.tsv"
+    print(f"{len(listed.stdout.splitlines()) - 1} packages with licences: {_packages(variant)}"
           + (f"; without a stated licence: {', '.join(unknown)}" if unknown else ""))  # fmt: skip
 
 
+def _packages(variant: str) -> Path:
+    return STORE / ("packages.tsv" if variant == "cpu" else f"packages-{variant}.tsv")
+
+
 def in_image(
-    arguments: Sequence[str], mounts: Sequence[str] = (), *, entrypoint: Sequence[str] = (), writes: Path | None = None
+    arguments: Sequence[str],
+    mounts: Sequence[str] = (),
+    *,
+    entrypoint: Sequence[str] = (),
+    writes: Path | None = None,
+    variant: str = "cpu",
 ) -> list[str]:
     """Command that runs the image with no network, a read-only root, no privileges and a user nobody knows."""
     if writes is not None and os.getuid() == 0:
@@ -173,16 +181,16 @@ def in_image(
         if entrypoint:  # docker takes the program alone there
             options[-1] = f"--entrypoint={entrypoint[0]}"
             arguments = [*entrypoint[1:], *arguments]
-        return ["docker", *options, "--tmpfs=/tmp", tag(), *arguments]
+        return ["docker", *options, "--tmpfs=/tmp", tag(variant), *arguments]
     limits = ["--pull=never", "--ulimit=nofile=1024:1024", "--ulimit=nproc=1024:1024"]
-    return podman(*options, *limits, tag(), *arguments)
+    return podman(*options, *limits, tag(variant), *arguments)
 
 
 def _inspect(variant: str = "cpu") -> dict:
     command = ["docker"] if has_docker() else podman()
     done = subprocess.run([*command, "image", "inspect", tag(variant)], capture_output=True, text=True, check=False)
     if done.returncode:
-        raise Failed(f"no image {tag(variant)}: run `make image` first")
+        raise Failed(f"no image {tag(variant)}: run `make image VARIANT={variant}` first")
     return json.loads(done.stdout)[0]
 
 
@@ -190,22 +198,38 @@ def _store() -> list[str]:
     return ["--root", str(STORE / "store"), "--runroot", str(STORE / "run"), "--storage-driver", "overlay"]
 
 
-def _base_image() -> None:
+def _pip_settings() -> dict[str, str]:
+    return {name: os.environ[name] for name in PIP_SETTINGS if os.environ.get(name)}
+
+
+def _lent(settings: dict[str, str]) -> dict[str, str]:
+    """Folders and files of this machine that pip's `settings` name, and where the build finds them.
+
+    Not the certificates at their own path: there they would break the base's ca-certificates package.
+    """
+    paths = [path for name, value in settings.items() if name != "PIP_CERT" for path in value.split()]
+    lent = {path: path for path in paths if Path(path).is_dir()}
+    return lent | ({settings["PIP_CERT"]: CERTIFICATES} if "PIP_CERT" in settings else {})
+
+
+def _base_image(name: str = BASE, include: str = "python3,python3-venv,ca-certificates") -> None:
     """The base from its registry; where that cannot be reached, a stand-in of the same name from Debian's packages."""
-    if _quiet(*podman("image", "exists", BASE)) == 0 or _quiet(*podman("pull", BASE)) == 0:
+    if _quiet(*podman("image", "exists", name)) == 0 or _quiet(*podman("pull", name)) == 0:
         return
-    print(f"{BASE} cannot be pulled: making a stand-in with debootstrap. Images for others need the real one.")
+    print(f"{name} cannot be pulled: making a stand-in with debootstrap. Images for others need the real one.")
     _need("debootstrap")
-    folder = Path(os.environ.get("BASE_ROOTFS", STORE / "rootfs"))
+    folder = STORE / f"rootfs-{name.rpartition('/')[2].partition(':')[0]}"
     STORE.mkdir(parents=True, exist_ok=True)
-    if not (folder / "usr/bin/python3").exists():
-        packages = "--include=python3,python3-venv,ca-certificates"
-        _do(["debootstrap", "--variant=minbase", packages, "bookworm", str(folder)])
+    if not (folder / "etc/debian_version").exists():
+        _do(["debootstrap", "--variant=minbase", f"--include={include}", "bookworm", str(folder)])
+    for path, inside in _lent(_pip_settings()).items():  # Apptainer makes no place for what is lent to it
+        place = folder / inside.lstrip("/")
+        place.mkdir(parents=True, exist_ok=True) if Path(path).is_dir() else place.touch()
     base = STORE / "base.tar"
     _do(["tar", "-C", str(folder), "--numeric-owner", "--exclude=./var/cache/apt/archives/*.deb",
          "--exclude=./var/lib/apt/lists/*", "-cf", str(base), "."])  # fmt: skip
     path = "ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-    _do(podman("import", "-c", path, str(base), BASE))
+    _do(podman("import", "-c", path, str(base), name))
     base.unlink()
 
 
@@ -229,7 +253,36 @@ def build_sif() -> None:
     shutil.copyfile(ROOT / "singularity.def", folder / "singularity.def")
     _do(apptainer(folder, "build --force bidsapp.sif singularity.def"))
     archive.unlink()
-    print(f"{folder / 'bidsapp.sif'}: {(folder / 'bidsapp.sif').stat().st_size / 1e9:.2f} GB (compressed)")
+    _say_size("sif")
+
+
+def build_sif_of_debian() -> None:
+    """Build ``bidsapp-debian.sif`` from a Debian base alone, as users without Docker do."""
+    folder = STORE / "sif"
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = {name: value for name, value in _pip_settings().items() if name != "PIP_INDEX_URL"}
+    lent, recipe, host = _lent(settings), ROOT / "singularity-debian.def", ""
+    if not shutil.which("apptainer"):  # Debian's, in a root folder of its own: it is given the base as a file
+        _base_image(DEBIAN, "ca-certificates")
+        host, archive = "/host", folder / "debian.tar"
+        archive.unlink(missing_ok=True)
+        _do(podman("save", "--format", "docker-archive", "-o", str(archive), DEBIAN))
+        swapped = recipe.read_text().replace("Bootstrap: docker\n", "Bootstrap: docker-archive\n")
+        recipe = folder / "singularity-debian.def"
+        recipe.write_text(swapped.replace("From: debian:bookworm-slim", f"From: {host}{archive}"))
+    if "PIP_CERT" in settings:
+        settings["PIP_CERT"] = CERTIFICATES
+    words = ["build", "--force", *(f"--bind={host}{path}:{inside}:ro" for path, inside in lent.items()),
+             *(f"--build-arg={name}={value}" for name, value in settings.items()),
+             f"{host}{folder}/{SIFS['sif-debian']}", f"{host}{recipe}"]  # fmt: skip
+    _do(apptainer(ROOT, shlex.join(words)))
+    (folder / "debian.tar").unlink(missing_ok=True)
+    _say_size("sif-debian")
+
+
+def _say_size(which: str) -> None:
+    path = STORE / "sif" / SIFS[which]
+    print(f"{path}: {path.stat().st_size / 1e9:.2f} GB (compressed)")
 
 
 def apptainer(folder: Path, command: str, *, network: bool = True) -> list[str]:
@@ -271,23 +324,24 @@ def _sid_root() -> Path:
 # --- the app in the images ------------------------------------------------------------------------------------------
 
 
-def run(data: Path, out: Path, arguments: Sequence[str], *, sif: bool = False) -> subprocess.CompletedProcess:
+def run(data: Path, out: Path, arguments: Sequence[str], *, image: str = "cpu") -> subprocess.CompletedProcess:
     """Run the app in an image: `data` read-only, `out` writable, nothing else of this machine."""
     data, out = data.resolve(), out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     what = ["/data", "/out", *arguments]
-    if not sif:
-        return subprocess.run(in_image(what, [f"{data}:/data:ro", f"{out}:/out"], writes=out), check=False)
+    if image not in SIFS:
+        mounts = [f"{data}:/data:ro", f"{out}:/out"]
+        return subprocess.run(in_image(what, mounts, writes=out, variant=image), check=False)
     if shutil.which("apptainer"):
         own, host = "--net --network=none", ""
     else:
         own, host = "", "/host"
     binds = f"-B {host}{data}:/data:ro -B {host}{out}:/out"
-    command = f"run --containall --cleanenv --no-home {own} {binds} bidsapp.sif {' '.join(what)}"
+    command = f"run --containall --cleanenv --no-home {own} {binds} {SIFS[image]} {shlex.join(what)}"
     return subprocess.run(apptainer(STORE / "sif", command, network=False), check=False)
 
 
-def check(data: Path, out: Path, arguments: Sequence[str], *, sif: bool = False) -> None:
+def check(data: Path, out: Path, arguments: Sequence[str], *, image: str = "cpu") -> None:
     """The participant level in the image and in the checkout give the same bytes.
 
     Raises
@@ -296,13 +350,13 @@ def check(data: Path, out: Path, arguments: Sequence[str], *, sif: bool = False)
         One of them does not run, or a file differs.
     """
     chosen = ["participant", *(arguments or ["--participant-label", "02"])]
-    ours, theirs = out / "checkout", out / ("sif" if sif else "image")
+    ours, theirs = out / "checkout", out / image
     here = [sys.executable, str(ROOT / "run.py"), str(data.resolve()), str(ours.resolve()), *chosen]
-    for name, folder in (("checkout", ours), ("image", theirs)):
+    for name, folder in (("checkout", ours), (image, theirs)):
         start = time.perf_counter()
-        done = subprocess.run(here, check=False) if name == "checkout" else run(data, folder, chosen, sif=sif)
+        done = subprocess.run(here, check=False) if folder is ours else run(data, folder, chosen, image=image)
         if done.returncode:
-            raise Failed(f"the app in the {name} ended with {done.returncode}")
+            raise Failed(f"the app in {name} ended with {done.returncode}")
         print(f"{name}: {time.perf_counter() - start:.0f} s")
     compare(ours, theirs)
 

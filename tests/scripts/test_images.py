@@ -38,6 +38,44 @@ def test_the_app_runs_with_nothing_it_was_not_given(
         assert command[-4:] == [images.tag(), "/data", "/out", "participant"]
 
 
+def test_what_pips_settings_name_is_lent_to_the_build(images: ModuleType, tmp_path: Path) -> None:
+    certificates = tmp_path / "ca.crt"
+    settings = {"PIP_FIND_LINKS": f"{tmp_path} /no/such/folder", "PIP_CERT": str(certificates), "PIP_INDEX_URL": "x"}
+    assert images._lent(settings) == {str(tmp_path): str(tmp_path), str(certificates): "/run/host-ca.crt"}
+    assert images._lent({}) == {}
+
+
+def test_the_recipe_of_debian_is_given_its_base_as_a_file(
+    images: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    done: list[list[str]] = []
+    monkeypatch.setattr(images, "STORE", tmp_path)
+    monkeypatch.setattr(images, "_do", done.append)
+    monkeypatch.setattr(images, "_base_image", lambda name, include: None)
+    monkeypatch.setattr(images, "_sid_root", lambda: tmp_path / "sid")
+    monkeypatch.setattr(images, "_say_size", lambda which: None)
+    monkeypatch.setattr(images.shutil, "which", lambda name: None)
+    monkeypatch.setattr(images, "_pip_settings", lambda: {"PIP_EXTRA_INDEX_URL": "a b", "PIP_INDEX_URL": "c"})
+    (tmp_path / "sid").mkdir()
+    images.build_sif_of_debian()
+    recipe = (tmp_path / "sif" / "singularity-debian.def").read_text()
+    assert f"Bootstrap: docker-archive\nFrom: /host{tmp_path}/sif/debian.tar\n" in recipe
+    assert recipe.partition("%arguments")[2] == (ROOT / "singularity-debian.def").read_text().partition("%arguments")[2]
+    assert "'--build-arg=PIP_EXTRA_INDEX_URL=a b'" in done[-1][-1]
+    assert "PIP_INDEX_URL=c" not in done[-1][-1]  # the recipe knows no such argument: Apptainer would stop
+
+
+@pytest.mark.parametrize(("variant", "wanted"), [("cpu", "torch==2.13.0+cpu"), ("cuda", "torch===2.13.0")])
+def test_a_variant_takes_its_own_torch_and_no_other(variant: str, wanted: str, tmp_path: Path) -> None:
+    """The first lines of install.sh, on a lock of one package; what follows would install."""
+    script = (ROOT / "scripts" / "install.sh").read_text().partition("export PIP_")[0]
+    (tmp_path / "requirements-torch.txt").write_text("torch==2.13.0 \\\n    --hash=sha256:00\n")
+    subprocess.run(["sh", "-c", script, "install.sh", variant], cwd=tmp_path, check=True)
+    assert (tmp_path / "requirements-torch.txt").read_text().split()[0] == wanted
+    done = subprocess.run(["sh", "-c", script, "install.sh", "rocm"], cwd=tmp_path, check=False, capture_output=True)
+    assert done.returncode == 1
+
+
 def test_an_image_beyond_its_budget_fails(images: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     assert images.BUDGET["cpu"] == 2_500_000_000
     monkeypatch.setattr(images, "_inspect", lambda variant="cpu": {"Size": 2_500_000_000})
