@@ -111,8 +111,10 @@ def build(variant: str) -> None:
         if "PIP_CERT" in settings:
             settings["PIP_CERT"] = CERTIFICATES
         given = [f"--build-arg={name}={value}" for name, value in {**arguments, **settings}.items()]
+        # Each layer that is kept is another copy of what is installed: too many for the CUDA image's many GB.
+        layers = f"--layers={str(variant == 'cpu').lower()}"
         _do(["buildah", *_store(), "bud", "--isolation", "chroot", "--pull-never", "--network", "host", "--format",
-             "docker", "--layers", *given, *mounts, "-t", tag(variant), str(ROOT)])  # fmt: skip
+             "docker", layers, *given, *mounts, "-t", tag(variant), str(ROOT)])  # fmt: skip
     check_image(variant)
 
 
