@@ -5,7 +5,7 @@ from __future__ import annotations
 import nibabel as nib
 import numpy as np
 
-from bidsapp.image.grid import on_grid
+from bidsapp.image.grid import bounding_box, on_grid
 from bidsapp.image.itk import to_ants
 
 #: N4 at these settings takes a tenth of the default's time for the same field (measured: spec/stack.md).
@@ -44,7 +44,7 @@ def correct_bias(img: nib.Nifti1Image, mask: nib.Nifti1Image) -> tuple[nib.Nifti
         raise ValueError(f"Image and mask differ in shape: {data.shape} and {inside.shape}.")
     if not inside.any():
         raise ValueError("The brain mask is empty: the bias field cannot be estimated.")
-    box = _bounding_box(inside, margin=SHRINK_FACTOR)
+    box = bounding_box(inside, margin=SHRINK_FACTOR)
     # N4 takes logarithms: zeros inside the mask would rule the fit.
     fit = inside & (data > 0)
     if not fit.any():
@@ -61,11 +61,6 @@ def correct_bias(img: nib.Nifti1Image, mask: nib.Nifti1Image) -> tuple[nib.Nifti
     corrected = data / field
     scale = corrected[inside].mean() / data[inside].mean()
     return on_grid(corrected / scale, img), on_grid(field * scale, img)
-
-
-def _bounding_box(mask: np.ndarray, *, margin: int) -> tuple[slice, ...]:
-    ranges = [np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3)]
-    return tuple(slice(max(0, int(r[0]) - margin), int(r[-1]) + 1 + margin) for r in ranges)
 
 
 def _extend(field: np.ndarray, shape: tuple[int, ...], box: tuple[slice, ...]) -> np.ndarray:

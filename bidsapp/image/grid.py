@@ -78,7 +78,7 @@ def average_onto(img: nib.Nifti1Image, grid: nib.Nifti1Image) -> nib.Nifti1Image
         _axis_weights(data.shape[axis], grid.shape[axis], step=to_img[axes[axis], axis], start=to_img[axes[axis], 3])
         for axis in range(3)
     ]
-    out = _along_axes(data, weights)
+    out = along_axes(data, weights)
     return _with_affine(out, grid.affine, like=grid)
 
 
@@ -105,22 +105,24 @@ def labels_onto(labels: nib.Nifti1Image, grid: nib.Nifti1Image) -> nib.Nifti1Ima
         _axis_weights(data.shape[axis], grid.shape[axis], step=to_img[axes[axis], axis], start=to_img[axes[axis], 3])
         for axis in range(3)
     ]
-    best, out = 1 - _along_axes(data > 0, weights), np.zeros(grid.shape, data.dtype)
-    for value in np.unique(data[data > 0]):
+    best, out = 1 - along_axes(data > 0, weights), np.zeros(grid.shape, data.dtype)
+    for value, source in enumerate(ndimage.find_objects(data.astype(np.int32)), start=1):
+        if source is None:
+            continue
         # Only where the label is: most structures are small, and there are dozens of them.
-        source = ndimage.find_objects((data == value).astype(np.uint8))[0]
         rows = [w[:, s] for w, s in zip(weights, source, strict=True)]
         sink = tuple(_span(np.any(w, axis=1)) for w in rows)
-        share = _along_axes(data[source] == value, [w[s] for w, s in zip(rows, sink, strict=True)])
+        share = along_axes(data[source] == value, [w[s] for w, s in zip(rows, sink, strict=True)])
         wins = share > best[sink]
         best[sink][wins], out[sink][wins] = share[wins], value
     return on_grid(out, grid)
 
 
-def _along_axes(data: np.ndarray, weights: list[np.ndarray]) -> np.ndarray:
+def along_axes(data: np.ndarray, weights: list[np.ndarray]) -> np.ndarray:
+    """Weighted sums along one axis after the other, float32; `weights` hold a (target, source) matrix per axis."""
     out = data.astype(np.float32)
     for axis, matrix in enumerate(weights):
-        out = np.moveaxis(np.tensordot(matrix, out, axes=(1, axis)), 0, axis)
+        out = np.moveaxis(np.tensordot(matrix.astype(np.float32, copy=False), out, axes=(1, axis)), 0, axis)
     return out
 
 
@@ -146,6 +148,17 @@ def _axis_weights(n_from: int, n_to: int, *, step: float, start: float) -> np.nd
 def on_grid(data: np.ndarray, grid: nib.Nifti1Image) -> nib.Nifti1Image:
     """`data` as an image with the exact affine and codes of `grid`, in the data's own type (bool as uint8)."""
     return _with_affine(data.astype(np.uint8) if data.dtype == bool else data, grid.affine, like=grid)
+
+
+def bounding_box(mask: np.ndarray, *, margin: int) -> tuple[slice, ...]:
+    """The box of what is not 0 in a volume, and `margin` voxels around it as far as the volume goes."""
+    ranges = [
+        np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis))) for axis in range(mask.ndim)
+    ]
+    return tuple(
+        slice(max(0, int(seen[0]) - margin), min(size, int(seen[-1]) + 1 + margin))
+        for seen, size in zip(ranges, mask.shape, strict=True)
+    )
 
 
 def _scaling(scale: np.ndarray, offset: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ from functools import cache
 import nibabel as nib
 import numpy as np
 
-from bidsapp.image.grid import on_grid
+from bidsapp.image.grid import bounding_box, on_grid
 from bidsapp.image.itk import to_ants
 from bidsapp.image.template import load_template, render_template
 
@@ -141,8 +141,7 @@ def denoise(img: nib.Nifti1Image, mask: nib.Nifti1Image) -> nib.Nifti1Image:
         raise ValueError(f"Image and mask differ in shape: {data.shape} and {inside.shape}.")
     if not inside.any():
         return on_grid(data, img)
-    bounds = [np.flatnonzero(inside.any(axis=tuple(a for a in range(3) if a != axis)))[[0, -1]] for axis in range(3)]
-    box = tuple(slice(max(0, int(low) - 4), int(high) + 5) for low, high in bounds)
+    box = bounding_box(inside, margin=4)
     clean = ants.denoise_image(
         to_ants(data[box], img.affine, box),
         mask=to_ants(inside[box].astype(np.float32), img.affine, box),

@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from scipy import ndimage
 from torch.nn import functional
 
+from bidsapp.image.grid import bounding_box
 from bidsapp.labels import TISSUES
 
 #: Order of the channels, whatever the order of the mapping.
@@ -33,6 +34,9 @@ SULCAL = 3
 TISSUE_OF = ((1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 0, 1))
 #: Who borders on whom: cortex on sulci, ventricles on white matter.
 NEIGHBOURS = ((GM, WM), (GM, SULCAL), (WM, CSF))
+#: Voxels around the brain that are worked on with it: as far as a blur of 2 voxels reaches. Its box begins at a
+#: multiple of `STEP`, so that the coarser grids lie the same way whatever surrounds the head.
+MARGIN, STEP = 8, 4
 #: Fewer voxels than this (1 ml at 1 mm) are no brain.
 MINIMUM_VOXELS = 1000
 
@@ -87,8 +91,8 @@ class MixtureResult:
     means, covariances : ndarray
         (4, C) and (4, C, C): of GM, WM, CSF and sulcal CSF over the brain, contrasts in the order `contrasts`.
     fields : ndarray
-        (4, C, x, y, z) float32: the same means as they are in each part of the brain, on a grid of 4 voxels; at full
-        size by `enlarge`.
+        (4, C, x, y, z) float32: the same means as they are in each part of the brain, on a grid of 4 voxels in the
+        `brain_box`; at full size by `enlarge`.
     contrasts : tuple of str
         Subset of `CONTRASTS`.
     separable : bool
@@ -162,7 +166,13 @@ def fit_mixture(
     # One thread: sums in the same order, hence the same bytes, on every machine.
     torch.set_num_threads(1)
     try:
-        return _segment(images, names, mask, priors, device, settings)
+        empty = np.stack([without_signal(images[name], mask) for name in names])  # (C, N)
+        box = brain_box(mask)
+        inner = {name: images[name][box] for name in names}
+        found = _segment(inner, names, mask[box], priors[:, *box], empty, device, settings)
+        posteriors = np.zeros((len(TISSUES), *mask.shape), np.float32)
+        posteriors[:, *box] = found.posteriors
+        return replace(found, posteriors=posteriors)
     finally:
         torch.set_num_threads(threads)
 
@@ -172,6 +182,7 @@ def _segment(
     names: tuple[str, ...],
     mask: np.ndarray,
     priors: np.ndarray,
+    empty: np.ndarray,
     device: str,
     settings: MixtureSettings,
 ) -> MixtureResult:
@@ -184,8 +195,6 @@ def _segment(
     tissue_prior = _soften(priors, mask, settings).to(device)  # (3, N)
     prior = to_tissue @ tissue_prior  # (G, N)
     log_prior = composition @ torch.log(prior)  # (K, N)
-
-    empty = np.stack([without_signal(images[name], mask) for name in names])  # (C, N)
 
     # Every 2nd voxel along each axis holds all there is to know about a few dozen parameters.
     usable = mask.copy()
@@ -221,8 +230,16 @@ def _segment(
 
 
 def enlarge(fields: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Local means of `MixtureResult.fields` at the voxels of a mask: (G, C, N) float32."""
-    return _values(torch.tensor(fields), mask).numpy()
+    """Local means of `MixtureResult.fields` at the voxels of the brain mask: (G, C, N) float32."""
+    return _values(torch.tensor(fields), mask[brain_box(mask)]).numpy()
+
+
+def brain_box(mask: np.ndarray) -> tuple[slice, ...]:
+    """The part of the grid that the models work on: the brain and `MARGIN` voxels."""
+    return tuple(
+        slice(side.start // STEP * STEP, min(size, -(-side.stop // STEP) * STEP))
+        for side, size in zip(bounding_box(mask, margin=MARGIN), mask.shape, strict=True)
+    )
 
 
 def without_signal(image: np.ndarray, mask: np.ndarray) -> np.ndarray:

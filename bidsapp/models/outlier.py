@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from bidsapp.models.mixture import CSF, GM, WM, MixtureResult, enlarge, without_signal
+from bidsapp.models.mixture import CSF, GM, WM, MixtureResult, brain_box, enlarge, without_signal
 
 PAIRS = ((GM, WM), (WM, CSF), (GM, CSF))
 CONNECTED = ndimage.generate_binary_structure(3, 2)
@@ -120,6 +120,9 @@ def segment_lesions(
     """
     settings = settings or OutlierSettings()
     _check(images, mask, mixture)
+    box, shape = brain_box(mask), mask.shape
+    lit = ~without_signal(images["FLAIR"], mask)
+    images, mask, priors = {name: image[box] for name, image in images.items()}, mask[box], priors[:, *box]
     names = mixture.contrasts
     flair = names.index("FLAIR")
     x = np.stack([images[name][mask] for name in names]).astype(np.float32)  # (C, N)
@@ -129,7 +132,7 @@ def segment_lesions(
     tissue = np.stack([*tissue, tissue[CSF] * (1 - region) ** 4 + 1e-6])
     local = enlarge(mixture.fields, mask)
     sd = np.sqrt(mixture.covariances[WM][flair, flair])
-    bright = (x[flair] > local[WM, flair] + 2 * sd) & ~without_signal(images["FLAIR"], mask)
+    bright = (x[flair] > local[WM, flair] + 2 * sd) & lit
     healthy = _healthy_log_density(x, tissue, mixture, local)
     prior = np.log(settings.prevalence * region**2 + 1e-6)
     probability, mean, covariance = _fit_lesions(
@@ -139,10 +142,12 @@ def segment_lesions(
     volume[mask] = probability
     least = minimum_volume_mm3 / float(np.prod(voxel_size_mm))
     candidates = volume > settings.threshold
-    csf = np.where(mask, mixture.posteriors[CSF], 1)
+    csf = np.where(mask, mixture.posteriors[CSF][box], 1)
     lesions = _anatomical(candidates, volume, csf, least, settings)
     volume[candidates & ~lesions] = 0
-    return LesionResult(volume, lesions, settings.threshold, mean, covariance)
+    whole, found = np.zeros(shape, np.float32), np.zeros(shape, bool)
+    whole[box], found[box] = volume, lesions
+    return LesionResult(whole, found, settings.threshold, mean, covariance)
 
 
 def _check(images: Mapping[str, np.ndarray], mask: np.ndarray, mixture: MixtureResult) -> None:
@@ -245,7 +250,7 @@ def _anatomical(
     near_core = candidates & (ndimage.distance_transform_edt(~core) <= settings.rim + 0.5)
     labels, count = ndimage.label(near_core, CONNECTED)
     index = np.arange(1, count + 1)
-    highest = ndimage.maximum(np.where(core, probability, 0), labels, index)
+    highest = ndimage.maximum(np.where(core, probability, 0)[near_core], labels[near_core], index)
     size = np.bincount(labels.ravel(), minlength=count + 1)[1:]
     shell = ndimage.grey_dilation(labels, footprint=ndimage.iterate_structure(CONNECTED, 2)) * ~candidates
     fluid_around = np.nan_to_num(ndimage.mean(csf, shell, index))

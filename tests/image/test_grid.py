@@ -4,7 +4,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from bidsapp.image.grid import average_onto, labels_onto, on_grid, work_image
+from bidsapp.image.grid import average_onto, bounding_box, labels_onto, on_grid, work_image
 
 # LPS, 2 x 2 x 4 mm, oblique by 10 degrees about x
 ANGLE = np.deg2rad(10)
@@ -111,6 +111,13 @@ def test_labels_on_finer_voxels_keep_their_place() -> None:
     assert set(np.unique(found)) == {0, 42}
     # Where linear interpolation puts the border; a corner is mostly outside (0.75 ** 3 < 0.5).
     assert (found > 0).sum() == (found[2:8, 4:10, 6:12] > 0).sum() == 6**3 - 8
+
+
+def test_box_of_what_is_there() -> None:
+    volume = np.zeros((7, 8, 9), np.uint8)
+    volume[1, 3, 4] = volume[2, 5, 8] = 1
+    assert bounding_box(volume, margin=0) == (slice(1, 3), slice(3, 6), slice(4, 9))
+    assert bounding_box(volume, margin=2) == (slice(0, 5), slice(1, 8), slice(2, 9))
 
 
 def test_no_label_at_all() -> None:

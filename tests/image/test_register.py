@@ -66,6 +66,19 @@ def test_field_and_matrix_agree(image):
     np.testing.assert_allclose(by_field.get_fdata(), by_matrix.get_fdata(), atol=1e-4)
 
 
+def test_along_parallel_axes_interpolation_is_scipys(image, rng, monkeypatch):
+    """Grids whose axes are parallel, one of them reversed, with points beyond the image's ends."""
+    affine = image.affine @ shift(np.array([-1.2, 9.1, 0.3])) @ np.diag([0.4, -1.3, 0.7, 1])
+    grid = nib.Nifti1Image(np.zeros((21, 9, 12), np.uint8), affine)
+    field = displacement_field(rng.random((7, 8, 9, 3)) * 4, image.affine)
+    quick = [resample(image, grid, transform=transform).get_fdata() for transform in (None, field)]
+    monkeypatch.setattr("bidsapp.image.register.PARALLEL", 0.0)
+    for found, transform in zip(quick, (None, field), strict=True):
+        expected = resample(image, grid, transform=transform).get_fdata()
+        assert expected.any() and (expected == 0).any()
+        np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
 @pytest.mark.parametrize("interpolation", ["nearest", "linear", "bspline"])
 @pytest.mark.parametrize("deformed", [False, True])
 def test_some_of_the_points_give_the_same_bits(image, rng, interpolation, deformed):

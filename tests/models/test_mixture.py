@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bidsapp.models.mixture import CSF, GM, WM, MixtureSettings, fit_mixture, without_signal
+from bidsapp.models.mixture import CSF, GM, WM, MixtureSettings, enlarge, fit_mixture, without_signal
 
 #: GM, WM, CSF, and their noise: means as on a real scan, in arbitrary units.
 MEANS = {"T1w": (60, 100, 20), "T2w": (80, 50, 180), "FLAIR": (80, 65, 20)}
@@ -117,6 +117,22 @@ def test_same_input_same_bytes(phantom):
     pair = [fit_mixture(images, mask, priors) for _ in range(2)]
     assert pair[0].posteriors.tobytes() == pair[1].posteriors.tobytes()
     assert pair[0].fields.tobytes() == pair[1].fields.tobytes()
+
+
+def test_what_surrounds_the_brain_makes_no_difference(phantom):
+    """More air: the same voxels, at the same bytes; the work is done in the brain's box alone."""
+    images, mask, _, priors = phantom
+
+    def padded(more):
+        def pad(data):
+            return np.pad(data, [(0, 0)] * (data.ndim - 3) + [(more, more + 3)] * 3)
+
+        found = fit_mixture({name: pad(image) for name, image in images.items()}, pad(mask), pad(priors))
+        inner = tuple(slice(more, more + size) for size in mask.shape)
+        return found.posteriors[:, *inner], found.fields, enlarge(found.fields, pad(mask))
+
+    for less, more in zip(padded(12), padded(40), strict=True):
+        np.testing.assert_array_equal(less, more)
 
 
 def test_order_of_the_mapping_does_not_matter(phantom):

@@ -83,6 +83,27 @@ def test_same_input_same_bytes():
     np.testing.assert_array_equal(first.probability, second.probability)
 
 
+def test_what_surrounds_the_brain_makes_no_difference():
+    shares, lesion, mask = brain(lesions=True)
+    rng = np.random.default_rng(0)
+    mixed = np.stack([*(shares * (1 - lesion)), lesion])
+    flair = (np.tensordot(np.array(MEANS["FLAIR"], float), mixed, 1) + rng.normal(0, 4, SHAPE)).astype(np.float32)
+
+    def found(more):
+        def pad(data):
+            return np.pad(data, [(0, 0)] * (data.ndim - 3) + [(more, more)] * 3)
+
+        images, inside, priors = {"FLAIR": pad(flair)}, pad(mask), pad(shares)
+        result = segment_lesions(images, inside, fit_mixture(images, inside, priors), priors, voxel_size_mm=SIZE)
+        assert result.mask.shape == inside.shape
+        inner = tuple(slice(more, more + size) for size in SHAPE)
+        return result.mask[inner], result.probability[inner]
+
+    for less, more in zip(found(12), found(40), strict=True):
+        assert less.any()
+        np.testing.assert_array_equal(less, more)
+
+
 def test_lesions_below_the_minimum_are_left_out():
     """Of balls of 268, 113 and 65 mm3 one is larger than 180 mm3."""
     for least, expected in ((3.0, 3), (180.0, 1)):
