@@ -111,7 +111,7 @@ def labels_onto(labels: nib.Nifti1Image, grid: nib.Nifti1Image) -> nib.Nifti1Ima
             continue
         # Only where the label is: most structures are small, and there are dozens of them.
         rows = [w[:, s] for w, s in zip(weights, source, strict=True)]
-        sink = tuple(_span(np.any(w, axis=1)) for w in rows)
+        sink = tuple(_span(w.any(axis=1)) for w in rows)
         share = along_axes(data[source] == value, [w[s] for w, s in zip(rows, sink, strict=True)])
         wins = share > best[sink]
         best[sink][wins], out[sink][wins] = share[wins], value
@@ -120,10 +120,18 @@ def labels_onto(labels: nib.Nifti1Image, grid: nib.Nifti1Image) -> nib.Nifti1Ima
 
 def along_axes(data: np.ndarray, weights: list[np.ndarray]) -> np.ndarray:
     """Weighted sums along one axis after the other, float32; `weights` hold a (target, source) matrix per axis."""
-    out = data.astype(np.float32)
-    for axis, matrix in enumerate(weights):
-        out = np.moveaxis(np.tensordot(matrix.astype(np.float32, copy=False), out, axes=(1, axis)), 0, axis)
-    return out
+    whole = np.zeros((*(len(matrix) for matrix in weights), *data.shape[len(weights) :]), np.float32)
+    if not data.any():
+        return whole
+    # Only where something is: of a map of the brain, a third of the head.
+    source = bounding_box(data, margin=0)[: len(weights)]
+    rows = [matrix[:, side].astype(np.float32) for matrix, side in zip(weights, source, strict=True)]
+    sink = tuple(_span(matrix.any(axis=1)) for matrix in rows)
+    out = data[source].astype(np.float32)
+    for axis, (matrix, side) in enumerate(zip(rows, sink, strict=True)):
+        out = np.moveaxis(np.tensordot(matrix[side], out, axes=(1, axis)), 0, axis)
+    whole[sink] = out
+    return whole
 
 
 def _span(present: np.ndarray) -> slice:
