@@ -21,6 +21,8 @@ ALWAYS_USED = ("brain", "segment")
 CONTRASTS = ("T1w", "T2w", "FLAIR", "T1wCE")
 #: Keys of ``lesion_threshold``.
 WITH_FLAIR, WITHOUT_FLAIR = "with FLAIR", "without FLAIR"
+#: What a model's lesions are: those of MS and small vessels, whose places mean something, or any other (tumor, stroke).
+LESION_KINDS = WHITE_MATTER, OTHER = "white-matter", "other"
 #: What every card holds, and as what.
 REQUIRED: Mapping[str, type | tuple[type, ...]] = {
     "name": str, "version": str, "architecture": str, "network": dict, "spacing_mm": (int, float), "weights": dict,
@@ -119,6 +121,11 @@ class LesionModel:
         return tuple(self.card.get("lesion_classes", ["lesion"]))
 
     @property
+    def lesion_kind(self) -> str:
+        """One of `LESION_KINDS`; where the card does not say, a lesion with compartments is another kind."""
+        return str(self.card.get("lesion_kind", WHITE_MATTER if len(self.compartments) == 1 else OTHER))
+
+    @property
     def sha256(self) -> str:
         """Of its weights; of a cascade, of both networks'."""
         own = str(self.card["weights"]["sha256"])
@@ -127,7 +134,10 @@ class LesionModel:
     @cached_property
     def label(self) -> str:
         """What tells this model from any other: name, version, weights, and all of the card that changes results."""
-        used = ("patch", "channels", "classes", "lesion_classes", "lesion_threshold", "cascade", "crf", "spacing_mm")
+        used = (
+            "patch", "channels", "classes", "lesion_classes", "lesion_threshold", "cascade", "crf", "spacing_mm",
+            "lesion_kind",
+        )  # fmt: skip
         cards = [model.card for model in (self, self.first) if model is not None]
         settings = json.dumps([{key: card.get(key) for key in used} for card in cards], sort_keys=True)
         digest = hashlib.sha256(settings.encode()).hexdigest()
@@ -164,6 +174,7 @@ class LesionModel:
             "contrasts": [name for name in self.channels if name in contrasts],
             "threshold": self.threshold(contrasts),
             "lesion_classes": list(self.compartments),
+            "lesion_kind": self.lesion_kind,
             "cascade": self.first is not None,
             "crf": "crf" in self.card,
             "trained_on": [_readable(entry) for entry in data[:20]],
@@ -227,6 +238,8 @@ def _lesion_problems(card: Mapping[str, Any]) -> list[str]:
             0 <= cascade["propose_above"] < 1 and 0 <= cascade["grow_mm"] <= 100
         ):
             problems.append("'cascade': propose_above must be from 0 to 1, and grow_mm from 0 to 100.")
+    if card.get("lesion_kind", OTHER) not in LESION_KINDS:
+        problems.append(f"'lesion_kind' must be {' or '.join(LESION_KINDS)}, not {card['lesion_kind']!r:.60}.")
     if "crf" in card and not isinstance(card["crf"], dict):
         problems.append("'crf' must be a table of its settings, perhaps empty.")
     return problems

@@ -178,3 +178,8 @@ def compartments(names: Sequence[str]) -> tuple[Compartment, ...]:
             column = column.replace("_mm3", f"_{label.index}_mm3")
         found.append(Compartment(label, column))
     return tuple(found)
+
+
+def compartment_lookup(names: Sequence[str]) -> tuple[Label, ...]:
+    """Look-up table of ``seg-lesions_dseg`` for a model's ``lesion_classes``: background, then by number."""
+    return (BACKGROUND, *sorted((part.label for part in compartments(names)), key=lambda label: label.index))

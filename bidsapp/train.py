@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from bidsapp import __version__, config, errors
 from bidsapp.arguments import Parser
+from bidsapp.cards import LESION_KINDS, OTHER, WHITE_MATTER
 from bidsapp.config import CONTRASTS, Config
 from bidsapp.learn import LOSSES
 
@@ -43,6 +44,7 @@ class TrainOptions:
     labels: Path
     label: str = "lesion"
     seg: str | None = None
+    lesion_kind: str | None = None
     architecture: str = "unet"
     init: str = "packaged"
     freeze: bool = False
@@ -70,6 +72,7 @@ class TrainOptions:
             )
         for flag, value, allowed in (
             ("--architecture", self.architecture, tuple(ARCHITECTURES)), ("--loss", self.loss, LOSSES),
+            ("--lesion-kind", self.lesion_kind or LESION_KINDS[0], LESION_KINDS),
         ):  # fmt: skip
             if value not in allowed:
                 raise errors.UsageError(f"{flag}: {value!r} is unknown; choose one of: {', '.join(allowed)}.")
@@ -154,6 +157,9 @@ def _parser() -> Parser:
     add("--labels", required=True, metavar="DIR", help="BIDS derivative with the labels")
     add("--label", default="lesion", metavar="LABEL", help="masks to learn: *_label-LABEL_mask.nii.gz")
     add("--seg", metavar="NAME", help="learn *_seg-NAME_dseg.nii.gz with its look-up table: compartments of a lesion")
+    add("--lesion-kind", metavar="KIND",
+        help="white-matter (MS, small vessels) or other (tumor, stroke): whether the report tells the regions of the"
+        " McDonald criteria (default: white-matter with --label, other with --seg)")  # fmt: skip
     add("--skip-bad-cases", action="store_true", help="leave out sessions whose labels cannot be used, and go on")
 
     add = parser.add_argument_group("what to train").add_argument
@@ -398,7 +404,10 @@ def _train(cases: Sequence[Found], folds: Sequence[Sequence[str]], options: Trai
         before=_initial(options) if "lesion" in training.classes else None,
         out=options.out,
         device=resolve(options.app.device),
-        card={"training": _origin(cases, options, training)},
+        card={
+            "training": _origin(cases, options, training),
+            "lesion_kind": options.lesion_kind or (OTHER if options.seg else WHITE_MATTER),
+        },
         deadline=time.monotonic() + 60 * options.minutes,
         say=say.note,
     )

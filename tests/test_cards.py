@@ -101,6 +101,7 @@ def test_a_word_that_is_no_model(tmp_path: Path, name: str) -> None:
         ({"channels": None}, "'channels'"), ({"channels": ["FLAIR", "PDw"]}, "'channels'.*'PDw'"),
         ({"classes": ["lesion"]}, "'classes'"), ({"classes": "lesion"}, "'classes'"),
         ({"lesion_classes": ["tumour"]}, "'lesion_classes'"), ({"lesion_classes": []}, "'lesion_classes'"),
+        ({"lesion_kind": "tumor"}, "must be white-matter or other"), ({"lesion_kind": []}, "'lesion_kind'"),
         ({"lesion_classes": ["background"]}, "'lesion_classes'"),
         ({"classes": ["background", "cortex"]}, "a lesion model"),
         ({"patch": 0}, "'patch'"), ({"patch": "large"}, "'patch'"), ({"spacing_mm": 2.5}, "'spacing_mm'"),
@@ -153,7 +154,7 @@ def test_contrasts_it_can_be_used_on(tmp_path: Path, write_lesion_model: Write) 
 
 
 KEYS = ("name", "version", "architecture", "network", "spacing_mm", "orientation", "channels", "classes", "patch",
-        "lesion_classes", "lesion_threshold", "weights", "cascade", "crf", "training")  # fmt: skip
+        "lesion_classes", "lesion_kind", "lesion_threshold", "weights", "cascade", "crf", "training")  # fmt: skip
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
     | st.sampled_from(["background", "lesion", "FLAIR", "with FLAIR", "weights.safetensors", "\ud800"]),
@@ -163,6 +164,18 @@ VALUES = st.recursive(
         inner, max_size=4),
     max_leaves=8,
 )  # fmt: skip
+
+
+def test_lesions_are_of_the_white_matter_unless_they_have_parts_or_the_card_says_so(
+    tmp_path: Path, write_lesion_model: Write
+) -> None:
+    parts = {"classes": ["background", "a", "b"], "lesion_classes": ["a", "b"]}
+    for number, (card, kind) in enumerate(
+        [({}, "white-matter"), (parts, "other"), ({"lesion_kind": "other"}, "other"),
+         ({**parts, "lesion_kind": "white-matter"}, "white-matter")]
+    ):  # fmt: skip
+        model = read_lesion_model(write_lesion_model(tmp_path / str(number), **card))
+        assert model.lesion_kind == model.about(["FLAIR"])["lesion_kind"] == kind
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -246,6 +246,8 @@ class _DrawFiguresInput(BaseInterfaceInputSpec):
     preprocessed = traits.List(File(exists=True), mandatory=True)
     contrasts = traits.List(traits.Str, mandatory=True)
     to_subject = File(exists=True, mandatory=True)
+    compartments_file = File(exists=True, desc="labels of the lesions' compartments, native grid")
+    compartments = traits.List(traits.Str, desc="what the model calls them")
 
 
 class _DrawFiguresOutput(TraitedSpec):
@@ -261,11 +263,15 @@ class DrawFigures(SimpleInterface):
     def _run_interface(self, runtime):
         from bidsapp.image.register import resample
         from bidsapp.image.template import load_template
+        from bidsapp.labels import compartment_lookup
         from bidsapp.report.figures import draw_session
 
         files = {name: load(path) for name, path in by_name(self.inputs.results).items() if name.startswith("native_")}
         scans = dict(zip(self.inputs.contrasts, map(load, self.inputs.preprocessed), strict=True))
         reference, field, template = scans[self.inputs.contrasts[0]], load(self.inputs.to_subject), load_template(1)
+        parts = None
+        if isdefined(self.inputs.compartments_file):
+            parts = load(self.inputs.compartments_file), compartment_lookup(self.inputs.compartments)
         pictures = draw_session(
             reference=reference,
             mask=files["native_brain_mask"],
@@ -273,6 +279,7 @@ class DrawFigures(SimpleInterface):
             structures=files["native_structures"],
             lesion=files.get("native_lesion_mask"),
             flair=scans.get("FLAIR"),
+            compartments=parts,
             template=resample(template.t1, reference, transform=field),
             template_mask=resample(template.mask, reference, transform=field, interpolation="nearest"),
             template_wm=resample(template.priors.slicer[..., 1], reference, transform=field),
@@ -422,13 +429,12 @@ class WriteSession(SimpleInterface):
 
     def _lookup_tables(self) -> Iterator[str]:
         """Write them beside the segmentations, one for all spaces (BIDS' inheritance), and give their names."""
-        from bidsapp.labels import BACKGROUND, STRUCTURE_LOOKUP, TISSUE_LOOKUP, compartments
+        from bidsapp.labels import STRUCTURE_LOOKUP, TISSUE_LOOKUP, compartment_lookup
 
         folder = Path(self.inputs.out_dir) / self.inputs.session["folder"]
         tables = {"tissue": TISSUE_LOOKUP, "structures": STRUCTURE_LOOKUP}
         if isdefined(self.inputs.compartments_file):
-            parts = [part.label for part in compartments(self.inputs.compartments)]
-            tables["lesions"] = (BACKGROUND, *sorted(parts, key=lambda label: label.index))
+            tables["lesions"] = compartment_lookup(self.inputs.compartments)
         for kind, table in tables.items():
             name = f"{self.inputs.session['prefix']}_seg-{kind}_dseg.tsv"
             bids.write_text(folder / name, bids.lookup_table(table))

@@ -103,6 +103,7 @@ def draw_session(
     structures: nib.Nifti1Image | None = None,
     lesion: nib.Nifti1Image | None = None,
     flair: nib.Nifti1Image | None = None,
+    compartments: tuple[nib.Nifti1Image, Sequence[Label]] | None = None,
     template: nib.Nifti1Image | None = None,
     template_mask: nib.Nifti1Image | None = None,
     template_wm: nib.Nifti1Image | None = None,
@@ -119,6 +120,8 @@ def draw_session(
         Labels of `labels.STRUCTURE_LOOKUP`.
     lesion, flair : Nifti1Image, optional
         Lesion mask, drawn on the FLAIR (on the reference without one).
+    compartments : tuple, optional
+        Labels of the lesions' compartments and their look-up table, drawn likewise.
     template, template_mask, template_wm : Nifti1Image, optional
         The template's T1w, brain mask and white matter (0 to 1) brought to the reference.
 
@@ -145,6 +148,11 @@ def draw_session(
         pictures["structures"] = structures_picture(reference, structures, mask=mask)
     if lesion is not None:
         pictures["lesion"] = lesion_picture(reference if flair is None else flair, lesion, mask=mask)
+    if compartments is not None:
+        labels, lookup = compartments
+        pictures["compartments"] = compartments_picture(
+            reference if flair is None else flair, _in_memory(labels), lookup=lookup, mask=mask
+        )
     if template_mask is not None:
         pictures["registration"] = registration_picture(
             reference, template_mask, mask=mask, template_wm=template_wm, template=template
@@ -176,6 +184,19 @@ def lesion_picture(flair: nib.Nifti1Image, lesion: nib.Nifti1Image, *, mask: nib
     """Lesions outlined on the slices that have them."""
     layout = plan_detail(mask, lesion)
     return _pair(flair, [Layer(lesion, LESION.color, opacity=0.18, outline=True)], layout=layout, window_mask=mask)
+
+
+def compartments_picture(
+    background: nib.Nifti1Image, compartments: nib.Nifti1Image, *, lookup: Sequence[Label], mask: nib.Nifti1Image
+) -> Picture:
+    """The compartments of the lesions as translucent colours, on the slices that have most of them."""
+    whole = nib.Nifti1Image((np.asanyarray(compartments.dataobj) > 0).astype(np.uint8), compartments.affine)
+    return _pair(
+        background,
+        label_layers(compartments, lookup=lookup),
+        layout=plan_detail(mask, whole),
+        window_mask=mask,
+    )
 
 
 def registration_picture(

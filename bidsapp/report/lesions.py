@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import pi
 from typing import Any
 
+from bidsapp.cards import OTHER
 from bidsapp.labels import TUMOR_REGIONS
 from bidsapp.report.read import Session, number
 from bidsapp.report.wording import Value, count_of, describe, enumerate_words, grouped, millilitres
@@ -35,6 +36,8 @@ class Lesions:
     sentence, interval : str
     regions : tuple
         (name, number, volume in ml, percent of the load) of each region.
+    no_regions : str
+        Why there are none, where that needs a word.
     sizes : tuple
         (name, number) of each size class.
     compartments, tumor_regions : tuple
@@ -51,6 +54,7 @@ class Lesions:
     sentence: str
     interval: str
     regions: tuple[tuple[str, str, str, float], ...]
+    no_regions: str
     sizes: tuple[tuple[str, str], ...]
     compartments: tuple[Share, ...]
     tumor_regions: tuple[Share, ...]
@@ -75,7 +79,9 @@ def view_lesions(session: Session, values: Mapping[str, Value], layout: Mapping[
     table = session.tables.get("lesions")
     if table is None:
         return None
-    columns = _lesion_columns(list(table.columns), session, layout)
+    elsewhere = _of_another_kind(session)
+    present = [column for column in table.columns if not (elsewhere and column == "region")]
+    columns = _lesion_columns(present, session, layout)
     rows = tuple(
         tuple(_lesion_cell(record, sources, heading[0]) for heading, sources in columns)
         for record in table.to_dict("records")
@@ -84,7 +90,8 @@ def view_lesions(session: Session, values: Mapping[str, Value], layout: Mapping[
     return Lesions(
         sentence=_lesion_sentence(table.to_dict("records"), values),
         interval=_interval(load),
-        regions=_regions(load, layout),
+        regions=() if elsewhere else _regions(load, layout),
+        no_regions=str(layout["lesions"]["no_regions"]).format(model=elsewhere) if elsewhere else "",
         sizes=tuple(
             (words, f"{count:.0f}")
             for name, words in layout["lesions"]["sizes"].items()
@@ -102,6 +109,12 @@ def view_lesions(session: Session, values: Mapping[str, Value], layout: Mapping[
         first=layout["lesions"]["first"],
         projections=_projections(table.to_dict("records"), layout),
     )
+
+
+def _of_another_kind(session: Session) -> str:
+    """The lesion model whose lesions are not those of the white matter, as in tumors; or nothing."""
+    own = session.own_model
+    return f"{own.get('name')} {own.get('version')}" if own.get("lesion_kind") == OTHER else ""
 
 
 def _lesion_columns(

@@ -88,6 +88,18 @@ class Session:
         """The session's quality control, as text."""
         return _first_row(self.tables.get("qc"))
 
+    @property
+    def own_model(self) -> Mapping[str, Any]:
+        """What the card of a lesion model that somebody trained says; empty where none was used."""
+        about = self.record.get("methods", {}).get("own_lesion_model")
+        return about if isinstance(about, dict) else {}
+
+    @property
+    def compartments(self) -> tuple[str, ...]:
+        """Parts of the lesions that the model told apart; none where it knows but one."""
+        names = self.own_model.get("lesion_classes")
+        return tuple(map(str, names)) if isinstance(names, list) and len(names) > 1 else ()
+
 
 def subjects(out_dir: Path) -> list[str]:
     """Labels of the subjects with results or a noted problem, in order."""

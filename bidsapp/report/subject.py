@@ -421,6 +421,8 @@ def _expected_figure(name: str, session: Session) -> bool:
         return False  # the section on lesions says why
     if name == "structures" and not STRUCTURE_COLUMNS.keys() & session.row.keys():
         return False  # likewise
+    if name == "compartments" and not session.compartments:
+        return False
     return bool(session.record or session.pictures)
 
 
@@ -430,6 +432,8 @@ def _figure(entry: Mapping[str, Any], session: Session) -> Figure:
     missing = f"The pictures {stem}_image.png and _overlay.png are not both in sub-{session.subject}/figures."
     if entry["legend"] == ["tissue"]:
         legend = _tissue_legend(session)
+    elif entry["legend"] == ["compartments"]:
+        legend = [(label.name, label.color) for label in labels.compartment_lookup(session.compartments)[1:]]
     elif entry["legend"] == ["structures"]:
         legend = [(s.name[0].upper() + s.name[1:], s.color) for s in labels.STRUCTURES if s.name != "CSF"]
     else:

@@ -377,7 +377,7 @@ def _output_nodes(
     ])  # fmt: skip
     if found.own is not None:
         workflow.connect(found.own, "note", write, "lesion_note")
-        _connect_compartments(workflow, found.own, carry, (measure, write), chosen)
+        _connect_compartments(workflow, found.own, carry, (measure, figures, write), chosen)
     for node in carries:
         _connect_carry(workflow, node, reference, template, preproc, found)
     if found.tissue is not None:

@@ -297,3 +297,27 @@ def test_structures_have_their_own_table(tmp_path, write_session):
 def test_without_structures_there_is_a_word(tmp_path, write_session):
     write_session("01")
     assert "No anatomical structures were measured." in page_of(tmp_path).text
+
+
+@pytest.mark.parametrize(("kind", "shown"), [("white-matter", True), ("other", False), (None, True)])
+def test_regions_are_those_of_white_matter_lesions(tmp_path, write_session, kind, shown):
+    load = {"lesion_mm3": "10000", "periventricular_count": "3", "periventricular_mm3": "4000", "tiny_count": "2"}
+    own = {"name": "shells", "version": "1.0", "lesion_classes": ["lesion"], "lesion_kind": kind}
+    write_session("01", load=load, methods={"lesion_model": "shells-1.0"} | ({"own_lesion_model": own} if kind else {}))
+    text = page_of(tmp_path).text
+    assert ("Periventricular 3 4.00" in text) == shown
+    assert ("McDonald criteria are not shown" in text and "model shells 1.0" in text) != shown
+    assert "By size: 2 below 14 mm³" in text
+    assert "Compartments of the lesions" not in text
+
+
+def test_compartments_have_a_picture_with_a_legend(tmp_path, write_session):
+    own = {"name": "shells", "version": "1.0", "lesion_classes": ["oedema", "necrosis", "cyst"]}
+    pictures = ("brain", "tissue", "lesion", "compartments", "registration")
+    write_session("01", pictures=pictures, methods={"lesion_model": "shells-1.0", "own_lesion_model": own})
+    page = page_of(tmp_path)
+    assert "Compartments of the lesions" in page.text and "No picture" not in page.text
+    legend = page.text[page.text.index("translucent colours on the slices") :][:150]
+    assert "Necrotic tumor core Peritumoral edema cyst" in legend
+    write_session("02", methods={"lesion_model": "shells-1.0", "own_lesion_model": own})
+    assert "sub-02_desc-compartments_image.png and _overlay.png are not both" in page_of(tmp_path, "02").text

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bidsapp.labels import CSF, GM, LESION, WM
+from bidsapp.labels import CSF, EDEMA, GM, LESION, NECROTIC_CORE, WM, compartment_lookup
 from bidsapp.report import figures
 
 RAS_THICK = np.diag([1.0, 1.0, 4.0, 1.0])
@@ -65,6 +65,21 @@ def test_only_what_is_given_is_drawn(head):
         "brain_image",
         "brain_overlay",
     ]
+
+
+def test_compartments_have_the_colors_of_their_look_up_table(head):
+    """Edema around a necrotic core, in a translucent layer each; what is not there is not drawn."""
+    parts = np.asarray(head["lesion"].dataobj) * EDEMA.index
+    parts[28:30, 24:27, 5] = NECROTIC_CORE.index
+    lookup = compartment_lookup(["edema", "necrosis", "enhancing tumor"])
+    pictures = figures.draw_session(**head, compartments=(image(parts.astype(np.uint8)), lookup))
+    plain, drawn = (
+        np.asarray(opened(pictures[f"compartments_{kind}"]).convert("RGB")).astype(int) for kind in ("image", "overlay")
+    )
+    assert np.ptp(plain, axis=-1).max() == 0  # grey
+    hues = drawn[np.ptp(drawn, axis=-1) > 20].argmax(axis=-1)
+    red, green, blue = np.bincount(hues, minlength=3)
+    assert 20 < red < green and blue == 0  # the core is the smaller part
 
 
 def test_equal_input_gives_equal_bytes_without_text_chunks(head):

@@ -103,13 +103,15 @@ def test_a_hostile_model_card(write_session: Callable[..., Path], tmp_path: Path
     """Name, version, training data and classes of a lesion model come from a file that anybody may have written."""
     own = {
         "name": HOSTILE, "version": HOSTILE, "architecture": HOSTILE, "contrasts": [HOSTILE], "threshold": 0.5,
-        "cascade": False, "crf": False, "trained_on": [HOSTILE, "[@nobody]"], "lesion_classes": [HOSTILE],
+        "cascade": False, "crf": False, "trained_on": [HOSTILE, "[@nobody]"], "lesion_classes": [HOSTILE, "cyst"],
+        "lesion_kind": "other",
     }  # fmt: skip
     folder = write_session(
         "01", load={"lesion_mm3": "100", "compartment_script_mm3": "40"}, options={"lesion_model": HOSTILE},
-        methods={"lesion_model": HOSTILE, "own_lesion_model": own},
+        methods={"lesion_model": HOSTILE, "own_lesion_model": own}, pictures=("compartments",),
     )  # fmt: skip
     about = {"compartment_script_mm3": {"LongName": HOSTILE, "Description": HOSTILE}}
     (folder / "sub-01_load.json").write_text(json.dumps(about))
     text = check(assemble.assemble_subject(tmp_path, "01"))
+    assert "those of the model &lt;script&gt;" in text and "#8e24aa" in text  # the legend of the compartments
     assert "segmented from &lt;script&gt;" in text and ">Compartment</span>" in text and "Tumor region" not in text

@@ -150,7 +150,7 @@ def test_compartments_are_divided_where_the_model_tells_several(
     workflow = init_session_wf(inputs, config(tmp_path, lesion_model=str(several)))
     assert unset_inputs(workflow) == []
     assert inputs_of(workflow, "compartments") == {"results": "carry", "compartments_file": "own_model"}
-    for user in ("measure", "write"):
+    for user in ("measure", "figures", "write"):
         assert inputs_of(workflow, user)["compartments_file"] == "compartments"
         assert workflow.get_node(user).inputs.compartments == names
     one = config(tmp_path, lesion_model=str(write_lesion_model(tmp_path / "one")))
