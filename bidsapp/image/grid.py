@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 import nibabel as nib
 import numpy as np
 from nibabel.affines import voxel_sizes
@@ -12,6 +10,8 @@ from scipy import ndimage
 WORK_VOXEL_SIZE_MM = 1.0
 #: A scan whose voxel sizes all lie within this range is only reordered: interpolation would cost more than it gives.
 KEPT_VOXEL_SIZE_MM = (0.9, 1.1)
+#: Voxels of the edge repeated around a scan, so that its splines end as if it went on (as scipy does).
+SPLINE_MARGIN = 12
 
 
 def work_image(scan: nib.Nifti1Image) -> nib.Nifti1Image:
@@ -39,13 +39,20 @@ def work_image(scan: nib.Nifti1Image) -> nib.Nifti1Image:
     shape = tuple(int(n) for n in np.maximum(1, np.round(np.array(data.shape) / scale)))
     # Voxel edges, not centres, coincide: the field of view stays where it was.
     offset = (scale - 1) / 2
-    with warnings.catch_warnings():  # scipy reminds of a change in its version 0.18 for diagonal matrices
-        warnings.simplefilter("ignore", UserWarning)
-        out = ndimage.affine_transform(
-            smooth, scale, offset=offset, output_shape=shape, order=3, mode="nearest", output=np.float32
-        )
+    # As scipy's affine_transform with mode "nearest"; an axis after the other it takes a quarter of the time.
+    beyond = np.pad(smooth, SPLINE_MARGIN, mode="edge")
+    coefficients = ndimage.spline_filter(beyond, order=3, output=np.float32, mode="nearest")
+    sides = zip(coefficients.shape, shape, scale, offset + SPLINE_MARGIN, strict=True)
+    out = along_axes(coefficients, [_cubic_weights(*side) for side in sides])
     affine = canonical.affine @ _scaling(scale, offset)
     return _with_affine(np.clip(out, data.min(), data.max()), affine)
+
+
+def _cubic_weights(n_from: int, n_to: int, step: float, start: float) -> np.ndarray:
+    """Rows: the cubic B-splines of an axis' coefficients at ``start + step * index`` (Unser 1999, IEEE SPM 16:22)."""
+    distance = np.abs(start + step * np.arange(n_to)[:, None] - np.arange(n_from))
+    near = 2 / 3 - distance**2 + distance**3 / 2
+    return np.where(distance < 1, near, np.clip(2 - distance, 0, None) ** 3 / 6)
 
 
 def antialias(data: np.ndarray, scale: np.ndarray) -> np.ndarray:
@@ -111,7 +118,7 @@ def labels_onto(labels: nib.Nifti1Image, grid: nib.Nifti1Image) -> nib.Nifti1Ima
             continue
         # Only where the label is: most structures are small, and there are dozens of them.
         rows = [w[:, s] for w, s in zip(weights, source, strict=True)]
-        sink = tuple(_span(w.any(axis=1)) for w in rows)
+        sink = tuple(_span(np.any(w, axis=1)) for w in rows)
         share = along_axes(data[source] == value, [w[s] for w, s in zip(rows, sink, strict=True)])
         wins = share > best[sink]
         best[sink][wins], out[sink][wins] = share[wins], value
@@ -126,7 +133,7 @@ def along_axes(data: np.ndarray, weights: list[np.ndarray]) -> np.ndarray:
     # Only where something is: of a map of the brain, a third of the head.
     source = bounding_box(data, margin=0)[: len(weights)]
     rows = [matrix[:, side].astype(np.float32) for matrix, side in zip(weights, source, strict=True)]
-    sink = tuple(_span(matrix.any(axis=1)) for matrix in rows)
+    sink = tuple(_span(np.any(matrix, axis=1)) for matrix in rows)
     out = data[source].astype(np.float32)
     for axis, (matrix, side) in enumerate(zip(rows, sink, strict=True)):
         out = np.moveaxis(np.tensordot(matrix[side], out, axes=(1, axis)), 0, axis)

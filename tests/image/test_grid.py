@@ -3,6 +3,7 @@ from __future__ import annotations
 import nibabel as nib
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from bidsapp.image.grid import average_onto, bounding_box, labels_onto, on_grid, work_image
 
@@ -37,6 +38,20 @@ def test_values_stay_in_place() -> None:
     peak = work.affine @ [*np.unravel_index(np.asarray(work.dataobj).argmax(), work.shape), 1]
     np.testing.assert_allclose(peak, scan.affine @ [8, 8.5, 4, 1], atol=1.0)
     assert np.asarray(work.dataobj).max() <= np.asarray(scan.dataobj).max()
+
+
+def test_splines_are_scipys(rng) -> None:
+    """Coarser and finer axes: 2 x 0.8 x 3.3 mm."""
+    scan = nib.Nifti1Image(rng.random((7, 11, 5), dtype=np.float32), np.diag([2, 0.8, 3.3, 1]))
+    work = work_image(scan)
+    assert work.shape == (14, 9, 16)
+    scale = 1 / np.array([2, 0.8, 3.3])
+    smooth = ndimage.gaussian_filter(np.asarray(scan.dataobj), (0, 0.625, 0), truncate=2.5)
+    expected = ndimage.affine_transform(
+        smooth, np.diag(scale), offset=(scale - 1) / 2, output_shape=work.shape, order=3, mode="nearest"
+    )
+    expected = np.clip(expected, np.min(scan.dataobj), np.max(scan.dataobj))
+    np.testing.assert_allclose(work.get_fdata(), expected, atol=1e-5)
 
 
 def test_one_millimetre_scan_is_only_reordered() -> None:
