@@ -261,14 +261,15 @@ class DrawFigures(SimpleInterface):
     output_spec = _DrawFiguresOutput
 
     def _run_interface(self, runtime):
-        from bidsapp.image.register import resample
+        from bidsapp.image.register import Resampler
         from bidsapp.image.template import load_template
         from bidsapp.labels import compartment_lookup
         from bidsapp.report.figures import draw_session
 
         files = {name: load(path) for name, path in by_name(self.inputs.results).items() if name.startswith("native_")}
         scans = dict(zip(self.inputs.contrasts, map(load, self.inputs.preprocessed), strict=True))
-        reference, field, template = scans[self.inputs.contrasts[0]], load(self.inputs.to_subject), load_template(1)
+        reference, template = scans[self.inputs.contrasts[0]], load_template(1)
+        onto_reference = Resampler(reference, load(self.inputs.to_subject))
         parts = None
         if isdefined(self.inputs.compartments_file):
             parts = load(self.inputs.compartments_file), compartment_lookup(self.inputs.compartments)
@@ -280,9 +281,9 @@ class DrawFigures(SimpleInterface):
             lesion=files.get("native_lesion_mask"),
             flair=scans.get("FLAIR"),
             compartments=parts,
-            template=resample(template.t1, reference, transform=field),
-            template_mask=resample(template.mask, reference, transform=field, interpolation="nearest"),
-            template_wm=resample(template.priors.slicer[..., 1], reference, transform=field),
+            template=onto_reference(template.t1),
+            template_mask=onto_reference(template.mask, interpolation="nearest"),
+            template_wm=onto_reference(template.priors.slicer[..., 1]),
         )
         self._results["pictures"] = []
         for name, png in sorted(pictures.items()):

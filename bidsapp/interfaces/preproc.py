@@ -15,6 +15,9 @@ from nipype.interfaces.base import (
 
 from bidsapp.interfaces.files import load, save
 
+#: Voxels of the work grid around the brain mask where priors are kept: others may put the brain's border elsewhere.
+PRIORS_MARGIN = 15
+
 
 class _ConformInput(BaseInterfaceInputSpec):
     in_file = File(exists=False, mandatory=True, desc="scan of the dataset (checked here, so that the message is ours)")
@@ -182,7 +185,8 @@ class RegisterTemplate(SimpleInterface):
     output_spec = _RegisterTemplateOutput
 
     def _run_interface(self, runtime):
-        from bidsapp.image.register import register_template, resample
+        from bidsapp.image.grid import bounding_box
+        from bidsapp.image.register import Resampler, register_template
         from bidsapp.image.template import load_template
         from bidsapp.measure.volumes import estimate_tiv
 
@@ -190,7 +194,9 @@ class RegisterTemplate(SimpleInterface):
         result = register_template(img, mask, contrast=self.inputs.contrast)
         self._results["to_template"] = save(result.to_template, runtime.cwd, "to_template")
         self._results["to_subject"] = save(result.to_subject, runtime.cwd, "to_subject")
-        priors = resample(load_template(1).priors, img, transform=result.to_subject)
+        near_brain = np.zeros(img.shape, bool)
+        near_brain[bounding_box(np.asarray(mask.dataobj), margin=PRIORS_MARGIN)] = True
+        priors = Resampler(img, result.to_subject).only(near_brain)(load_template(1).priors)
         self._results["priors_file"] = save(priors, runtime.cwd, "priors")
         self._results["similarity"] = float(result.similarity)
         mask_mm3 = float(np.count_nonzero(load_template(1).mask.dataobj))  # the template has voxels of 1 mm3
