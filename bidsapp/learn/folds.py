@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ from bidsapp.errors import UsageError
 from bidsapp.image.grid import on_grid
 from bidsapp.image.save import write_image
 from bidsapp.learn.cases import Case, Stored, load_case
-from bidsapp.learn.run import Training, predict_drawn, train_model
-from bidsapp.models.registry import Model
+from bidsapp.learn.run import THRESHOLD_KEYS, Training, predict_drawn, threshold_key, train_model
+from bidsapp.models.registry import Model, read_model
 
 #: Seconds between two lines of progress.
 TOLD_EVERY = 30.0
@@ -84,11 +84,12 @@ class Folds:
 
     def fold(self, number: int, subjects: Sequence[str], names: Mapping[str, Path]) -> bool:
         """Train without `subjects` and predict them into files of these `names`; False where time ran out."""
-        cases = self._load()
-        out = [name for name, case in cases.items() if case.subject in subjects]
-        kept = [case for case in cases.values() if case.subject not in subjects]
+        records = {name: Stored.read(folder).record for name, folder in self.folders.items()}
+        out = [name for name, record in records.items() if record["subject"] in subjects]
         folder = self.out / "folds" / f"fold-{number}"
-        model = self._train(kept, folder, f"fold {number} (without {', '.join(subjects)})", self.card)
+        what = f"fold {number} (without {', '.join(subjects)})"
+        keys = {threshold_key(records[name]["contrasts"]) for name in out}
+        model = self._train([name for name in records if name not in out], folder, what, self.card, keys)
         if model is None:
             return False
         for name in out:
@@ -99,8 +100,8 @@ class Folds:
 
     def whole(self, figures: Mapping[str, Any]) -> bool:
         """Train on all cases and put the model into ``model``; False where time ran out."""
-        cases = list(self._load().values())
-        model = self._train(cases, self.out / "folds/all", "all cases", {**self.card, "figures": dict(figures)})
+        card = {**self.card, "figures": dict(figures)}
+        model = self._train(list(self.folders), self.out / "folds/all", "all cases", card, THRESHOLD_KEYS)
         if model is None:
             return False
         aside = self.out / ".model.new"
@@ -110,21 +111,30 @@ class Folds:
         aside.rename(self.out / "model")
         return True
 
-    def _load(self) -> dict[str, Case]:
-        if not self._cases:
-            self._cases |= {name: load_case(folder) for name, folder in self.folders.items()}
-        return self._cases
+    def _load(self, names: Sequence[str]) -> list[Case]:
+        self._cases |= {name: load_case(self.folders[name]) for name in names if name not in self._cases}
+        return [self._cases[name] for name in names]
 
-    def _train(self, cases: Sequence[Case], folder: Path, what: str, card: Mapping[str, Any]) -> Model | None:
-        first = None
+    def _train(
+        self, names: Sequence[str], folder: Path, what: str, card: Mapping[str, Any], wanted: Collection[str]
+    ) -> Model | None:
+        if (folder / "model/model.json").exists():
+            return read_model(folder / "model")
+        cases, first = self._load(names), None
         if self.first is not None:
-            first = self._stage(cases, self.first, folder / "first", f"{what}, first stage", card)
+            first = self._stage(cases, self.first, folder / "first", f"{what}, first stage", card, ())
             if first is None:
                 return None
-        return self._stage(cases, replace(self.training, first=first), folder, what, card)
+        return self._stage(cases, replace(self.training, first=first), folder, what, card, wanted)
 
     def _stage(
-        self, cases: Sequence[Case], training: Training, folder: Path, what: str, card: Mapping[str, Any]
+        self,
+        cases: Sequence[Case],
+        training: Training,
+        folder: Path,
+        what: str,
+        card: Mapping[str, Any],
+        wanted: Collection[str],
     ) -> Model | None:
         return train_model(
             cases,
@@ -132,6 +142,7 @@ class Folds:
             folder=folder,
             device=self.device,
             card=card,
+            wanted=wanted,
             max_seconds=max(0.0, self.deadline - time.monotonic()),
             on_step=_Teller(self.say, training.steps, what),
         )

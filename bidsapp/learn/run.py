@@ -6,7 +6,7 @@ import dataclasses
 import math
 import resource
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,8 +36,12 @@ ENCODER = {"FoldedUNet": ("down.",), "TwoPathway": ("fine.", "context.")}
 LEARNING_RATE = {"FoldedUNet": 1e-3, "TwoPathway": 1e-3}
 #: Fine-tuning starts where training ended: smaller steps.
 FINE_TUNING_RATE = 3e-4
+THRESHOLD_KEYS = (segment.WITH_FLAIR, segment.WITHOUT_FLAIR)
 THRESHOLDS = np.round(np.arange(0.2, 0.85, 0.05), 2)
-VALIDATION_PATCHES = 24
+#: Cases that the threshold is tried on; more would hardly move it, and each costs a prediction.
+THRESHOLD_CASES = 16
+#: A validation looks at so many patches; in a training of few steps at fewer, so that it takes no longer than they do.
+VALIDATION_PATCHES, VALIDATION_PATCHES_PER_STEP = 24, 4
 #: A cascade's second stage decides this far around what the first proposes, too.
 GROW_MM = 3.0
 
@@ -128,6 +132,7 @@ def train_model(
     device: str = "cpu",
     generator: Generator | None = None,
     card: Mapping[str, Any] | None = None,
+    wanted: Collection[str] = THRESHOLD_KEYS,
     max_seconds: float = math.inf,
     on_step: Callable[[int, float], None] | None = None,
 ) -> Model | None:
@@ -147,6 +152,8 @@ def train_model(
         Of synthetic scans; without one they are made of the cases' own anatomy.
     card : mapping, optional
         More entries of ``model.json``.
+    wanted : collection of str
+        Which thresholds the model will be used with, of `THRESHOLD_KEYS`: the others are not tried.
 
     Returns
     -------
@@ -176,7 +183,8 @@ def train_model(
     )
     if not result.finished:
         return None
-    return _finish(result, training, finished, held_out or cases, device, card or {})
+    folders = [case.folder for case in held_out or cases]
+    return _finish(result, training, finished, device=device, card=card or {}, folders=folders, wanted=wanted)
 
 
 def trial(training: Training, *, device: str, steps: int = 3) -> tuple[float, float]:
@@ -272,11 +280,12 @@ def _validation(
     )  # fmt: skip
     sampler = Sampler(cases, config, generator=generator, first=training.first)
     groups = torch.tensor(training.groups)
+    patches = min(VALIDATION_PATCHES, VALIDATION_PATCHES_PER_STEP * training.steps)
 
     def validate(net: nn.Module) -> dict[str, float]:
         sums = np.zeros((2, len(training.classes)))
         with torch.no_grad():
-            for number in range(math.ceil(VALIDATION_PATCHES / config.count)):
+            for number in range(math.ceil(patches / config.count)):
                 batch = sampler(number)
                 found = grouped(answer(net, batch, device).cpu(), groups).argmax(1)
                 for label in range(1, len(training.classes)):
@@ -289,9 +298,16 @@ def _validation(
 
 
 def _finish(
-    result: Fitted, training: Training, folder: Path, cases: Sequence[Case], device: str, card: Mapping[str, Any]
+    result: Fitted,
+    training: Training,
+    folder: Path,
+    *,
+    device: str,
+    card: Mapping[str, Any],
+    folders: Sequence[Path],
+    wanted: Collection[str],
 ) -> Model:
-    """Write the model, then again with the threshold that its own predictions ask for."""
+    """Write the model, with the threshold that its own predictions ask for."""
     kept = training.init if training._keeps_head else None
     classes = list(training.classes if kept is None else kept.card["classes"])
     lesions = classes[1:] if kept is None else [classes[number] for number in segment.lesion_classes(kept)]
@@ -299,48 +315,61 @@ def _finish(
         "name": training.name, "version": "1.0.0", "spacing_mm": 1.0, "orientation": "RAS",
         "normalisation": "mean 0 and standard deviation 1 within the brain, kept within 5; 0 outside and if missing",
         "channels": list(segment.CHANNELS), "patch": TILE[training.architecture], "classes": classes,
-        "lesion_classes": lesions, "lesion_threshold": {segment.WITH_FLAIR: 0.5, segment.WITHOUT_FLAIR: 0.5},
+        "lesion_classes": lesions, "lesion_threshold": dict.fromkeys(THRESHOLD_KEYS, 0.5),
         **card,
     }  # fmt: skip
     if training.crf:
         whole["crf"] = {}
-    network = result.network.cpu()
     if training.first is not None:
         whole["cascade"] = {"propose_above": PROPOSE_ABOVE, "grow_mm": GROW_MM}
         write_model(training.first.network, folder / "first", training.first.card)
-    write_model(network, folder, whole)
-    if len(lesions) == 1 and cases:
+    network = result.network.cpu().eval().requires_grad_(False)
+    network.half().float()  # as it will be stored
+    if len(lesions) == 1 and folders:
         known = {} if kept is None else kept.card["lesion_threshold"]
-        tried = thresholds(read_model(folder), [case.folder for case in cases], device)
-        whole["lesion_threshold"] = {**known, **tried}
-        write_model(network, folder, whole)
+        model = Model(training.name, "1.0.0", 1.0, whole, network, training.first)
+        found = {**known, **thresholds(model, folders, device, wanted=wanted)}
+        whole["lesion_threshold"] = found or whole["lesion_threshold"]
+    write_model(network, folder, whole)
     return read_model(folder)
 
 
-def thresholds(model: Model, folders: Sequence[Path], device: str) -> dict[str, float]:
-    """The thresholds with the best Dice over cases, with FLAIR and without; what cannot be tried is left out."""
-    found = {}
-    for key, without in ((segment.WITH_FLAIR, ()), (segment.WITHOUT_FLAIR, ("FLAIR",))):
-        sums = np.zeros((2, len(THRESHOLDS)))
-        for folder in folders:
-            stored = Stored.read(folder)
-            if not set(stored.record["contrasts"]) - set(without):
+def thresholds(
+    model: Model, folders: Sequence[Path], device: str, *, wanted: Collection[str] = THRESHOLD_KEYS
+) -> dict[str, float]:
+    """The thresholds with the best Dice over cases, with FLAIR and without; what cannot be tried is left out.
+
+    A case is predicted once with all it has, and once more without its FLAIR where `wanted` and where anything is left.
+    """
+    some = np.unique(np.linspace(0, len(folders) - 1, min(len(folders), THRESHOLD_CASES)).round().astype(int))
+    sums = {key: np.zeros((2, len(THRESHOLDS))) for key in THRESHOLD_KEYS}
+    for stored in (Stored.read(folders[number]) for number in some):
+        for key in wanted:
+            without = ("FLAIR",) if key == segment.WITHOUT_FLAIR else ()
+            there = set(stored.record["contrasts"]) - set(without)
+            if not there or (key == segment.WITH_FLAIR and "FLAIR" not in there):
                 continue
             truth = stored.labels() > 0
             probability = stored.predict(model, device=device, without=without).sum(0)
             for index, threshold in enumerate(THRESHOLDS):
                 above = probability > threshold
-                sums[:, index] += int((above & truth).sum()), int(above.sum() + truth.sum())
-        if sums[1].any():
-            found[key] = float(THRESHOLDS[int(np.argmax(2 * sums[0] / np.maximum(sums[1], 1)))])
-    return found
+                sums[key][:, index] += int((above & truth).sum()), int(above.sum() + truth.sum())
+    return {
+        key: float(THRESHOLDS[int(np.argmax(2 * both / np.maximum(total, 1)))])
+        for key, (both, total) in sums.items() if total.any()
+    }  # fmt: skip
+
+
+def threshold_key(contrasts: Collection[str]) -> str:
+    """Which threshold a case of these contrasts gets."""
+    return segment.WITH_FLAIR if "FLAIR" in contrasts else segment.WITHOUT_FLAIR
 
 
 def predict_drawn(model: Model, folder: Path, *, device: str) -> np.ndarray:
     """Classes 0, 1, ... of a case on the grid of its drawn labels: lesions as in the app, else the likeliest class."""
     stored = Stored.read(folder)
     if len(segment.lesion_classes(model)) == 1:
-        key = segment.WITH_FLAIR if "FLAIR" in stored.record["contrasts"] else segment.WITHOUT_FLAIR
+        key = threshold_key(stored.record["contrasts"])
         mask = segment.lesion_mask(
             stored.predict(model, device=device)[0],
             threshold=model.card["lesion_threshold"].get(key, 0.5), voxel_size_mm=stored.mask()[1],

@@ -21,6 +21,7 @@ def train(data: Path, out: Path) -> subprocess.CompletedProcess[str]:
     command = [
         sys.executable, str(ROOT / "run.py"), "train", str(data), str(out), "--labels", str(data / "derivatives/truth"),
         "--session-label", "1", "--folds", "2", "--steps", "1", "--synthetic", "0", "--skip-bids-validation",
+        "--brain-extraction", "network", "--workers", "0",  # seconds instead of minutes
     ]  # fmt: skip
     return subprocess.run(command, capture_output=True, text=True, check=False)
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,9 @@ import torch
 
 from bidsapp.errors import AppError
 from bidsapp.learn import run
-from bidsapp.learn.cases import load_case
-from bidsapp.learn.run import Training, make_network, predict_drawn, sample_config, train_model, trial
+from bidsapp.learn.cases import Stored, load_case
+from bidsapp.learn.model_folder import write_model
+from bidsapp.learn.run import Training, make_network, predict_drawn, sample_config, thresholds, train_model, trial
 from bidsapp.models.registry import read_model
 from bidsapp.models.segment import packaged
 
@@ -79,6 +81,43 @@ def test_a_trained_folder_is_a_model(case_folder: Path, tmp_path: Path, family: 
     assert found.shape == (40, 46, 13) and set(np.unique(found)) <= {0, 1}
     card = json.loads((tmp_path / "run/model/model.json").read_text())
     assert card["lesion_classes"] == ["lesion"] and card["channels"] == ["T1w", "T2w", "FLAIR"]
+
+
+def test_a_case_is_predicted_once_for_each_threshold_that_it_tells_of(
+    case_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The probability is that of the FLAIR alone and half of it without: so are the best thresholds."""
+    both = tmp_path / "cases/sub-02"
+    shutil.copytree(case_folder, both)
+    record = json.loads((both / "case.json").read_text()) | {"contrasts": ["T1w", "FLAIR"]}
+    (both / "case.json").write_text(json.dumps(record))
+    asked: list[tuple[str, tuple[str, ...]]] = []
+
+    def predict(stored: Stored, model: object, *, device: str, without: tuple[str, ...]) -> np.ndarray:
+        asked.append((stored.folder.name, without))
+        return (stored.labels() > 0)[None] * (0.4 if without else 0.8) + 0.15
+
+    monkeypatch.setattr(Stored, "predict", predict)
+    assert thresholds(None, [case_folder, both], "cpu") == {"with FLAIR": 0.2, "without FLAIR": 0.2}
+    assert asked == [("sub-01", ()), ("sub-02", ()), ("sub-02", ("FLAIR",))]
+    assert list(thresholds(None, [both], "cpu", wanted={"without FLAIR"})) == ["without FLAIR"]
+    asked.clear()
+    thresholds(None, [case_folder] * 100, "cpu")
+    assert len(asked) == run.THRESHOLD_CASES
+
+
+def test_a_model_is_written_once_as_it_was_judged(
+    case_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written, judged = [], []
+    monkeypatch.setattr(
+        run, "write_model", lambda network, folder, card: written.append(write_model(network, folder, card))
+    )
+    monkeypatch.setattr(run, "thresholds", lambda model, *rest, **more: judged.append(model) or {"with FLAIR": 0.3})
+    model = train_model([load_case(case_folder)], PATCHWISE, folder=tmp_path)
+    assert model is not None and model.card["lesion_threshold"] == {"with FLAIR": 0.3} and len(written) == 1
+    stored, seen = model.network.state_dict(), judged[0].network.state_dict()
+    assert all(torch.equal(stored[key], seen[key]) for key in stored)  # rounded as it is stored
 
 
 def test_it_learns_a_bright_block(case_folder: Path, tmp_path: Path) -> None:
