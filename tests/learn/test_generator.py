@@ -9,10 +9,18 @@ import pytest
 import torch
 
 from bidsapp.learn.anatomy import INSIDE_BRAIN, POSITION, STRUCTURES
-from bidsapp.learn.generator import Generator, GeneratorConfig, Sample, apply_along, slice_profiles, smooth_field
+from bidsapp.learn.generator import (
+    DIRT,
+    Generator,
+    GeneratorConfig,
+    Sample,
+    apply_along,
+    slice_profiles,
+    smooth_field,
+)
 from bidsapp.learn.heads import Heads, brain_hull, signed_distance, to_positions
 from bidsapp.learn.lesion_masks import SHAPE, SPOTS, Lesions, load_lesions
-from training.tasks import BrainTask, SegmentTask
+from training.tasks import LESION_WEIGHT, BrainTask, SegmentTask
 
 PLAIN = GeneratorConfig(rotation_deg=5, elastic_mm=(0, 0.5), view_sides_mm=(5, 20), view_bottom_mm=(5, 20), multiple=8)
 
@@ -113,6 +121,68 @@ def test_one_voxel_slices_without_blur_change_nothing() -> None:
     np.testing.assert_allclose(from_slices @ to_slices, np.eye(9), atol=1e-3)
 
 
+def test_a_shift_moves_what_comes_back() -> None:
+    to_slices, from_slices = slice_profiles(9, spacing=1, thickness=1, blur=0, phase=0.3, shift=0.25)
+    ramp = torch.arange(9.0)
+    np.testing.assert_allclose((from_slices @ (to_slices @ ramp))[1:8], ramp[1:8] - 0.25, atol=1e-3)
+
+
+def bare(**settings: object) -> GeneratorConfig:
+    """A T1w, T2w and FLAIR of the ball without chance in them, but for what is set."""
+    none = {"rotation_deg": 0, "scale": (1, 1), "shear": 0, "elastic_mm": (0, 0), "jitter": 0, "bias": (0, 0)}
+    none |= {"p_random_contrast": 0, "texture": (0, 0), "p_thick": 0, "noise": (0, 0), "gamma": (1, 1), "p_clean": 1}
+    none |= {"p_stripped": 1, "strip_error_mm": (0, 0), "contrasts": 3, "patch": 32, "multiple": 8, "spacing_mm": 2}
+    return GeneratorConfig(**(none | settings))
+
+
+def means(sample: Sample, contrast: int, *labels: int) -> float:
+    inside = torch.isin(sample.labels, torch.tensor([POSITION[i] for i in labels])) & (sample.image[contrast] > 0)
+    return float(sample.image[contrast][inside].median())
+
+
+def test_less_contrast_between_tissues_leaves_that_against_fluid(ball: Heads) -> None:
+    seeds = range(12)
+    full, flat = (
+        [Generator(ball, bare(tissue_contrast=(share, share))).sample(seed) for seed in seeds] for share in (1.0, 0.4)
+    )
+    for contrast in range(3):
+        grey_white, fluid = (
+            [np.median([means(s, contrast, *a) - means(s, contrast, *b) for s in which]) for which in (full, flat)]
+            for a, b in (((3, 42), (2, 41)), ((2, 41), (24,)))
+        )
+        assert grey_white[1] == pytest.approx(0.4 * grey_white[0], abs=0.05)
+        assert abs(fluid[1]) > 0.75 * abs(fluid[0])
+
+
+def test_fluid_at_the_cortex_looks_like_it(ball: Heads) -> None:
+    found = 0
+    for seed in (3, 4):
+        plain, soft = (Generator(ball, bare(border=(value, value))).sample(seed) for value in (0.0, 20.0))
+        changed = (plain.image - soft.image).abs().amax(0) > 0.15
+        cortex = torch.isin(plain.labels, torch.tensor([POSITION[3], POSITION[42]]))[None].float()
+        assert torch.nn.functional.max_pool3d(cortex, 5, 1, 2)[0][changed].all()
+        found += int(changed.sum())
+    assert found > 100
+
+
+def test_dirty_white_matter_is_no_lesion(ball: Heads, everywhere: Lesions) -> None:
+    make = Generator(ball, bare(p_lesions=1.0, p_dirty=1.0, tissue_contrast=(1, 1)), everywhere)
+    rng = np.random.default_rng(0)
+    labels = make.heads.labels[0].long()
+    kinds = make._kind[labels]
+    for seed in range(6):
+        dirt = make._dirt(rng, torch.Generator().manual_seed(seed), labels, kinds)
+        white = torch.isin(labels, torch.tensor([POSITION[2], POSITION[41]]))
+        assert float(dirt.min()) >= 0 and float(dirt.max()) <= DIRT
+        assert not dirt[~white].any()
+
+
+def test_level_follows_the_fluid_that_a_mask_holds(ball: Heads) -> None:
+    much, little = (Generator(ball, bare(fluid=(share, share))).sample(3).level for share in (1.0, 0.1))
+    there = much[:, 1] != 1
+    assert (much[there, 1] > little[there, 1]).all()
+
+
 def test_apply_along_multiplies_the_axis_named() -> None:
     image = torch.randn(7, 8, 9, generator=torch.Generator().manual_seed(0))
     matrix = torch.randn(4, 8, generator=torch.Generator().manual_seed(1))
@@ -189,11 +259,12 @@ def test_segment_loss_is_cross_entropy_and_dice(ball: Heads, everywhere: Lesions
     assert sample.lesion.max() > 0.5
     logits = torch.randn((len(task.classes), *sample.lesion.shape), generator=torch.Generator().manual_seed(0))
     target, probability = _soft_target(task, sample), logits.softmax(0)
-    weight = 1 + sample.lesion
+    weight = 1 + (LESION_WEIGHT - 1) * sample.lesion
     entropy = (-(target * logits.log_softmax(0)).sum(0) * weight).sum() / weight.sum()
     overlap, size = (probability * target).flatten(1).sum(1), (probability**2 + target**2).flatten(1).sum(1)
     present = (target**2).flatten(1).sum(1) > 10
-    expected = entropy + 1 - (2 * overlap / (size + 1))[present].mean()
+    count = torch.tensor([1.0] * (len(task.classes) - 1) + [LESION_WEIGHT])[present]
+    expected = entropy + 1 - ((2 * overlap / (size + 1))[present] * count).sum() / count.sum()
     torch.testing.assert_close(task.loss(logits, sample), expected, rtol=1e-4, atol=1e-4)
 
 
