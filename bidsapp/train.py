@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bidsapp import __version__, config, errors
+from bidsapp import __version__, cards, config, errors
 from bidsapp.arguments import Parser
-from bidsapp.cards import LESION_KINDS, OTHER, WHITE_MATTER
 from bidsapp.config import CONTRASTS, Config
 from bidsapp.learn import LOSSES
 
@@ -45,6 +44,7 @@ class TrainOptions:
     label: str = "lesion"
     seg: str | None = None
     lesion_kind: str | None = None
+    contrasts: tuple[str, ...] = ()
     architecture: str = "unet"
     init: str = "packaged"
     freeze: bool = False
@@ -72,7 +72,7 @@ class TrainOptions:
             )
         for flag, value, allowed in (
             ("--architecture", self.architecture, tuple(ARCHITECTURES)), ("--loss", self.loss, LOSSES),
-            ("--lesion-kind", self.lesion_kind or LESION_KINDS[0], LESION_KINDS),
+            ("--lesion-kind", self.lesion_kind or cards.OTHER, cards.LESION_KINDS),
         ):  # fmt: skip
             if value not in allowed:
                 raise errors.UsageError(f"{flag}: {value!r} is unknown; choose one of: {', '.join(allowed)}.")
@@ -93,6 +93,12 @@ class TrainOptions:
             raise errors.UsageError(f"--name {self.name}: letters, digits and hyphens only.")
         if self.synthetic and self.seg:
             raise errors.UsageError("--synthetic: synthetic scans know lesions only; with --seg, give --synthetic 0.")
+        for name in self.contrasts:
+            if name not in cards.CONTRASTS:
+                raise errors.UsageError(
+                    f"--contrasts: {name!r} is unknown; choose among {', '.join(cards.CONTRASTS)} (T1w with contrast"
+                    " agent, beside one without)."
+                )
         if self.freeze and self.init == "none":
             raise errors.UsageError("--freeze-encoder: there is nothing to keep when training begins from scratch.")
 
@@ -163,6 +169,9 @@ def _parser() -> Parser:
     add("--skip-bad-cases", action="store_true", help="leave out sessions whose labels cannot be used, and go on")
 
     add = parser.add_argument_group("what to train").add_argument
+    add("--contrasts", nargs="+", default=(), metavar="NAME",
+        help=f"what the model is shown, of {', '.join(cards.CONTRASTS)} (default: what the model one begins with knows;"
+        " from scratch, what the cases have of the first three)")  # fmt: skip
     add("--architecture", default="unet", metavar="NAME",
         help="unet (semantic-wise), patchwise (two pathways) or cascade (one, then the other)")  # fmt: skip
     add("--init", default="packaged", metavar="MODEL",
@@ -223,12 +232,13 @@ def run(options: TrainOptions) -> int:
     if not options.app.skip_bids_validation:
         app.validate(options.app.bids_dir, say.note)
     cases = labelled(options, say)
+    channels = _channels(cases, options)
     folds = split([case.inputs.subject for case in cases], options.folds, seed=options.app.random_seed)
     if options.dry_run:
-        return _dry_run(cases, folds, options, say)
+        return _dry_run(cases, folds, channels, options, say)
     options.out.mkdir(parents=True, exist_ok=True)
-    prepare(cases, options, say)
-    return _train(cases, folds, options, say)
+    prepare(cases, channels, options, say)
+    return _train(cases, folds, channels, options, say)
 
 
 # --- cases ------------------------------------------------------------------------------------------------------------
@@ -251,6 +261,7 @@ def labelled(options: TrainOptions, say: Progress) -> list[Found]:
         session_label=options.app.session_label,
         filters=options.app.bids_filters,
     )
+    channels = asked_channels(options)
     wanted = Target("dseg", options.seg) if options.seg else Target("mask", options.label)
     files = find_labels(options.labels)
     found, problems = [], []
@@ -260,7 +271,7 @@ def labelled(options: TrainOptions, say: Progress) -> list[Found]:
             say.note(f"{inputs.name}: {'no labels' if inputs.scans else 'no scans'}; left out.")
             continue
         try:
-            found.append(_with_labels(inputs, drawn, options))
+            found.append(_with_labels(inputs, drawn, channels, options))
         except errors.AppError as error:
             problems.append(str(error))
     if problems and not options.skip_bad_cases:
@@ -280,13 +291,48 @@ def labelled(options: TrainOptions, say: Progress) -> list[Found]:
     return found
 
 
-def _with_labels(inputs: SessionInputs, drawn: Sequence[LabelFile], options: TrainOptions) -> Found:
+def asked_channels(options: TrainOptions) -> tuple[str, ...]:
+    """Channels asked for, else those of the model to begin with; none where the cases shall tell.
+
+    Raises
+    ------
+    AppError
+        No such model, or there are no synthetic scans of such a channel.
+    """
+    channels = tuple(name for name in cards.CONTRASTS if name in options.contrasts)
+    if not channels and options.architecture != "patchwise" and options.init != "none":
+        folder = cards.newest("segment") if options.init == "packaged" else Path(options.init)
+        assert folder is not None
+        channels = tuple(cards.read_card(folder).get("channels", CONTRASTS))
+    unknown = [name for name in channels if name not in CONTRASTS]
+    if unknown and options.synthetic:
+        raise errors.UsageError(
+            f"--synthetic: no synthetic scans can be made of {', '.join(unknown)}; with that, give --synthetic 0."
+        )
+    return channels
+
+
+def _channels(cases: Sequence[Found], options: TrainOptions) -> tuple[str, ...]:
+    """Channels of the model: `asked_channels`, or all contrasts that there are."""
+    return asked_channels(options) or tuple(
+        name for name in cards.CONTRASTS if any(name in case.inputs.contrasts for case in cases)
+    )
+
+
+def _with_labels(
+    inputs: SessionInputs, drawn: Sequence[LabelFile], channels: Sequence[str], options: TrainOptions
+) -> Found:
     """Check the labels of a session, before hours are spent; of several the first that lies on one of its scans."""
     from bidsapp.derivatives import read_lookup
     from bidsapp.image.drawn import load_drawn, scan_under
     from bidsapp.workflows.case import Labels
 
-    scans = {scan.contrast: scan.path for scan in inputs.scans}
+    scans = {scan.contrast: scan.path for scan in inputs.used_by(channels)}
+    if channels and not set(scans) & set(channels):
+        raise errors.InputError(
+            f"{inputs.name}: there is none of {', '.join(channels)}, which the model is shown (there is"
+            f" {', '.join(scans)})."
+        )
     problem: errors.AppError | None = None
     for one in drawn:
         try:
@@ -304,13 +350,13 @@ def _with_labels(inputs: SessionInputs, drawn: Sequence[LabelFile], options: Tra
     raise problem
 
 
-def prepare(cases: Sequence[Found], options: TrainOptions, say: Progress) -> None:
+def prepare(cases: Sequence[Found], channels: Sequence[str], options: TrainOptions, say: Progress) -> None:
     """Run the workflow of each case that is not prepared yet."""
     from bidsapp import app
     from bidsapp.workflows.case import init_case_wf
 
     by_name = {case.inputs.name: case for case in cases}
-    records = {name: _record(case, options) for name, case in by_name.items()}
+    records = {name: _record(case, channels, options) for name, case in by_name.items()}
 
     def is_prepared(inputs: SessionInputs, _: Config) -> bool:
         return app.read_record(case_folder(options, inputs) / "case.json") == records[inputs.name]
@@ -318,7 +364,9 @@ def prepare(cases: Sequence[Found], options: TrainOptions, say: Progress) -> Non
     def build(inputs: SessionInputs, chosen: Config, *, device: str) -> Any:
         case = by_name[inputs.name]
         folder, record = case_folder(options, inputs), records[inputs.name]
-        return init_case_wf(inputs, chosen, labels=case.labels, folder=folder, record=record, device=device)
+        return init_case_wf(
+            inputs, chosen, labels=case.labels, channels=channels, folder=folder, record=record, device=device
+        )
 
     waiting = [app.Outcome(case.inputs) for case in cases if not is_prepared(case.inputs, options.app)]
     if not waiting:
@@ -337,7 +385,11 @@ def case_folder(options: TrainOptions, inputs: SessionInputs) -> Path:
     return options.out / "cases" / inputs.name
 
 
-def _record(case: Found, options: TrainOptions) -> dict[str, Any]:
+def _contrasts(case: Found, channels: Sequence[str]) -> list[str]:
+    return [scan.contrast for scan in case.inputs.used_by(channels)]
+
+
+def _record(case: Found, channels: Sequence[str], options: TrainOptions) -> dict[str, Any]:
     """What a prepared case was made of: it is made again when this differs."""
     from bidsapp import bids
 
@@ -346,8 +398,8 @@ def _record(case: Found, options: TrainOptions) -> dict[str, Any]:
         "name": case.inputs.name,
         "subject": case.inputs.subject,
         "version": __version__,
-        "contrasts": list(case.inputs.contrasts),
-        "scans": {scan.contrast: bids.sha256(scan.path) for scan in case.inputs.scans},
+        "contrasts": _contrasts(case, channels),
+        "scans": {scan.contrast: bids.sha256(scan.path) for scan in case.inputs.used_by(channels)},
         "labels": {"file": case.labels.path.name, "sha256": bids.sha256(case.labels.path), "on": case.labels.contrast},
         "indices": list(case.labels.indices),
         "options": {name: science[name] for name in ("brain_extraction", "normalization", "denoise", "random_seed")},
@@ -357,14 +409,15 @@ def _record(case: Found, options: TrainOptions) -> dict[str, Any]:
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
-def _training(options: TrainOptions, classes: tuple[str, ...]) -> Training:
+def _training(options: TrainOptions, classes: tuple[str, ...], channels: tuple[str, ...]) -> Training:
     """The network to train (of a cascade: the second; `Folds` trains the first)."""
     from bidsapp.learn.run import Training
 
     init = _initial(options) if options.architecture == "unet" else None
     steps = options.steps or STEPS["fine-tuned" if init is not None else "from scratch"]
     return Training(
-        name=options.name, classes=("background", *classes), architecture=ARCHITECTURES[options.architecture],
+        name=options.name, classes=("background", *classes), channels=channels,
+        architecture=ARCHITECTURES[options.architecture],
         init=init, freeze=options.freeze, loss=options.loss, steps=steps, learning_rate=options.learning_rate,
         weight_decay=options.weight_decay, dropout=options.dropout, patience=options.patience,
         validate_every=max(1, min(50, steps // 4)), foreground=options.foreground, two_phase=options.two_phase,
@@ -392,11 +445,17 @@ def _first_stage(options: TrainOptions, training: Training) -> Training | None:
     return dataclasses.replace(training, architecture="FoldedUNet", init=init, steps=steps, crf=False)
 
 
-def _train(cases: Sequence[Found], folds: Sequence[Sequence[str]], options: TrainOptions, say: Progress) -> int:
+def _train(
+    cases: Sequence[Found],
+    folds: Sequence[Sequence[str]],
+    channels: tuple[str, ...],
+    options: TrainOptions,
+    say: Progress,
+) -> int:
     from bidsapp.learn.folds import Folds
     from bidsapp.models.device import resolve
 
-    training = _training(options, cases[0].names)
+    training = _training(options, cases[0].names, channels)
     work = Folds(
         {case.inputs.name: case_folder(options, case.inputs) for case in cases},
         training,
@@ -406,7 +465,7 @@ def _train(cases: Sequence[Found], folds: Sequence[Sequence[str]], options: Trai
         device=resolve(options.app.device),
         card={
             "training": _origin(cases, options, training),
-            "lesion_kind": options.lesion_kind or (OTHER if options.seg else WHITE_MATTER),
+            "lesion_kind": options.lesion_kind or (cards.OTHER if options.seg else cards.WHITE_MATTER),
         },
         deadline=time.monotonic() + 60 * options.minutes,
         say=say.note,
@@ -441,7 +500,7 @@ def _origin(cases: Sequence[Found], options: TrainOptions, training: Training) -
     return {
         "data": [f"{len(cases)} labelled sessions of '{bids.dataset_name(options.app.bids_dir)}'"],
         "begun_from": "scratch" if training.init is None else f"{training.init.name} {training.init.version}",
-        "contrasts": {case.inputs.name: list(case.inputs.contrasts) for case in cases},
+        "contrasts": {case.inputs.name: _contrasts(case, training.channels) for case in cases},
         "options": {key: value for key, value in asked.items() if key not in left_out},
         "app": __version__,
     }
@@ -467,19 +526,25 @@ def _judge(cases: Sequence[Found], options: TrainOptions, say: Progress) -> dict
         return {"held-out subjects": list(csv.DictReader(stream, delimiter="\t"))}
 
 
-def _dry_run(cases: Sequence[Found], folds: Sequence[Sequence[str]], options: TrainOptions, say: Progress) -> int:
+def _dry_run(
+    cases: Sequence[Found],
+    folds: Sequence[Sequence[str]],
+    channels: tuple[str, ...],
+    options: TrainOptions,
+    say: Progress,
+) -> int:
     """Show what would be done, with the memory and the seconds that steps of this training take on this machine."""
     from bidsapp.learn.run import PATCH, PATCHES, trial
     from bidsapp.models.device import resolve
 
     held_out = {subject: str(number) for number, subjects in enumerate(folds, start=1) for subject in subjects}
     rows = [
-        (case.inputs.name, " ".join(case.inputs.contrasts), case.labels.path.name, case.labels.contrast,
+        (case.inputs.name, " ".join(_contrasts(case, channels)), case.labels.path.name, case.labels.contrast,
          held_out.get(case.inputs.subject, ""))
         for case in cases
     ]  # fmt: skip
     say.table("Cases", ("session", "contrasts", "labels", "drawn on", "held out in fold"), rows)
-    training = _training(options, cases[0].names)
+    training = _training(options, cases[0].names, channels)
     stages = [stage for stage in (_first_stage(options, training), training) if stage is not None]
     told, total = [], 0.0
     for stage in stages:
@@ -496,7 +561,8 @@ def _dry_run(cases: Sequence[Found], folds: Sequence[Sequence[str]], options: Tr
         f"Training, {len(folds)} fold(s) and once on all cases",
         ("network", "", "patches a step", "steps", "s a step", "GB", "minutes in all"), told,
     )  # fmt: skip
-    missing = sorted({name for case in cases for name in CONTRASTS if name not in case.inputs.contrasts})
+    say.note(f"The model is shown {', '.join(channels)}.")
+    missing = sorted({name for case in cases for name in channels if name not in _contrasts(case, channels)})
     if missing:
         say.note(f"Not every case has {', '.join(missing)}: the model learns to do without.")
     say.note(f"About {total / 60:.0f} minutes, and some for the preparation of {len(cases)} session(s).")

@@ -71,6 +71,36 @@ def test_empty_labels(dataset: Path) -> None:
         found(dataset)
 
 
+def test_channels_are_asked_for_or_those_of_the_model_or_of_the_cases(dataset: Path) -> None:
+    def channels(*more: str) -> tuple[str, ...]:
+        options = parse(dataset, *more)
+        return train._channels(train.labelled(options, Progress()), options)
+
+    assert channels() == ("T1w", "T2w", "FLAIR")
+    assert channels("--init", "none") == channels("--architecture", "patchwise") == ("T1w", "FLAIR")
+    assert channels("--contrasts", "FLAIR", "T1w") == ("T1w", "FLAIR")
+    with pytest.raises(errors.InputError, match=r"sub-02: there is none of T1w, .* \(there is FLAIR\)"):
+        found(dataset, "--contrasts", "T1w")
+    with pytest.raises(errors.UsageError, match=r"no synthetic scans can be made of T1wCE.*--synthetic 0"):
+        found(dataset, "--contrasts", "T1w", "T1wCE")
+
+
+def test_a_scan_with_contrast_agent_is_used_where_asked_for(dataset: Path, rng: np.random.Generator) -> None:
+    """Its labels may be drawn on it, too."""
+    anat, fine = dataset / "bids/sub-01/anat", np.diag([1.0, 4, 4, 1])
+    write(anat / "sub-01_ce-gad_T1w.nii.gz", rng.random((80, 24, 18), np.float32), fine)
+    mask = np.zeros((80, 24, 18), np.uint8)
+    mask[40:50, 8:11, 8:11] = 1
+    write(labels(dataset, "01"), mask, fine)
+    options = parse(dataset, "--contrasts", "T1w", "T1wCE", "FLAIR", "--synthetic", "0")
+    case = train.labelled(options, Progress())[0]
+    assert case.labels.contrast == "T1wCE"
+    record = train._record(case, train.asked_channels(options), options)
+    assert record["contrasts"] == list(record["scans"]) == ["T1w", "FLAIR", "T1wCE"]
+    with pytest.raises(errors.InputError, match="none of this session's scans"):
+        found(dataset)
+
+
 def test_no_labels_of_that_name(dataset: Path) -> None:
     with pytest.raises(errors.NothingSelectedError, match=r"no label-stroke of any chosen .*there is: label-lesion"):
         found(dataset, "--label", "stroke")
@@ -92,6 +122,8 @@ def test_a_dseg_needs_its_table(dataset: Path) -> None:
 @pytest.mark.parametrize(("arguments", "message"), [
     (("--architecture", "vnet"), "vnet.*unet, patchwise, cascade"),
     (("--loss", "l2"), "l2.*dice-ce, tversky, focal"),
+    (("--lesion-kind", "tumor"), "tumor.*white-matter, other"),
+    (("--contrasts", "T1w", "PDw"), "--contrasts: 'PDw' is unknown; choose among T1w, T2w, FLAIR, T1wCE"),
     (("--folds", "many"), "--folds"),
     (("--steps", "0"), "--steps must be at least 1"),
     (("--foreground", "2"), "--foreground must lie between 0 and 1"),

@@ -39,9 +39,9 @@ class Case:
     folder : Path
         Where ``interfaces.cases.StoreCase`` left it.
     contrasts : tuple of str
-        At hand.
-    channels : ndarray, float16 (3, X, Y, Z)
-        Order of ``segment.CHANNELS``, as the network is shown them.
+        Those of the channels that are at hand.
+    channels : ndarray, float16 (channels, X, Y, Z)
+        As the network is shown them.
     places : tuple of ndarray
         Along each axis, voxel centres relative to the brain's box.
     labels : ndarray, uint8 (X, Y, Z)
@@ -61,12 +61,12 @@ class Case:
     brain: np.ndarray
 
 
-def load_case(folder: Path) -> Case:
-    """Read what `StoreCase` wrote; raises AppError where something is missing."""
+def load_case(folder: Path, channels: Sequence[str] = segment.CHANNELS) -> Case:
+    """Read what `StoreCase` wrote, for a network of these `channels`; raises AppError where something is missing."""
     stored = Stored.read(folder)
     mask, within, size = stored.brain()
     box = ndimage.find_objects(within.astype(np.uint8))[0]
-    channels = segment.scaled_channels(stored.images(), mask, within, box)
+    scaled = segment.scaled_channels(stored.images(), mask, within, box, channels)
     places = tuple(axis.numpy() for axis in segment.brain_places(mask, box, size))
     labels = stored.labels()[box]
     rng = np.random.default_rng(0)
@@ -74,8 +74,8 @@ def load_case(folder: Path) -> Case:
         name=stored.record["name"],
         subject=stored.record["subject"],
         folder=folder,
-        contrasts=tuple(stored.record["contrasts"]),
-        channels=channels.astype(np.float16),
+        contrasts=tuple(name for name in stored.record["contrasts"] if name in channels),
+        channels=scaled.astype(np.float16),
         places=places,
         labels=labels,
         foreground=_some(np.argwhere(labels > 0), rng),

@@ -88,7 +88,7 @@ class Folds:
         out = [name for name, record in records.items() if record["subject"] in subjects]
         folder = self.out / "folds" / f"fold-{number}"
         what = f"fold {number} (without {', '.join(subjects)})"
-        keys = {threshold_key(records[name]["contrasts"]) for name in out}
+        keys = {threshold_key(records[name]["contrasts"], self.training.channels) for name in out}
         model = self._train([name for name in records if name not in out], folder, what, self.card, keys)
         if model is None:
             return False
@@ -112,7 +112,8 @@ class Folds:
         return True
 
     def _load(self, names: Sequence[str]) -> list[Case]:
-        self._cases |= {name: load_case(self.folders[name]) for name in names if name not in self._cases}
+        new = [name for name in names if name not in self._cases]
+        self._cases |= {name: load_case(self.folders[name], self.training.channels) for name in new}
         return [self._cases[name] for name in names]
 
     def _train(

@@ -31,6 +31,8 @@ PATCH = {"FoldedUNet": 80, "TwoPathway": 24}
 PATCHES = {"FoldedUNet": 1, "TwoPathway": 6}
 #: What dense inference answers at a time: larger tiles share more of the context.
 TILE = {"FoldedUNet": 80, "TwoPathway": 48}
+#: The layer of a `FoldedUNet` that sees the channels, eight folded voxels of each in turn.
+FIRST_LAYER = "down.0.conv1.weight"
 #: Parameters of what finds features, by architecture: frozen with ``freeze``.
 ENCODER = {"FoldedUNet": ("down.",), "TwoPathway": ("fine.", "context.")}
 LEARNING_RATE = {"FoldedUNet": 1e-3, "TwoPathway": 1e-3}
@@ -52,6 +54,7 @@ class Training:
 
     name: str
     classes: tuple[str, ...]  # background first
+    channels: tuple[str, ...] = segment.CHANNELS
     architecture: str = "FoldedUNet"
     init: Model | None = None  # fine-tuned from this one
     first: Model | None = None  # a cascade's semantic stage
@@ -104,12 +107,15 @@ def make_network(training: Training) -> nn.Module:
             f"--init: {init.name} is a {type(init.network).__name__}, and a {training.architecture} was asked for."
             " Choose the architecture of the model you begin with, or begin from scratch (--init none)."
         )
-    if training._keeps_head:
+    same_channels = init is not None and segment.contrasts_of(init) == training.channels
+    if training._keeps_head and same_channels:
         assert init is not None
         return deepcopy(init.network).requires_grad_(True)
-    options: dict[str, Any] = {"channels": 3 + (training.first is not None), "classes": len(training.classes)}
+    channels = len(training.channels) + (training.first is not None)
+    options: dict[str, Any] = {"channels": channels, "classes": len(training.classes)}
     if init is not None:
-        options = dataclasses.asdict(init.network.config) | {"classes": len(training.classes)}
+        classes = len(init.card["classes"]) if training._keeps_head else len(training.classes)
+        options = dataclasses.asdict(init.network.config) | {"channels": channels, "classes": classes}
     elif training.architecture == "FoldedUNet":
         options |= {"features": training.features or (32, 48, 96, 160), "place": True}
     else:
@@ -118,9 +124,30 @@ def make_network(training: Training) -> nn.Module:
         )
     network = build(training.architecture, options)
     if init is not None:
-        kept = {key: value for key, value in init.network.state_dict().items() if not key.startswith("head")}
+        kept = {key: value for key, value in init.network.state_dict().items()
+                if training._keeps_head or not key.startswith("head")}  # fmt: skip
+        if not same_channels:
+            kept[FIRST_LAYER] = _for_channels(kept[FIRST_LAYER], segment.contrasts_of(init), training)
         network.load_state_dict(kept, strict=False)
     return network
+
+
+def _for_channels(weight: torch.Tensor, before: Sequence[str], training: Training) -> torch.Tensor:
+    """The first layer's weights (features, 8 x channels, ...) for other channels: what is new begins with 0."""
+    new = [name for name in training.channels if name not in before]
+    if new and training.freeze:
+        raise AppError(
+            f"--freeze-encoder: what you begin with knows no {', '.join(new)}, and a frozen encoder would not learn it."
+            " Train without --freeze-encoder."
+        )
+    if len(new) == len(training.channels):
+        raise AppError(
+            f"--init: what you begin with knows {', '.join(before)}, and none of {', '.join(new)}. Begin from scratch"
+            " (--init none)."
+        )
+    blocks = dict(zip(before, weight.split(weight.shape[1] // len(before), 1), strict=True))
+    nothing = torch.zeros_like(next(iter(blocks.values())))
+    return torch.cat([blocks.get(name, nothing) for name in training.channels], 1)
 
 
 def train_model(
@@ -166,7 +193,11 @@ def train_model(
     network = make_network(training).to(device)
     if training.synthetic and generator is None:
         # On the CPU, wherever the network is: patches are made ahead by other processes.
-        generator = own_generator(cases, patch=scan_size(network, training.architecture), device="cpu")
+        # Of fewer channels than the generator makes none is left out: what it leaves may be none of them.
+        whole = set(training.channels) >= set(segment.CHANNELS)
+        generator = own_generator(
+            cases, patch=scan_size(network, training.architecture), device="cpu", p_drop=None if whole else 0.0
+        )
     shown = [with_proposals(case, training.first, device) for case in cases] if training.first else list(cases)
     judges = [with_proposals(case, training.first, device) for case in held_out] if training.first else list(held_out)
     loss = GroupedLoss(training.loss, training.groups).to(device)
@@ -238,6 +269,7 @@ def sample_config(network: nn.Module, training: Training) -> SampleConfig:
         drop=training.drop,
         synthetic=training.synthetic,
         seed=training.seed,
+        contrasts=training.channels,
     )
 
 
@@ -247,10 +279,11 @@ def scan_size(network: nn.Module, architecture: str) -> int:
     return patch + 2 * int(network.margin) + (patch if count > 1 else 0)  # type: ignore[arg-type]
 
 
-def own_generator(cases: Sequence[Case], *, patch: int, device: str) -> Generator:
+def own_generator(cases: Sequence[Case], *, patch: int, device: str, p_drop: float | None = None) -> Generator:
     """Synthetic scans of the anatomy and the lesions of the cases themselves."""
     heads, masks = synthetic_doubles(cases, device=device)
-    return Generator(heads, stripped_scans(patch), masks)
+    config = stripped_scans(patch)
+    return Generator(heads, config if p_drop is None else dataclasses.replace(config, p_drop=p_drop), masks)
 
 
 def stripped_scans(patch: int) -> GeneratorConfig:
@@ -311,11 +344,13 @@ def _finish(
     kept = training.init if training._keeps_head else None
     classes = list(training.classes if kept is None else kept.card["classes"])
     lesions = classes[1:] if kept is None else [classes[number] for number in segment.lesion_classes(kept)]
+    usable = [key for key, contrast in zip(THRESHOLD_KEYS, ({"FLAIR"}, set(training.channels) - {"FLAIR"}), strict=True)
+              if contrast & set(training.channels)]  # fmt: skip
     whole: dict[str, Any] = {
         "name": training.name, "version": "1.0.0", "spacing_mm": 1.0, "orientation": "RAS",
         "normalisation": "mean 0 and standard deviation 1 within the brain, kept within 5; 0 outside and if missing",
-        "channels": list(segment.CHANNELS), "patch": TILE[training.architecture], "classes": classes,
-        "lesion_classes": lesions, "lesion_threshold": dict.fromkeys(THRESHOLD_KEYS, 0.5),
+        "channels": list(training.channels), "patch": TILE[training.architecture], "classes": classes,
+        "lesion_classes": lesions, "lesion_threshold": dict.fromkeys(usable, 0.5),
         **card,
     }  # fmt: skip
     if training.crf:
@@ -328,7 +363,7 @@ def _finish(
     if len(lesions) == 1 and folders:
         known = {} if kept is None else kept.card["lesion_threshold"]
         model = Model(training.name, "1.0.0", 1.0, whole, network, training.first)
-        found = {**known, **thresholds(model, folders, device, wanted=wanted)}
+        found = {key: known[key] for key in usable if key in known} | thresholds(model, folders, device, wanted=wanted)
         whole["lesion_threshold"] = found or whole["lesion_threshold"]
     write_model(network, folder, whole)
     return read_model(folder)
@@ -346,7 +381,7 @@ def thresholds(
     for stored in (Stored.read(folders[number]) for number in some):
         for key in wanted:
             without = ("FLAIR",) if key == segment.WITHOUT_FLAIR else ()
-            there = set(stored.record["contrasts"]) - set(without)
+            there = (set(stored.record["contrasts"]) & set(segment.contrasts_of(model))) - set(without)
             if not there or (key == segment.WITH_FLAIR and "FLAIR" not in there):
                 continue
             truth = stored.labels() > 0
@@ -360,16 +395,16 @@ def thresholds(
     }  # fmt: skip
 
 
-def threshold_key(contrasts: Collection[str]) -> str:
-    """Which threshold a case of these contrasts gets."""
-    return segment.WITH_FLAIR if "FLAIR" in contrasts else segment.WITHOUT_FLAIR
+def threshold_key(contrasts: Collection[str], channels: Collection[str]) -> str:
+    """Which threshold a case of these contrasts gets from a model of these channels."""
+    return segment.WITH_FLAIR if "FLAIR" in contrasts and "FLAIR" in channels else segment.WITHOUT_FLAIR
 
 
 def predict_drawn(model: Model, folder: Path, *, device: str) -> np.ndarray:
     """Classes 0, 1, ... of a case on the grid of its drawn labels: lesions as in the app, else the likeliest class."""
     stored = Stored.read(folder)
     if len(segment.lesion_classes(model)) == 1:
-        key = threshold_key(stored.record["contrasts"])
+        key = threshold_key(stored.record["contrasts"], segment.contrasts_of(model))
         mask = segment.lesion_mask(
             stored.predict(model, device=device)[0],
             threshold=model.card["lesion_threshold"].get(key, 0.5), voxel_size_mm=stored.mask()[1],

@@ -44,6 +44,8 @@ class SampleConfig:
     synthetic : float
         Share of the samples made of synthetic scans.
     seed : int
+    contrasts : tuple of str
+        Channels of the cases, but for a cascade's proposals.
     """
 
     patch: int
@@ -56,6 +58,7 @@ class SampleConfig:
     augment: bool = True
     synthetic: float = 0.0
     seed: int = 1
+    contrasts: tuple[str, ...] = CONTRASTS
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ class Sampler:
         jitter = rng.integers(-c.patch // 4, c.patch // 4 + 1, 3)
         corner = points[rng.integers(len(points))] + jitter - size // 2
         images = _cut(case.channels, corner, size)
-        images *= _kept(rng, images, c.drop)
+        images *= _kept(rng, images, c.drop, len(c.contrasts))
         labels = _cut(case.labels[None], corner, size)
         place = _grid(case.places, corner, size)
         if self._augment is not None:
@@ -119,7 +122,8 @@ class Sampler:
             change.set_random_state(int(rng.integers(2**31)))
         done = space(dict(zip(("images", "labels", "place"), patch, strict=True)))
         images, labels, place = (done[key].as_tensor() for key in ("images", "labels", "place"))
-        scans, others = images[: len(CONTRASTS)], images[len(CONTRASTS) :]
+        count = len(self.config.contrasts)
+        scans, others = images[:count], images[count:]
         brain = scans != 0  # what is no brain, or a missing contrast, stays 0
         return torch.cat([torch.as_tensor(intensity(scans)) * brain, others]), labels, place
 
@@ -132,7 +136,8 @@ def synthetic_patches(
     With the `first` model of a cascade, its foreground probability is a channel more.
     """
     sample = generator.sample(int(rng.integers(2**62)))
-    images, labels = scaled(sample), (sample.lesion > 0.5).long()
+    images = scaled(sample)[[CONTRASTS.index(name) for name in config.contrasts]]
+    labels = (sample.lesion > 0.5).long()
     if first is not None:
         images = torch.cat([images, _proposed(first, images, sample.place)[None]])
     size = config.patch + 2 * config.margin
@@ -181,11 +186,11 @@ def _grid(places: Sequence[np.ndarray], corner: np.ndarray, size: int) -> torch.
     return torch.stack(torch.meshgrid(*axes, indexing="ij"))
 
 
-def _kept(rng: np.random.Generator, images: torch.Tensor, drop: float) -> torch.Tensor:
+def _kept(rng: np.random.Generator, images: torch.Tensor, drop: float, contrasts: int) -> torch.Tensor:
     """1 for each channel that stays, 0 for the others, (channels, 1, 1, 1); one contrast that is there stays always."""
-    present = np.flatnonzero(images[: len(CONTRASTS)].flatten(1).any(1).numpy())
+    present = np.flatnonzero(images[:contrasts].flatten(1).any(1).numpy())
     keep = rng.random(len(images)) >= drop
-    keep[len(CONTRASTS) :] = True
+    keep[contrasts:] = True
     if len(present) and not keep[present].any():
         keep[rng.choice(present)] = True
     return torch.from_numpy(keep.astype(np.float32))[:, None, None, None]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,17 +29,21 @@ def init_case_wf(
     config: Config,
     *,
     labels: Labels,
+    channels: Sequence[str] = (),
     folder: Path,
     record: Mapping[str, Any],
     device: str = "cpu",
 ) -> pe.Workflow:
-    """Build the workflow; its last node, ``write``, leaves ``case.json`` in `folder`."""
+    """Build the workflow; its last node, ``write``, leaves ``case.json`` in `folder`.
+
+    `channels` are those of the model to train: the scans that it uses are kept, beside all that the app uses itself.
+    """
     workflow = pe.Workflow(name=workflow_name(inputs))
-    scans, brain = prepare(workflow, inputs, plan(inputs, config), config, device)
-    images = merge(workflow, [(scans[name].normalize, "work_out") for name in inputs.contrasts], "work_images")
+    scans, brain = prepare(workflow, inputs, plan(inputs, config), config, device=device, channels=channels)
+    images = merge(workflow, [(nodes.normalize, "work_out") for nodes in scans.values()], "work_images")
     write = pe.Node(
         StoreCase(
-            contrasts=list(inputs.contrasts),
+            contrasts=list(scans),
             label_file=str(labels.path),
             indices=list(labels.indices),
             folder=str(folder),

@@ -94,7 +94,7 @@ def init_session_wf(inputs: SessionInputs, config: Config, *, device: str = "cpu
     """
     chosen = plan(inputs, config)
     workflow = pe.Workflow(name=workflow_name(inputs))
-    scans, brain = prepare(workflow, inputs, chosen, config, device)
+    scans, brain = prepare(workflow, inputs, chosen, config, device=device, channels=config.own_channels)
     template = _template_node(workflow, scans, inputs, brain)
     found = _segmentation_nodes(workflow, scans, inputs, brain, template, chosen, config, device)
     _output_nodes(workflow, scans, inputs, template, found, chosen, config)
@@ -102,10 +102,19 @@ def init_session_wf(inputs: SessionInputs, config: Config, *, device: str = "cpu
 
 
 def prepare(
-    workflow: pe.Workflow, inputs: SessionInputs, chosen: Plan, config: Config, device: str
+    workflow: pe.Workflow,
+    inputs: SessionInputs,
+    chosen: Plan,
+    config: Config,
+    *,
+    device: str,
+    channels: Sequence[str],
 ) -> tuple[dict[str, ScanNodes], pe.Node]:
-    """Add what any segmentation begins with: conform, brain, coregister, bias, normalize; the same in training."""
-    used = inputs.used_by(config.own_channels)
+    """Add what any segmentation begins with: conform, brain, coregister, bias, normalize; the same in training.
+
+    `channels` are those of a lesion model that may use more scans than the app itself.
+    """
+    used = inputs.used_by(channels)
     scans = {scan.contrast: _scan_nodes(workflow, scan) for scan in used}
     brain = _brain_node(workflow, scans[inputs.reference.contrast], inputs, chosen, device)
     for scan in used[1:]:

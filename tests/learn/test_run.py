@@ -4,11 +4,13 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from bidsapp.cards import read_lesion_model
 from bidsapp.errors import AppError
 from bidsapp.learn import run
 from bidsapp.learn.cases import Stored, load_case
@@ -48,6 +50,48 @@ def test_other_classes_get_a_new_head_on_the_old_body() -> None:
 def test_a_model_of_another_architecture_cannot_be_begun_with() -> None:
     with pytest.raises(AppError, match="segment is a FoldedUNet, and a TwoPathway was asked for"):
         make_network(dataclasses.replace(PATCHWISE, init=packaged()))
+
+
+def test_a_channel_that_is_new_changes_nothing_at_first() -> None:
+    """T1w with contrast agent is added, T2w is taken away: the same answer as of the packaged network without T2w."""
+    network = make_network(
+        Training(name="t", classes=LESION, init=packaged(), channels=("T1w", "FLAIR", "T1wCE"))
+    ).eval()
+    x, place = torch.randn(1, 3, 32, 32, 32), torch.zeros(1, 3, 16, 16, 16)
+    before = torch.stack([x[:, 0], torch.zeros_like(x[:, 0]), x[:, 1]], 1)
+    with torch.no_grad():
+        torch.testing.assert_close(network(x, place), packaged().network(before, place))
+    first = network.down[0].conv1.weight
+    assert first.shape[1] == 24 and first.requires_grad and not first[:, 16:].any()
+
+
+@pytest.mark.parametrize(("channels", "freeze", "message"), [
+    (("T1w", "T1wCE"), True, "knows no T1wCE"), (("T1wCE",), False, "none of T1wCE"),
+])  # fmt: skip
+def test_channels_that_cannot_be_learned(channels: tuple[str, ...], freeze: bool, message: str) -> None:
+    with pytest.raises(AppError, match=message):
+        make_network(Training(name="t", classes=LESION, init=packaged(), channels=channels, freeze=freeze))
+
+
+@pytest.mark.parametrize(("channels", "keys"), [
+    (("T1w", "FLAIR", "T1wCE"), {"with FLAIR", "without FLAIR"}), (("FLAIR",), {"with FLAIR"}),
+])  # fmt: skip
+def test_a_model_of_other_channels(
+    case_folder: Path, tmp_path: Path, channels: tuple[str, ...], keys: set[str]
+) -> None:
+    """A case with T1wCE beside its FLAIR; the model is fit for --lesion-model."""
+    record = json.loads((case_folder / "case.json").read_text()) | {"contrasts": ["FLAIR", "T1wCE"]}
+    (case_folder / "case.json").write_text(json.dumps(record))
+    shutil.copyfile(case_folder / "FLAIR.nii", case_folder / "T1wCE.nii")
+    case = load_case(case_folder, channels)
+    assert case.contrasts == tuple(name for name in ("FLAIR", "T1wCE") if name in channels)
+    assert [bool(channel.any()) for channel in case.channels] == [name != "T1w" for name in channels]
+    training = dataclasses.replace(PATCHWISE, steps=1, channels=channels)
+    model = train_model([case], training, folder=tmp_path / "run")
+    assert model is not None and model.card["channels"] == list(channels)
+    read = read_lesion_model(tmp_path / "run/model")
+    assert read.channels == channels and set(read.card["lesion_threshold"]) == keys
+    assert predict_drawn(model, case_folder, device="cpu").shape == (40, 46, 13)
 
 
 @pytest.mark.parametrize("training", [SMALL, PATCHWISE], ids=["unet", "patchwise"])
@@ -98,12 +142,17 @@ def test_a_case_is_predicted_once_for_each_threshold_that_it_tells_of(
         return (stored.labels() > 0)[None] * (0.4 if without else 0.8) + 0.15
 
     monkeypatch.setattr(Stored, "predict", predict)
-    assert thresholds(None, [case_folder, both], "cpu") == {"with FLAIR": 0.2, "without FLAIR": 0.2}
+    model = SimpleNamespace(card={})
+    assert thresholds(model, [case_folder, both], "cpu") == {"with FLAIR": 0.2, "without FLAIR": 0.2}
     assert asked == [("sub-01", ()), ("sub-02", ()), ("sub-02", ("FLAIR",))]
-    assert list(thresholds(None, [both], "cpu", wanted={"without FLAIR"})) == ["without FLAIR"]
+    assert list(thresholds(model, [both], "cpu", wanted={"without FLAIR"})) == ["without FLAIR"]
     asked.clear()
-    thresholds(None, [case_folder] * 100, "cpu")
+    thresholds(model, [case_folder] * 100, "cpu")
     assert len(asked) == run.THRESHOLD_CASES
+    # A model that is shown no FLAIR: nothing is left of the one, and one threshold for the other.
+    asked.clear()
+    found = thresholds(SimpleNamespace(card={"channels": ["T1w", "T2w"]}), [case_folder, both], "cpu")
+    assert list(found) == ["without FLAIR"] and [name for name, _ in asked] == ["sub-02"]
 
 
 def test_a_model_is_written_once_as_it_was_judged(

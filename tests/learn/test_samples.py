@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -73,3 +74,11 @@ def test_a_channel_beyond_the_contrasts_is_neither_dropped_nor_changed(case: Cas
     four = Case(**{**vars(case), "channels": np.concatenate([case.channels, case.labels[None].astype(np.float16)])})
     batch = Sampler([four], SampleConfig(patch=16, count=12, drop=0.9, foreground=1.0))(0)
     assert batch.images[:, 3].max() <= 1 and (batch.images[:, 3].flatten(1).sum(1) > 0).all()
+
+
+def test_of_two_contrasts_one_stays_and_the_proposals_always(case: Case) -> None:
+    """T1w and T1wCE, and what a cascade's first network found."""
+    two = dataclasses.replace(case, channels=np.full_like(case.channels, 0.5))
+    config = SampleConfig(patch=16, count=30, drop=0.9, augment=False, contrasts=("T1w", "T1wCE"))
+    shown = Sampler([two], config)(0).images.flatten(2).any(2)
+    assert shown[:, 2].all() and (shown[:, :2].sum(1) >= 1).all() and (shown[:, :2].sum(1) == 1).any()

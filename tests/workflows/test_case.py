@@ -42,6 +42,24 @@ def test_graph_is_complete(tmp_path: Path, contrasts: tuple[str, ...], under: st
     assert "template" not in workflow.list_node_names()  # half a minute that training does not need
 
 
+def test_a_scan_with_contrast_agent_is_kept_where_the_model_is_shown_it(tmp_path: Path) -> None:
+    (tmp_path / "dataset_description.json").write_text("{}")
+    scans = {}
+    for name in ("T1w", "T1wCE", "labels"):
+        path = tmp_path / f"sub-01_{name}.nii.gz"
+        path.touch()
+        scans[name] = ScanChoice(name, path, "the only one")
+    inputs = SessionInputs("01", None, (scans["T1w"],), (scans["T1wCE"],))
+    config = Config(bids_dir=tmp_path, out_dir=tmp_path / "out", level="participant")
+    for channels, kept in ((("T1w", "T1wCE"), ["T1w", "T1wCE"]), (("T1w",), ["T1w"])):
+        workflow = init_case_wf(
+            inputs, config, labels=Labels(scans["labels"].path, (), kept[-1]), channels=channels,
+            folder=tmp_path / "case", record={},
+        )  # fmt: skip
+        assert workflow.get_node("write").inputs.contrasts == kept
+        assert ("coregister_T1wCE" in workflow.list_node_names()) == ("T1wCE" in kept)
+
+
 def test_the_node_keeps_a_session(tmp_path: Path, rng: np.random.Generator) -> None:
     affine = np.diag([1.0, 1, 1, 1])
     brain, drawn = np.zeros((16, 18, 14), np.uint8), np.zeros((16, 18, 14), np.int16)
