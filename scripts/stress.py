@@ -68,9 +68,12 @@ def stress(chosen: argparse.Namespace, shared: Path) -> str:
         alive = [number for number, process in enumerate(running) if process.poll() is None]
         if not alive:
             break
-        victim = chance.choice(alive)
+        busy = [number for number in alive if sessions_of(running[number].pid, shared)]
+        # Most processes wait for the others' sessions: half of the kills are for those at work.
+        victim = chance.choice(busy if busy and chance.random() < 0.5 else alive)
+        held = ", ".join(sessions_of(running[victim].pid, shared)) or "no session"
         done = len(list(shared.rglob("*_provenance.json")))
-        print(f"kill: process {victim}, {done} record(s) written so far", flush=True)
+        print(f"kill: process {victim}, at work on {held}; {done} record(s) written so far", flush=True)
         os.kill(running[victim].pid, signal.SIGKILL)
         running[victim].wait()
         running[victim] = start(chosen.data, shared, chosen.app_options, log=logs[victim], nprocs=1)
@@ -79,6 +82,21 @@ def stress(chosen: argparse.Namespace, shared: Path) -> str:
     if any(codes):
         raise SystemExit(f"exit codes {codes}: {chosen.out}/process-*.log")
     return f"{killed} killed and started again"
+
+
+def sessions_of(pid: int, shared: Path) -> list[str]:
+    """The sessions whose locks a process holds (the kernel's list names inodes)."""
+    rows = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+    inodes = {row[5].rpartition(":")[2] for row in rows if "->" not in row and row[4] == str(pid)}
+    try:
+        locks = sorted(os.scandir(shared / ".locks"), key=lambda entry: entry.name)
+    except FileNotFoundError:
+        return []
+    return [
+        entry.name.removesuffix(".lock")
+        for entry in locks
+        if entry.name.startswith("sub-") and str(entry.inode()) in inodes
+    ]
 
 
 def start(data: Path, out: Path, options: list[str], *, log: Path, nprocs: int) -> subprocess.Popen:
