@@ -297,17 +297,28 @@ def asked_channels(options: TrainOptions) -> tuple[str, ...]:
     Raises
     ------
     AppError
-        No such model, or there are no synthetic scans of such a channel.
+        No such model, one that knows none of the channels, or there are no synthetic scans of such a channel.
     """
     channels = tuple(name for name in cards.CONTRASTS if name in options.contrasts)
-    if not channels and options.architecture != "patchwise" and options.init != "none":
+    if options.architecture != "patchwise" and options.init != "none":
         folder = cards.newest("segment") if options.init == "packaged" else Path(options.init)
         assert folder is not None
-        channels = tuple(cards.read_card(folder).get("channels", CONTRASTS))
-    unknown = [name for name in channels if name not in CONTRASTS]
-    if unknown and options.synthetic:
+        known = tuple(cards.read_card(folder).get("channels", CONTRASTS))
+        channels = channels or known
+        new = [name for name in channels if name not in known]
+        if len(new) == len(channels):
+            raise errors.UsageError(
+                f"--contrasts: the model you begin with knows {', '.join(known)}, and not {', '.join(new)}. Begin from"
+                " scratch (--init none), or add one that it knows."
+            )
+        if new and options.freeze:
+            raise errors.UsageError(
+                f"--freeze-encoder: the model you begin with knows no {', '.join(new)}, and would not learn it."
+            )
+    without_doubles = [name for name in channels if name not in CONTRASTS]
+    if without_doubles and options.synthetic:
         raise errors.UsageError(
-            f"--synthetic: no synthetic scans can be made of {', '.join(unknown)}; with that, give --synthetic 0."
+            f"--synthetic: no synthetic scans can be made of {', '.join(without_doubles)}; give --synthetic 0."
         )
     return channels
 

@@ -127,27 +127,16 @@ def make_network(training: Training) -> nn.Module:
         kept = {key: value for key, value in init.network.state_dict().items()
                 if training._keeps_head or not key.startswith("head")}  # fmt: skip
         if not same_channels:
-            kept[FIRST_LAYER] = _for_channels(kept[FIRST_LAYER], segment.contrasts_of(init), training)
+            kept[FIRST_LAYER] = _for_channels(kept[FIRST_LAYER], segment.contrasts_of(init), training.channels)
         network.load_state_dict(kept, strict=False)
     return network
 
 
-def _for_channels(weight: torch.Tensor, before: Sequence[str], training: Training) -> torch.Tensor:
+def _for_channels(weight: torch.Tensor, before: Sequence[str], channels: Sequence[str]) -> torch.Tensor:
     """The first layer's weights (features, 8 x channels, ...) for other channels: what is new begins with 0."""
-    new = [name for name in training.channels if name not in before]
-    if new and training.freeze:
-        raise AppError(
-            f"--freeze-encoder: what you begin with knows no {', '.join(new)}, and a frozen encoder would not learn it."
-            " Train without --freeze-encoder."
-        )
-    if len(new) == len(training.channels):
-        raise AppError(
-            f"--init: what you begin with knows {', '.join(before)}, and none of {', '.join(new)}. Begin from scratch"
-            " (--init none)."
-        )
     blocks = dict(zip(before, weight.split(weight.shape[1] // len(before), 1), strict=True))
     nothing = torch.zeros_like(next(iter(blocks.values())))
-    return torch.cat([blocks.get(name, nothing) for name in training.channels], 1)
+    return torch.cat([blocks.get(name, nothing) for name in channels], 1)
 
 
 def train_model(

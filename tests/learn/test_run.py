@@ -27,6 +27,7 @@ PATCHWISE = dataclasses.replace(SMALL, architecture="TwoPathway", features=(4,) 
 @pytest.fixture(autouse=True)
 def few_patches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(run.PATCHES, "TwoPathway", 2)
+    monkeypatch.setattr(run, "VALIDATION_PATCHES", 4)
 
 
 def test_fine_tuning_keeps_all_that_the_network_knows() -> None:
@@ -63,14 +64,6 @@ def test_a_channel_that_is_new_changes_nothing_at_first() -> None:
         torch.testing.assert_close(network(x, place), packaged().network(before, place))
     first = network.down[0].conv1.weight
     assert first.shape[1] == 24 and first.requires_grad and not first[:, 16:].any()
-
-
-@pytest.mark.parametrize(("channels", "freeze", "message"), [
-    (("T1w", "T1wCE"), True, "knows no T1wCE"), (("T1wCE",), False, "none of T1wCE"),
-])  # fmt: skip
-def test_channels_that_cannot_be_learned(channels: tuple[str, ...], freeze: bool, message: str) -> None:
-    with pytest.raises(AppError, match=message):
-        make_network(Training(name="t", classes=LESION, init=packaged(), channels=channels, freeze=freeze))
 
 
 @pytest.mark.parametrize(("channels", "keys"), [
