@@ -44,6 +44,8 @@ SYN = Stage("SyN[0.25,3,0]", "Mattes", "32,Regular,0.5", "30x6", "2x1", "1x0")
 #: Axes are parallel where their direction cosines differ by less, 0.001 voxels over a thousand: interpolation is then
 #: separable, an axis after the other, and several times as fast.
 PARALLEL = 1e-6
+#: The field of view ends at the voxels' edges, not at their centres (and rounding is no reason to leave it).
+EDGE = 0.5 + 1e-3
 ORDERS = {"nearest": 0, "linear": 1, "bspline": 3}
 
 Transform = np.ndarray | nib.Nifti1Image
@@ -363,12 +365,27 @@ def _linear_weights(n_from: int, n_to: int, step: float, start: float) -> np.nda
 
 
 def _pull(data: np.ndarray, points: _Points, shape: tuple[int, ...], order: int) -> np.ndarray:
+    if points.array is not None and order < 2:
+        return _read(data, points.array, order)
     out = _interpolate(data, points, shape, order)
     if order > 1:
         out = np.clip(out, data.min(), data.max())
-    for axis, size in enumerate(data.shape):  # the field of view ends at the voxels' edges, not at their centres
+    for axis, size in enumerate(data.shape):
         coordinate = points.coordinate(axis, shape)
-        out[(coordinate < -0.5 - 1e-3) | (coordinate > size - 0.5 + 1e-3)] = 0
+        out[(coordinate < -EDGE) | (coordinate > size - 1 + EDGE)] = 0
+    return out
+
+
+def _read(data: np.ndarray, points: np.ndarray, order: int) -> np.ndarray:
+    """`_pull` at points (3, ...) for nearest and linear interpolation: read only where the image is not 0."""
+    out = np.zeros(points.shape[1:], data.dtype if order == 0 else np.float32)
+    if not data.any():
+        return out
+    some = np.ones(out.shape, bool)
+    for coordinate, side, size in zip(points, bounding_box(data, margin=1), data.shape, strict=True):
+        some &= coordinate >= (side.start if side.start > 0 else -EDGE)
+        some &= coordinate <= (side.stop - 1 if side.stop < size else size - 1 + EDGE)
+    out[some] = ndimage.map_coordinates(data, points[:, some], order=order, mode="nearest", output=out.dtype)
     return out
 
 
