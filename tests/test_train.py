@@ -9,6 +9,7 @@ import pytest
 
 from bidsapp import errors, train
 from bidsapp.learn.run import PATCH
+from bidsapp.models import segment
 from bidsapp.progress import Progress
 
 AFFINE = np.diag([4.0, 4, 4, 1])
@@ -162,5 +163,6 @@ def test_dry_run_tells_cases_folds_time_and_memory(
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].split("\t")[:4] == ["sub-01", "T1w FLAIR", "sub-01_space-FLAIR_label-lesion_mask.nii.gz", "FLAIR"]
     network = next(line for line in lines if line.startswith("FoldedUNet")).split("\t")
-    assert network[1:4] == ["from segment 0.1.0", "1 x 32x32x32", "100"] and float(network[4]) > 0
+    card = segment.packaged().card
+    assert network[1:4] == [f"from segment {card['version']}", "1 x 32x32x32", "100"] and float(network[4]) > 0
     assert not (dataset / "out").exists()

@@ -45,7 +45,7 @@ def export(config: TrainConfig, *, run: Path, out: Path) -> Path:
         "classes": list(make_task(config.task).classes),
         "training": {
             "data": [SOURCES.get(name, name) for name in used],
-            "begun_from": config.begin_with or "scratch",
+            "begun_from": record["begun_from"],
             "real_scans": "none: synthetic scans of these label maps only",
             "heads": list(config.train_heads),
             "steps": step,

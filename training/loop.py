@@ -16,7 +16,7 @@ from bidsapp.learn.generator import Generator, Sample
 from bidsapp.learn.heads import load_heads
 from bidsapp.learn.lesion_masks import load_lesions
 from bidsapp.learn.loop import Schedule, fit
-from bidsapp.models.registry import load_model
+from bidsapp.models.registry import Model, load_model
 from bidsapp.models.unet import FoldedUNet
 from training.config import TrainConfig
 from training.tasks import Task, make_task
@@ -33,12 +33,13 @@ def train(config: TrainConfig, *, folder: Path, device: str, max_seconds: float 
     folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
-    _record(config, folder, device)
+    begun = load_model(config.begin_with) if config.begin_with else None
+    _record(config, folder, device, begun)
     make, check = (generator(config, folder, device, held_out=held_out) for held_out in (False, True))
     task = make_task(config.task)
     network = FoldedUNet(config.network)
-    if config.begin_with:
-        network.load_state_dict(load_model(config.begin_with).network.state_dict())
+    if begun:
+        network.load_state_dict(begun.network.state_dict())
     fit(
         network.to(device),
         lambda number: make.sample(config.seed * 10**9 + number),
@@ -81,11 +82,12 @@ def generator(config: TrainConfig, folder: Path, device: str, *, held_out: bool)
     return Generator(heads, config.generator, lesions)
 
 
-def _record(config: TrainConfig, folder: Path, device: str) -> None:
+def _record(config: TrainConfig, folder: Path, device: str, begun: Model | None) -> None:
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--abbrev=40"],
         capture_output=True, text=True, check=False, cwd=Path(__file__).parent,
     ).stdout.strip()  # fmt: skip
     record = {"commit": commit, "device": device, "torch": torch.__version__, "config": dataclasses.asdict(config)}
+    record["begun_from"] = f"{begun.card['name']} {begun.card['version']}" if begun else "scratch"
     with (folder / "run.json").open("w") as stream:
         json.dump(record, stream, indent=1)
