@@ -63,6 +63,11 @@ def stress(chosen: argparse.Namespace, shared: Path) -> str:
     logs = [chosen.out / f"process-{number}.log" for number in range(chosen.processes)]
     running = [start(chosen.data, shared, chosen.app_options, log=log, nprocs=1) for log in logs]
     killed = 0
+    # Until a session is begun, nothing but starts of Python would be killed.
+    while not any(sessions_of(process.pid, shared) for process in running):
+        if all(process.poll() is not None for process in running):
+            break
+        time.sleep(1)
     while killed < chosen.kills and any(process.poll() is None for process in running):
         time.sleep(chance.uniform(*chosen.every))
         alive = [number for number, process in enumerate(running) if process.poll() is None]
