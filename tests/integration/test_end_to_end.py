@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
 GOOD = ("sub-01_ses-1", "sub-01_ses-2", "sub-02_ses-1", "sub-07")
+FRESH = ("--participant-label", "02")
 GOLDEN = ROOT / "tests" / "integration" / "golden_files.txt"
 
 
@@ -76,15 +78,37 @@ def add_odd_subjects(data: Path) -> None:
 
 @pytest.fixture(scope="module")
 def finished(demo_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    """The participant level over all subjects, run once however many workers pytest has."""
-    folder = demo_dataset.parent / "end-to-end"
+    """The participant level over all subjects."""
+
+    def run(folder: Path) -> Finished:
+        shutil.copytree(demo_dataset, folder / "data")
+        add_odd_subjects(folder / "data")
+        return run_app(folder / "data", folder / "out")
+
+    return once(demo_dataset.parent / "end-to-end", run)
+
+
+@pytest.fixture(scope="module")
+def fresh(finished: Finished, demo_dataset: Path) -> Finished:
+    """sub-02 alone, in another folder, with its intermediate files in ``work`` beside it."""
+
+    def run(folder: Path) -> Finished:
+        return run_app(finished.data, folder / "out", *FRESH, "--work-dir", str(folder / "work"), "--keep-work")
+
+    return once(demo_dataset.parent / "fresh", run)
+
+
+def once(folder: Path, run: Callable[[Path], Finished]) -> Finished:
+    """A run that is done once, however many workers pytest has."""
     with FileLock(f"{folder}.lock"):
         if not (folder / "done.json").is_file():
-            shutil.copytree(demo_dataset, folder / "data")
-            add_odd_subjects(folder / "data")
-            done = run_app(folder / "data", folder / "out")
-            (folder / "done.json").write_text(json.dumps([done.code, done.stdout, done.stderr, done.seconds]))
-    return Finished(folder / "data", folder / "out", *json.loads((folder / "done.json").read_text()))
+            folder.mkdir()
+            done = run(folder)
+            (folder / "done.json").write_text(
+                json.dumps([str(done.data), str(done.out), done.code, done.stdout, done.stderr, done.seconds])
+            )
+    data, out, *rest = json.loads((folder / "done.json").read_text())
+    return Finished(Path(data), Path(out), *rest)
 
 
 def anat(out: Path, session: str) -> Path:
@@ -188,11 +212,12 @@ def test_network_measures_all_from_any_contrast(finished: Finished) -> None:
         assert middle[0] + 8 < other[0]  # left is left
 
 
-def test_unsupervised_models_say_what_they_cannot_measure(finished: Finished, tmp_path: Path) -> None:
-    """FLAIR alone: the mixture does not tell grey from white matter."""
-    which = ("--participant-label", "02", "--session-label", "1", "--output-spaces", "orig", "--skip-bids-validation")
-    done = run_app(finished.data, tmp_path, "--tissue-model", "mixture", "--lesion-model", "outlier", *which)
+def test_unsupervised_models_say_what_they_cannot_measure(fresh: Finished, tmp_path: Path) -> None:
+    """FLAIR alone: the mixture does not tell grey from white matter. What other models share is not computed again."""
+    which = (*FRESH, "--output-spaces", "orig", "--skip-bids-validation", "-w", str(fresh.out.parent / "work"))
+    done = run_app(fresh.data, tmp_path, "--tissue-model", "mixture", "--lesion-model", "outlier", *which)
     assert done.code == 0, done.stderr
+    assert "reused brain" in (tmp_path / "logs" / "sub-02.log").read_text()
     row = pd.read_csv(one(anat(tmp_path, "sub-02_ses-1"), "*_volumes.tsv"), sep="\t", na_values="n/a").iloc[0]
     assert np.isnan(row["gm_mm3"]) and row["brain_mm3"] > 0 and row["lesion_mm3"] > 0
     record = json.loads(one(anat(tmp_path, "sub-02_ses-1"), "*_provenance.json").read_text())
@@ -243,11 +268,10 @@ def test_second_run_redoes_nothing(finished: Finished) -> None:
     assert checksums(finished.out) == before
 
 
-def test_fresh_run_of_one_session_gives_the_same_bytes(finished: Finished, tmp_path: Path) -> None:
+def test_fresh_run_of_one_session_gives_the_same_bytes(finished: Finished, fresh: Finished) -> None:
     """Alone, in another folder: what ran beside it must make no difference."""
-    fresh = run_app(finished.data, tmp_path / "out", "--participant-label", "02")
     assert fresh.code == 0, fresh.stderr
-    ours, theirs = checksums(tmp_path / "out"), checksums(finished.out)
+    ours, theirs = checksums(fresh.out), checksums(finished.out)
     assert len(ours) > 20
     assert {name: theirs.get(name) for name in ours if name.startswith("sub-02")} == {
         name: digest for name, digest in ours.items() if name.startswith("sub-02")
