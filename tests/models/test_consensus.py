@@ -19,6 +19,6 @@ def test_mean_of_tissues() -> None:
 
 
 def test_a_lesion_needs_one_sure_opinion_and_some_of_the_other() -> None:
-    mean = mean_lesions(np.array([0.9, 0.9, 0.55, 0.0]), np.array([0.0, 0.2, 0.55, 1.0]))
-    assert mean == pytest.approx([0.45, 0.55, 0.55, 0.5])
+    mean = mean_lesions(np.array([0.7, 0.9, 0.55, 0.0]), np.array([0.0, 0.2, 0.55, 0.75]))
+    assert mean == pytest.approx([0.35, 0.55, 0.55, 0.375])
     assert (mean > LESION_THRESHOLD).tolist() == [False, True, True, False]
