@@ -10,8 +10,11 @@ from typing import Any
 
 import yaml
 
-from bidsapp.learn.generator import GeneratorConfig
+from bidsapp.learn.generator import STRIPPED, GeneratorConfig
 from bidsapp.models.unet import UNetConfig
+
+#: What ``like`` in a generator's settings begins with; other settings win over it.
+PRESETS = {"stripped": STRIPPED}
 
 
 @dataclass(frozen=True)
@@ -59,12 +62,24 @@ def load_config(path: Path, **changes: Any) -> TrainConfig:
     return config
 
 
+def _preset(name: str, where: str) -> GeneratorConfig:
+    if name not in PRESETS:
+        raise ValueError(f"{where}: like is {name!r}; there is {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
 def _build(kind: type, values: dict[str, Any], where: str) -> Any:
+    base = None
+    if kind is GeneratorConfig and "like" in values:
+        values = dict(values)
+        base = _preset(values.pop("like"), where)
     hints = typing.get_type_hints(kind)
     unknown = sorted(set(values) - set(hints))
     if unknown:
         raise ValueError(f"{where}: no such setting: {', '.join(unknown)}; there are {', '.join(sorted(hints))}")
     built = {}
+    if base is not None:
+        built = {field.name: getattr(base, field.name) for field in dataclasses.fields(base)}
     for key, value in values.items():
         if dataclasses.is_dataclass(hints[key]):
             built[key] = _build(typing.cast(type, hints[key]), value, f"{where}: {key}")

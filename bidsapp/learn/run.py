@@ -18,7 +18,7 @@ from torch import nn
 
 from bidsapp.errors import AppError
 from bidsapp.learn.cases import PROPOSE_ABOVE, Case, Stored, synthetic_doubles, with_proposals
-from bidsapp.learn.generator import Generator, GeneratorConfig
+from bidsapp.learn.generator import STRIPPED, Generator, GeneratorConfig
 from bidsapp.learn.loop import Fitted, Schedule, fit
 from bidsapp.learn.losses import GroupedLoss, grouped
 from bidsapp.learn.model_folder import write_model
@@ -276,13 +276,8 @@ def own_generator(cases: Sequence[Case], *, patch: int, device: str, p_drop: flo
 
 
 def stripped_scans(patch: int) -> GeneratorConfig:
-    """Synthetic scans as the app prepares real ones: brain alone, bias-corrected, lying straight."""
-    return GeneratorConfig(
-        spacing_mm=1.0, contrasts=3, patch=patch, rotation_deg=8, shear=0.05, elastic_mm=(0.5, 3.0), jitter=0.1,
-        p_random_contrast=0.08, p_stripped=1.0, strip_error_mm=(-1.0, 3.0), p_defaced=0.0, p_clean=1.0, p_thick=0.4,
-        thick_mm=(1.5, 7.5), bias=(0.0, 0.15), noise=(0.0, 0.06), gamma=(0.8, 1.25), p_drop=0.4, p_lesions=0.7,
-        p_bright_cortex=0.4, p_flow=0.35, box_error_mm=3.0, level_error=0.12,
-    )  # fmt: skip
+    """Synthetic scans as the app prepares real ones, most of them with lesions."""
+    return dataclasses.replace(STRIPPED, patch=patch, p_lesions=0.7)
 
 
 def answer(network: nn.Module, batch: Batch, device: str) -> torch.Tensor:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-#: A lesion is where the mean of both probabilities exceeds this: half of the Dice coefficient that can be hoped for, 0.8,
-#: is the threshold that gives it (Lipton et al. 2014, doi:10.1007/978-3-662-44851-9_15) ...
+#: A lesion is where the mean of both probabilities exceeds this: half of the Dice coefficient that can be hoped for,
+#: 0.8, is the threshold that gives it (Lipton et al. 2014, doi:10.1007/978-3-662-44851-9_15) ...
 LESION_THRESHOLD = 0.4
 #: ... and two thirds somewhere in it: what neither model is sure of is often a few voxels of nothing.
 LESION_SEED = 2 / 3
