@@ -3,7 +3,8 @@
 Semantic-wise (``unet``), patch-wise (``patchwise``) and ``cascade`` (Akkus et al. 2017) learn white-matter lesions from
 scratch, on the same synthetic scans (label maps and lesion masks of ``../shared/data/training``), each for the same CPU
 time on one core, and are judged on the labelled real cases, which none was trained on. Writes ``families.tsv`` and
-``families.md``: agreement, seconds and memory a scan, size. ``--no-train`` judges what is there.
+``families.md``: agreement, seconds and memory a scan, size. ``--no-train`` judges what is there; ``--only packaged``
+the packaged network alone, which is always judged beside them.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import torch
 
 from bidsapp import train
 from bidsapp.learn.cases import Stored
-from bidsapp.learn.generator import Generator
+from bidsapp.learn.generator import CONTRASTS, Generator
 from bidsapp.learn.heads import load_heads
 from bidsapp.learn.lesion_masks import load_lesions
 from bidsapp.learn.run import Training, make_network, predict_drawn, scan_size, stripped_scans, train_model, trial
@@ -56,11 +57,12 @@ def main() -> None:
         print(json.dumps(_predict(*args.predict)))
         return
     args.out.mkdir(parents=True, exist_ok=True)
+    families = [family for family in args.only if family != "packaged"]
     if not args.no_train:
-        for family in args.only:
+        for family in families:
             learn(family, data=args.data.resolve(), out=args.out, seconds=60 * args.minutes)
     folders = labelled_cases(args.data.resolve(), args.out)
-    rows = [row for family in args.only for row in judge(family, args.out / family / "model", folders)]
+    rows = [row for family in families for row in judge(family, args.out / family / "model", folders)]
     rows += judge("packaged", None, folders)
     table = pd.DataFrame(rows)
     table.to_csv(args.out / "families.tsv", sep="\t", index=False, float_format="%.4f")
@@ -115,7 +117,7 @@ def labelled_cases(data: Path, out: Path) -> dict[str, Path]:
         ])  # fmt: skip
         say = Progress()
         cases = train.labelled(options, say)
-        train.prepare(cases, options, say)
+        train.prepare(cases, CONTRASTS, options, say)
         found |= {case.inputs.name: train.case_folder(options, case.inputs) for case in cases}
     return found
 
