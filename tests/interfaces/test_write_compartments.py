@@ -70,6 +70,15 @@ def test_scan_with_contrast_agent_is_recorded_and_not_written(tmp_path: Path, in
     assert not [name for name in record["outputs"] if "ce-gad" in name]
 
 
+def test_tissue_without_a_t1w_is_cautioned(tmp_path: Path, inputs: dict[str, Any]) -> None:
+    inputs["session"]["scans"] = [scan(tmp_path / "data", "sub-01_FLAIR", "FLAIR")]
+    for model, cautions in (("consensus", 1), ("mixture", 0)):
+        inputs["plan"]["tissue_model"] = model
+        WriteSession(**inputs).run(cwd=str(tmp_path))
+        record = json.loads((tmp_path / "out/sub-01/anat/sub-01_provenance.json").read_text())
+        assert sum("without a T1w" in warning for warning in record["warnings"]) == cautions
+
+
 def test_without_compartments_there_is_no_such_file(tmp_path: Path, inputs: dict[str, Any]) -> None:
     del inputs["compartments_file"], inputs["compartments"]
     WriteSession(**inputs).run(cwd=str(tmp_path))
