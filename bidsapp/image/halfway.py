@@ -16,11 +16,10 @@ from nibabel.affines import apply_affine
 from scipy import linalg, ndimage
 
 from bidsapp.image.grid import on_grid
-from bidsapp.image.itk import displacements
+from bidsapp.image.itk import Stage, displacements
 from bidsapp.image.register import (
     FIXED_MARGIN,
     REGISTRATION_VOXEL_SIZE_MM,
-    SYN,
     clip_intensities,
     coarsen,
     crop,
@@ -34,6 +33,8 @@ VOXEL_SIZE_MM = 1.0
 MARGIN_MM = 5.0
 #: Skull and fluid around the brain that the deformation sees.
 BRAIN_MARGIN_MM = 4.0
+#: Change is tenths of a per cent of a brain: smaller and more steps than the registration to the template takes.
+SYN = Stage("SyN[0.25,3,0]", "Mattes", "32,Regular,0.5", "30x6", "2x1", "1x0")
 
 
 @dataclass(frozen=True)
