@@ -69,17 +69,14 @@ def _preset(name: str, where: str) -> GeneratorConfig:
 
 
 def _build(kind: type, values: dict[str, Any], where: str) -> Any:
-    base = None
+    built: dict[str, Any] = {}
     if kind is GeneratorConfig and "like" in values:
-        values = dict(values)
-        base = _preset(values.pop("like"), where)
+        built = dict(vars(_preset(values["like"], where)))
+        values = {key: value for key, value in values.items() if key != "like"}
     hints = typing.get_type_hints(kind)
     unknown = sorted(set(values) - set(hints))
     if unknown:
         raise ValueError(f"{where}: no such setting: {', '.join(unknown)}; there are {', '.join(sorted(hints))}")
-    built = {}
-    if base is not None:
-        built = {field.name: getattr(base, field.name) for field in dataclasses.fields(base)}
     for key, value in values.items():
         if dataclasses.is_dataclass(hints[key]):
             built[key] = _build(typing.cast(type, hints[key]), value, f"{where}: {key}")

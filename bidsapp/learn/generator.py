@@ -183,12 +183,10 @@ class Generator:
         table = torch.tensor([KIND[s.kind] for s in STRUCTURES], device=self.device)
         swap = torch.tensor([POSITION[s.partner] for s in STRUCTURES], device=self.device)
         self._kind, self._swap = table, swap
-        hosts = [kind.cerebral and kind.name not in ("csf", "choroid plexus") for kind in KINDS]
-        if not config.strokes:
-            hosts = [kind.name in LESION_HOSTS for kind in KINDS]
-        self._hosts = torch.tensor(hosts, device=self.device)
         self._cerebral = np.array([kind.cerebral for kind in KINDS])
         self._tissue = self._cerebral & np.array([kind.name not in ("csf", "choroid plexus") for kind in KINDS])
+        hosts = self._tissue if config.strokes else np.array([kind.name in LESION_HOSTS for kind in KINDS])
+        self._hosts = torch.from_numpy(hosts).to(self.device)
         self._means = np.array([(k.t1w, k.t2w, k.flair) for k in KINDS]).T
         self._fractions = np.stack([self._count_kinds(head) for head in range(len(heads))])
         self._fluid = np.array([kind.name == "csf" for kind in KINDS])

@@ -3,22 +3,9 @@
 from __future__ import annotations
 
 import fcntl
-import importlib.util
 import os
 from pathlib import Path
 from types import ModuleType
-
-import pytest
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture
-def stress() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("stress", ROOT / "scripts" / "stress.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_who_is_at_work_is_known_by_the_locks(stress: ModuleType, tmp_path: Path) -> None:
