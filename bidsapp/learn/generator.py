@@ -56,7 +56,10 @@ class GeneratorConfig:
     tissue_contrast: Range = (1.0, 1.0)  # differences between brain tissues, relative to the table's; fluid stays
     texture: Range = (0.01, 0.08)
     mottle: Range = (0.0, 0.0)  # standard deviation of slow changes within white matter that are no lesion
-    border: Range = (0.0, 0.0)  # how much of the cortex's signal the fluid at its surface has (see `_border`)
+    # How much of the cortex's signal has the fluid at its surface, all fluid of the sulci, the white matter below it.
+    border: Range = (0.0, 0.0)
+    sulcal: Range = (0.0, 0.0)
+    below: Range = (0.0, 0.0)
     misaligned_mm: float = 0.0  # standard deviation of a contrast's shift along each axis, where there are others
     p_thick: float = 0.6  # a contrast
     thick_mm: Range = (3.0, 8.0)
@@ -76,6 +79,7 @@ class GeneratorConfig:
     p_dirty: float = 0.4  # faint white matter around cortex or ventricles that is no lesion
     p_bright_cortex: float = 0.0  # cortex brighter in places on T2w and FLAIR, as insula and cingulum are
     p_flow: float = 0.0  # cerebrospinal fluid bright in places on FLAIR
+    p_choroid: float = 0.0  # choroid plexus as bright as a lesion on FLAIR
     box_error_mm: float = 0.0  # standard deviation of the borders of the brain's box, for `Sample.place`
     fluid: Range = (1.0, 1.0)  # share of the brain's fluid that counts for `Sample.level`: masks differ in tightness
     level_error: float = 0.0  # standard deviation of `Sample.level`, relative to the image's deviation
@@ -85,8 +89,8 @@ class GeneratorConfig:
 #: defects that they were seen to have (docs/training.md). Patches, and what is to be found, are set by who uses it.
 STRIPPED = GeneratorConfig(
     spacing_mm=1.0, contrasts=3, rotation_deg=8, shear=0.05, elastic_mm=(0.5, 3.0), jitter=0.1, p_random_contrast=0.08,
-    tissue_contrast=(0.35, 1.1), mottle=(0.0, 0.05), border=(0.8, 3.0), misaligned_mm=0.4, severity=(0.0, 0.4),
-    p_dirty=0.6, p_stripped=1.0, strip_error_mm=(-1.0, 3.0), p_defaced=0.0, p_clean=1.0, p_thick=0.4,
+    tissue_contrast=(0.35, 1.1), mottle=(0.0, 0.05), border=(0.3, 2.0), sulcal=(0.0, 0.85), below=(0.0, 0.9),
+    misaligned_mm=0.4, severity=(0.0, 0.4), p_choroid=0.4, p_dirty=0.6, p_stripped=1.0, strip_error_mm=(-1.0, 3.0), p_defaced=0.0, p_clean=1.0, p_thick=0.4,
     thick_mm=(1.5, 7.5), bias=(0.0, 0.15), noise=(0.0, 0.06), gamma=(0.8, 1.25), p_drop=0.5, p_bright_cortex=0.4,
     p_flow=0.35, box_error_mm=3.0, level_error=0.12, fluid=(0.15, 0.9),
 )  # fmt: skip
@@ -128,7 +132,7 @@ class Scene:
     kept : Tensor
         bool (X, Y, Z), what a stripping or defacing leaves.
     border : Tensor
-        float32 (X, Y, Z), how much of the cortex's signal fluid has at its surface.
+        float32 (X, Y, Z), how much of the cortex's signal the fluid around it and the white matter below it have.
     drawn : Pathology
     shift : ndarray
         Voxels by which this contrast lies off the others, along each axis.
@@ -213,7 +217,7 @@ class Generator:
         drawn = self._pathology(rng, torch_rng, points, labels, kinds, head, masks)
         which = rng.permutation(3)[: self.config.contrasts] if self.config.contrasts < 3 else range(3)
         there = self._there(rng)
-        border = self._border(rng, labels, kinds)
+        border = self._border(rng, torch_rng, labels, kinds)
         clean = kept if rng.random() < self.config.p_clean else view
         images, level = (
             torch.zeros((len(there), *kinds.shape), device=self.device),
@@ -413,18 +417,28 @@ class Generator:
             field = (field - rng.uniform(0, 1)).clamp(0, 1)
         return rng.uniform(0, DIRT) * field * (kinds == KIND["white matter"])
 
-    def _border(self, rng: np.random.Generator, labels: torch.Tensor, kinds: torch.Tensor) -> torch.Tensor:
-        """How much of the cortex's signal the fluid at its surface has.
+    def _border(
+        self, rng: np.random.Generator, torch_rng: torch.Generator, labels: torch.Tensor, kinds: torch.Tensor
+    ) -> torch.Tensor:
+        """How much of the cortex's signal its surroundings have.
 
-        FreeSurfer, whose labels the maps hold, puts the surface of the cortex within the edge that is seen: on its
-        T1w of ``bids_t1_freesurfer`` the voxels next to it look like three quarters cortex and one quarter fluid.
+        FreeSurfer, whose labels the maps hold, puts both surfaces of the cortex within the edges that are seen: on its
+        T1w of ``bids_t1_freesurfer`` the white matter next to it looks four tenths like cortex, the fluid seven tenths.
+        And all of the fluid in sulci, with its meninges and vessels, looks half like cortex there.
         """
-        c, fluid = self.config, self._sulcal_fluid[labels]
-        strength = rng.uniform(*c.border)
-        if not strength:
-            return torch.zeros(kinds.shape, device=self.device)
+        c, none = self.config, torch.zeros(kinds.shape, device=self.device)
+        border, sulcal, below = (rng.uniform(*range_) for range_ in (c.border, c.sulcal, c.below))
+        if not (border or sulcal or below):
+            return none
         cortex = ((kinds == KIND["cortex"]) | (kinds == KIND["cerebellar cortex"])).float()
-        return (strength * self._soften(cortex, 0.8 / c.spacing_mm)).clamp(max=0.8) * fluid
+        near = self._soften(cortex, 0.8 / c.spacing_mm)
+        fluid = none
+        if sulcal:
+            field = smooth_field(kinds.shape, rng.uniform(3, 10) / c.spacing_mm, torch_rng)
+            fluid = (sulcal * (1 + 0.5 * field)).clamp(0, 0.9)
+        fluid = torch.maximum((border * near).clamp(max=0.8), fluid) * self._sulcal_fluid[labels]
+        white = (kinds == KIND["white matter"]) | (kinds == KIND["cerebellar white matter"])
+        return fluid + (below * near).clamp(max=0.6) * white
 
     def _severity(
         self, rng: np.random.Generator, torch_rng: torch.Generator, shape: torch.Size
@@ -477,7 +491,9 @@ class Generator:
         c, kinds = self.config, scene.kinds
         means, deviations = self._signals(rng, contrast)
         tables = torch.tensor(np.stack([means, deviations]), dtype=torch.float32).to(self.device)
-        image = torch.lerp(tables[0][kinds], tables[0][KIND["cortex"]], scene.border)
+        # What lies in the sulci is not as bright on one contrast as on another.
+        border = (scene.border * rng.uniform(0.6, 1.2)).clamp(max=0.9) if c.sulcal[1] else scene.border
+        image = torch.lerp(tables[0][kinds], tables[0][KIND["cortex"]], border)
         image = image + tables[1][kinds] * torch.randn(kinds.shape, generator=torch_rng, device=self.device)
         image = self._mottle(rng, torch_rng, image, kinds)
         if c.p_lesions:
@@ -535,6 +551,8 @@ class Generator:
         if name == "FLAIR" and rng.random() < c.p_flow:
             field = smooth_field(kinds.shape, rng.uniform(6, 20) / c.spacing_mm, torch_rng).clamp(0, 2)
             image = image + rng.uniform(0, 0.5) * field * torch.isin(kinds, self._bright_fluid)
+        if name == "FLAIR" and rng.random() < c.p_choroid:
+            image = image + rng.uniform(0, 0.6) * (kinds == KIND["choroid plexus"])
         return image
 
     def _acquire(
