@@ -117,6 +117,16 @@ class Found:
     names: tuple[str, ...]  # of the classes
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What is trained on what."""
+
+    options: TrainOptions
+    cases: Sequence[Found]
+    channels: tuple[str, ...]
+    folds: Sequence[Sequence[str]]  # subjects held out in each
+
+
 def main(argv: Sequence[str]) -> int:
     """Parse the command line and train; the return value is the exit code."""
     return run(parse(argv))
@@ -234,11 +244,12 @@ def run(options: TrainOptions) -> int:
     cases = labelled(options, say)
     channels = _channels(cases, options)
     folds = split([case.inputs.subject for case in cases], options.folds, seed=options.app.random_seed)
+    plan = Plan(options, cases, channels, folds)
     if options.dry_run:
-        return _dry_run(cases, folds, channels, options, say)
+        return _dry_run(plan, say)
     options.out.mkdir(parents=True, exist_ok=True)
     prepare(cases, channels, options, say)
-    return _train(cases, folds, channels, options, say)
+    return _train(plan, say)
 
 
 # --- cases ------------------------------------------------------------------------------------------------------------
@@ -456,17 +467,12 @@ def _first_stage(options: TrainOptions, training: Training) -> Training | None:
     return dataclasses.replace(training, architecture="FoldedUNet", init=init, steps=steps, crf=False)
 
 
-def _train(
-    cases: Sequence[Found],
-    folds: Sequence[Sequence[str]],
-    channels: tuple[str, ...],
-    options: TrainOptions,
-    say: Progress,
-) -> int:
+def _train(plan: Plan, say: Progress) -> int:
     from bidsapp.learn.folds import Folds
     from bidsapp.models.device import resolve
 
-    training = _training(options, cases[0].names, channels)
+    options, cases = plan.options, plan.cases
+    training = _training(options, cases[0].names, plan.channels)
     work = Folds(
         {case.inputs.name: case_folder(options, case.inputs) for case in cases},
         training,
@@ -482,10 +488,10 @@ def _train(
         say=say.note,
     )
     names = {case.inputs.name: case.inputs.folder / _plain_name(case.labels.path) for case in cases}
-    for number, subjects in enumerate(folds, start=1):
+    for number, subjects in enumerate(plan.folds, start=1):
         if not work.fold(number, subjects, names):
             return _over(say)
-    figures = _judge(cases, options, say) if folds else {}
+    figures = _judge(cases, options, say) if plan.folds else {}
     if not work.whole(figures):
         return _over(say)
     say.note(f"Model: {options.out / 'model'}")
@@ -537,17 +543,12 @@ def _judge(cases: Sequence[Found], options: TrainOptions, say: Progress) -> dict
         return {"held-out subjects": list(csv.DictReader(stream, delimiter="\t"))}
 
 
-def _dry_run(
-    cases: Sequence[Found],
-    folds: Sequence[Sequence[str]],
-    channels: tuple[str, ...],
-    options: TrainOptions,
-    say: Progress,
-) -> int:
+def _dry_run(plan: Plan, say: Progress) -> int:
     """Show what would be done, with the memory and the seconds that steps of this training take on this machine."""
     from bidsapp.learn.run import PATCH, PATCHES, trial
     from bidsapp.models.device import resolve
 
+    options, cases, channels, folds = plan.options, plan.cases, plan.channels, plan.folds
     held_out = {subject: str(number) for number, subjects in enumerate(folds, start=1) for subject in subjects}
     rows = [
         (case.inputs.name, " ".join(_contrasts(case, channels)), case.labels.path.name, case.labels.contrast,

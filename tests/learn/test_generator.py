@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from bidsapp.learn.anatomy import INSIDE_BRAIN, POSITION, STRUCTURES
+from bidsapp.learn.anatomy import INSIDE_BRAIN, KIND, POSITION, STRUCTURES
 from bidsapp.learn.generator import (
     DIRT,
     Generator,
@@ -163,6 +163,31 @@ def test_fluid_at_the_cortex_looks_like_it(ball: Heads) -> None:
         assert torch.nn.functional.max_pool3d(cortex, 5, 1, 2)[0][changed].all()
         found += int(changed.sum())
     assert found > 100
+
+
+def test_all_fluid_of_the_sulci_and_white_matter_below_cortex_look_partly_like_it(ball: Heads) -> None:
+    make = Generator(ball, bare(spacing_mm=1.0, sulcal=(0.5, 0.5), below=(0.6, 0.6)))
+    labels = make.heads.labels[0].long()
+    border = make._border(np.random.default_rng(0), torch.Generator().manual_seed(0), labels, make._kind[labels])
+    fluid = labels == POSITION[24]
+    assert float(border[fluid].mean()) == pytest.approx(0.5, abs=0.1)
+    assert 0 <= float(border.min()) and float(border.max()) <= 0.9
+    assert not border[torch.isin(labels, torch.tensor([POSITION[3], POSITION[4], POSITION[43]]))].any()
+    white = torch.isin(labels, torch.tensor([POSITION[2], POSITION[41]]))
+    cortex = torch.isin(labels, torch.tensor([POSITION[3], POSITION[42]]))[None].float()
+    near = torch.nn.functional.max_pool3d(cortex, 3, 1, 1)[0] > 0
+    far = torch.nn.functional.max_pool3d(cortex, 9, 1, 4)[0] == 0
+    assert 0.1 < float(border[white & near].mean()) < 0.4
+    assert float(border[white & far].max()) < 0.01
+
+
+def test_choroid_plexus_may_be_bright_on_flair_alone(ball: Heads) -> None:
+    kinds = torch.full((8, 8, 8), KIND["choroid plexus"])
+    make = Generator(ball, bare(p_choroid=1.0))
+    for contrast, brighter in ((0, False), (1, False), (2, True)):
+        image = torch.full(kinds.shape, 0.5)
+        out = make._brighten(np.random.default_rng(0), torch.Generator().manual_seed(0), image, kinds, contrast)
+        assert bool((out > image).all()) == brighter
 
 
 def test_dirty_white_matter_is_no_lesion(ball: Heads, everywhere: Lesions) -> None:
