@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -175,6 +176,7 @@ class _SegmentLesionsInput(_ScansInput):
 class _SegmentLesionsOutput(TraitedSpec):
     mask_file = File()
     probability_file = File()
+    excess_file = File(desc="FLAIR less that of white matter")
 
 
 class SegmentLesions(SimpleInterface):
@@ -202,6 +204,7 @@ class SegmentLesions(SimpleInterface):
         self._results["mask_file"] = save(on_grid(result.mask.astype(bool), mask), runtime.cwd, "lesions")
         probability = on_grid(result.probability.astype(np.float32), mask)
         self._results["probability_file"] = save(probability, runtime.cwd, "probability")
+        self._results["excess_file"] = save(on_grid(result.excess, mask), runtime.cwd, "excess")
         return runtime
 
 
@@ -214,6 +217,7 @@ class _CombineModelsInput(BaseInterfaceInputSpec):
     network_lesion_probability = File(exists=True, mandatory=True)
     outlier_lesions = File(exists=True, desc="where there is a FLAIR")
     outlier_lesion_probability = File(exists=True)
+    excess_file = File(exists=True, desc="FLAIR less that of white matter")
 
 
 class _CombineModelsOutput(TraitedSpec):
@@ -233,6 +237,7 @@ class CombineModels(SimpleInterface):
         from bidsapp.image.grid import on_grid
         from bidsapp.measure.quality import model_agreement
         from bidsapp.models import consensus, segment
+        from bidsapp.models.outlier import without_rim
 
         inputs, mask_image = self.inputs, load(self.inputs.mask_file)
         network, mixture = array(inputs.network_posteriors), array(inputs.mixture_posteriors)
@@ -252,12 +257,15 @@ class CombineModels(SimpleInterface):
             probability = consensus.mean_lesions(
                 array(inputs.network_lesion_probability), array(inputs.outlier_lesion_probability)
             )
-            found = segment.lesion_mask(
-                probability,
+            size = tuple(float(size) for size in mask_image.header.get_zooms()[:3])
+            lesion_mask = partial(
+                segment.lesion_mask,
                 threshold=consensus.LESION_THRESHOLD,
                 seed=consensus.LESION_SEED,
-                voxel_size_mm=tuple(float(size) for size in mask_image.header.get_zooms()[:3]),
+                voxel_size_mm=size,
             )
+            found = without_rim(lesion_mask(probability), array(inputs.excess_file), voxel_size_mm=size)
+            found = lesion_mask(np.where(found, probability, 0))  # what is left of small ones may be too short
             self._results["lesion_mask"] = save(on_grid(found, mask_image), runtime.cwd, "lesions")
             self._results["lesion_probability"] = save(on_grid(probability, mask_image), runtime.cwd, "probability")
         return runtime

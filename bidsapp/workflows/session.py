@@ -290,6 +290,7 @@ def _segmentation_nodes(
             (tissue, lesions, [("result_file", "result_file")]),
             (lesions, combine, [
                 ("mask_file", "outlier_lesions"), ("probability_file", "outlier_lesion_probability"),
+                ("excess_file", "excess_file"),
             ]),
         ])  # fmt: skip
     of_tissue = {"network": network, "mixture": tissue, "consensus": combine}[chosen.tissue_model]

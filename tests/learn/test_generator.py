@@ -171,7 +171,7 @@ def test_all_fluid_of_the_sulci_and_white_matter_below_cortex_look_partly_like_i
     border = make._border(np.random.default_rng(0), torch.Generator().manual_seed(0), labels, make._kind[labels])
     fluid = labels == POSITION[24]
     assert float(border[fluid].mean()) == pytest.approx(0.5, abs=0.1)
-    assert 0 <= float(border.min()) and float(border.max()) <= 0.9
+    assert float(border.min()) >= 0 and float(border.max()) <= 0.9
     assert not border[torch.isin(labels, torch.tensor([POSITION[3], POSITION[4], POSITION[43]]))].any()
     white = torch.isin(labels, torch.tensor([POSITION[2], POSITION[41]]))
     cortex = torch.isin(labels, torch.tensor([POSITION[3], POSITION[42]]))[None].float()

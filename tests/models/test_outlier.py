@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 
 from bidsapp.models.mixture import fit_mixture
-from bidsapp.models.outlier import segment_lesions
+from bidsapp.models.outlier import segment_lesions, without_rim
 
 #: GM, WM, CSF, lesion: means in arbitrary units.
 MEANS = {"T1w": (60, 100, 20, 70), "T2w": (80, 50, 180, 110), "FLAIR": (80, 65, 20, 120)}
@@ -119,3 +119,32 @@ def test_without_flair_it_says_so():
     mixture = fit_mixture(images, mask, priors)
     with pytest.raises(ValueError, match="FLAIR"):
         segment_lesions(images, mask, mixture, priors, voxel_size_mm=SIZE)
+
+
+@pytest.mark.parametrize("size", [(1.0, 1.0, 1.0), (0.8, 1.0, 2.0)])
+def test_voxels_filled_in_part_are_no_lesion(size):
+    """A bright and a faint ball, blurred: each ends where it is half as bright as itself, not where it can be seen."""
+    grid = np.moveaxis(np.indices((50, 40, 30)) * np.reshape(size, (3, 1, 1, 1)), 0, 3)
+    excess, truth = np.zeros(grid.shape[:3]), np.zeros(grid.shape[:3], bool)
+    for x, brightness in ((12, 100), (29, 25)):
+        ball = ((grid - (x, 18, 14)) ** 2).sum(-1) < 5**2
+        truth |= ball
+        excess += ndimage.gaussian_filter(brightness * ball.astype(float), 1 / np.array(size))
+    visible = excess > 5
+    found = without_rim(visible, excess, voxel_size_mm=size)
+    assert visible.sum() > 1.5 * truth.sum()
+    assert found.sum() == pytest.approx(truth.sum(), rel=0.15) and not (found & ~visible).any()
+    for half in (grid[..., 0] < 20, grid[..., 0] > 20):
+        assert (found & half).sum() == pytest.approx((truth & half).sum(), rel=0.2)
+
+
+def test_what_is_dark_deep_inside_a_lesion_is_lesion():
+    excess = np.zeros((30, 30, 30))
+    excess[5:25, 5:25, 5:25] = 100
+    excess[13:17, 13:17, 13:17] = -50
+    found = without_rim(excess != 0, excess, voxel_size_mm=SIZE)
+    assert found[13:17, 13:17, 13:17].all()
+
+
+def test_no_lesions_no_rim():
+    assert not without_rim(np.zeros(SHAPE, bool), np.zeros(SHAPE), voxel_size_mm=SIZE).any()
