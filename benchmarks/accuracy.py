@@ -464,9 +464,14 @@ def resample_mask(mask: nib.Nifti1Image, grid: nib.Nifti1Image, to_mask: np.ndar
     -------
     ndarray of bool, shape of `grid`
     """
-    matrix = np.linalg.inv(mask.affine) @ to_mask @ grid.affine
-    data = np.asarray(mask.dataobj, dtype=np.float32)
-    return ndimage.affine_transform(data, matrix[:3, :3], matrix[:3, 3], output_shape=grid.shape[:3], order=1) >= 0.5
+    return resample_linear(mask, grid, to_mask) >= 0.5
+
+
+def resample_linear(image: nib.Nifti1Image, grid: nib.Nifti1Image, to_image: np.ndarray) -> np.ndarray:
+    """Bring an image to another grid: float32, 0 beyond it; `to_image` as in `resample_mask`."""
+    matrix = np.linalg.inv(image.affine) @ to_image @ grid.affine
+    data = np.asarray(image.dataobj, dtype=np.float32)
+    return ndimage.affine_transform(data, matrix[:3, :3], matrix[:3, 3], output_shape=grid.shape[:3], order=1)
 
 
 def _find(folder: Path, pattern: str) -> Path:

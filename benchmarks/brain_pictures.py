@@ -13,9 +13,8 @@ from pathlib import Path
 import matplotlib as mpl
 import nibabel as nib
 import numpy as np
-from scipy import ndimage
 
-from benchmarks.accuracy import REPOSITORY, Case, Places, brain_masks
+from benchmarks.accuracy import REPOSITORY, Case, Places, brain_masks, resample_linear
 from bidsapp.image.itk import read_itk_affine
 
 mpl.use("Agg")
@@ -54,9 +53,7 @@ def flair_in_common_space(data: Path, case: Case) -> np.ndarray:
     grid = nib.load(truth / f"{subject}_space-common_desc-brain_mask.nii.gz")
     image = nib.load(next((data / "bids_ms_longitudinal" / subject / session / "anat").glob("*_FLAIR.nii.gz")))
     to_flair = read_itk_affine(truth / f"study{session[-1]}_FLAIR_to_common_space.txt")
-    matrix = np.linalg.inv(image.affine) @ to_flair @ grid.affine
-    voxels = np.asarray(image.dataobj, np.float32)
-    return ndimage.affine_transform(voxels, matrix[:3, :3], matrix[:3, 3], output_shape=grid.shape[:3], order=1)
+    return resample_linear(image, grid, to_flair)
 
 
 def draw(axis: plt.Axes, case: Case, flair: np.ndarray, along: int, share: float) -> None:

@@ -21,6 +21,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 from scipy import ndimage
+from scipy.spatial.transform import Rotation
 
 from benchmarks.accuracy import FREESURFER_GM, FREESURFER_WM, REPOSITORY, resample_mask
 from bidsapp import labels
@@ -75,13 +76,7 @@ def other_contrast(scan: Scan, _: np.random.Generator, *, power: float) -> Scan:
 def tilted(scan: Scan, _: np.random.Generator, *, degrees: float) -> Scan:
     """An oblique grid: the head lies where it lay, the slices do not."""
     data, affine = scan
-    turn = np.eye(3)
-    for i, j in ((1, 2), (0, 1)):
-        one = np.eye(3)
-        one[i, i] = one[j, j] = np.cos(np.deg2rad(degrees))
-        one[j, i] = np.sin(np.deg2rad(degrees))
-        one[i, j] = -one[j, i]
-        turn = turn @ one
+    turn = Rotation.from_euler("XZ", [degrees, degrees], degrees=True).as_matrix()
     middle = (np.array(data.shape) - 1) / 2
     offset = middle - turn @ middle
     turned = ndimage.affine_transform(data, turn, offset, order=1)
