@@ -60,6 +60,7 @@ class GeneratorConfig:
     border: Range = (0.0, 0.0)
     sulcal: Range = (0.0, 0.0)
     below: Range = (0.0, 0.0)
+    thinning: Range = (0.0, 0.0)  # share of the cortex's outermost voxels that fluid takes: wider sulci, thinner cortex
     misaligned_mm: float = 0.0  # standard deviation of a contrast's shift along each axis, where there are others
     p_thick: float = 0.6  # a contrast
     thick_mm: Range = (3.0, 8.0)
@@ -80,6 +81,7 @@ class GeneratorConfig:
     p_bright_cortex: float = 0.0  # cortex brighter in places on T2w and FLAIR, as insula and cingulum are
     p_flow: float = 0.0  # cerebrospinal fluid bright in places on FLAIR
     p_choroid: float = 0.0  # choroid plexus as bright as a lesion on FLAIR
+    p_lining: float = 0.0  # walls of the lateral ventricles and the septum between them as bright as a lesion on FLAIR
     box_error_mm: float = 0.0  # standard deviation of the borders of the brain's box, for `Sample.place`
     fluid: Range = (1.0, 1.0)  # share of the brain's fluid that counts for `Sample.level`: masks differ in tightness
     level_error: float = 0.0  # standard deviation of `Sample.level`, relative to the image's deviation
@@ -90,7 +92,7 @@ class GeneratorConfig:
 STRIPPED = GeneratorConfig(
     spacing_mm=1.0, contrasts=3, rotation_deg=8, shear=0.05, elastic_mm=(0.5, 3.0), jitter=0.1, p_random_contrast=0.08,
     tissue_contrast=(0.35, 1.1), mottle=(0.0, 0.05), border=(0.3, 2.0), sulcal=(0.0, 0.85), below=(0.0, 0.9),
-    misaligned_mm=0.4, severity=(0.0, 0.4), p_choroid=0.4, p_dirty=0.6, p_stripped=1.0, strip_error_mm=(-1.0, 3.0),
+    thinning=(0.0, 0.8), misaligned_mm=0.4, severity=(0.0, 0.4), p_choroid=0.4, p_lining=0.5, p_dirty=0.6, p_stripped=1.0, strip_error_mm=(-1.0, 3.0),
     p_defaced=0.0, p_clean=1.0, p_thick=0.4, thick_mm=(1.5, 7.5), bias=(0.0, 0.15), noise=(0.0, 0.06),
     gamma=(0.8, 1.25), p_drop=0.5, p_bright_cortex=0.4, p_flow=0.35, box_error_mm=3.0, level_error=0.12,
     fluid=(0.15, 0.9),
@@ -134,6 +136,8 @@ class Scene:
         bool (X, Y, Z), what a stripping or defacing leaves.
     border : Tensor
         float32 (X, Y, Z), how much of the cortex's signal the fluid around it and the white matter below it have.
+    lining : Tensor
+        float32 (X, Y, Z), how much of a lesion's FLAIR signal the ventricles' walls and the septum have, without being one.
     drawn : Pathology
     shift : ndarray
         Voxels by which this contrast lies off the others, along each axis.
@@ -142,6 +146,7 @@ class Scene:
     kinds: torch.Tensor
     kept: torch.Tensor
     border: torch.Tensor
+    lining: torch.Tensor
     drawn: Pathology
     shift: np.ndarray
 
@@ -190,10 +195,14 @@ class Generator:
         self._kind, self._swap = table, swap
         self._cerebral = np.array([kind.cerebral for kind in KINDS])
         self._tissue = self._cerebral & np.array([kind.name not in ("csf", "choroid plexus") for kind in KINDS])
+        self._tissue_of = torch.from_numpy(self._tissue).to(self.device)
         hosts = self._tissue if config.strokes else np.array([kind.name in LESION_HOSTS for kind in KINDS])
         self._hosts = torch.from_numpy(hosts).to(self.device)
         self._means = np.array([(k.t1w, k.t2w, k.flair) for k in KINDS]).T
         self._fractions = np.stack([self._count_kinds(head) for head in range(len(heads))])
+        self._in_brain = torch.from_numpy(self._cerebral).to(self.device)
+        sides = [[name in s.name and "lateral ventricle" in s.name for s in STRUCTURES] for name in ("left", "right")]
+        self._ventricle_of_side = torch.tensor(sides, device=self.device)
         self._fluid = np.array([kind.name == "csf" for kind in KINDS])
         self._ventricle = torch.tensor(["lateral ventricle" in s.name for s in STRUCTURES], device=self.device)
         self._sulcal_fluid = torch.tensor([s.name == "CSF" for s in STRUCTURES], device=self.device)
@@ -214,11 +223,13 @@ class Generator:
             labels, distance, points = self._swap[labels.flip(0)], distance.flip(0), points.flip(1)
             view, place = view.flip(0), (-place[0].flip(0), *place[1:])
         kept = self._kept(rng, torch_rng, points, distance, head) & view
+        labels = self._thinned(rng, torch_rng, labels)
         kinds = self._kinds(rng, torch_rng, labels)
         drawn = self._pathology(rng, torch_rng, points, labels, kinds, head, masks)
         which = rng.permutation(3)[: self.config.contrasts] if self.config.contrasts < 3 else range(3)
         there = self._there(rng)
         border = self._border(rng, torch_rng, labels, kinds)
+        lining = self._lining(rng, torch_rng, labels, kinds, drawn.lesion)
         clean = kept if rng.random() < self.config.p_clean else view
         images, level = (
             torch.zeros((len(there), *kinds.shape), device=self.device),
@@ -227,7 +238,7 @@ class Generator:
         for i, contrast in enumerate(which):
             if there[i]:
                 shift = self.config.misaligned_mm / self.config.spacing_mm * (there.sum() > 1)
-                scene = Scene(kinds, kept, border, drawn, rng.normal(0, shift, 3))
+                scene = Scene(kinds, kept, border, lining, drawn, rng.normal(0, shift, 3))
                 images[i], level[i] = self._render(rng, torch_rng, scene, contrast, head)
         return Sample(images * clean, labels, distance, view, drawn.lesion, place, level)
 
@@ -332,6 +343,22 @@ class Generator:
             face = math.cos(angle) * forward - math.sin(angle) * up > rng.uniform(45, 85)
             kept = ~(face & (distance < -rng.uniform(1, 12)))
         return kept
+
+    def _thinned(self, rng: np.random.Generator, torch_rng: torch.Generator, labels: torch.Tensor) -> torch.Tensor:
+        """Cortex that fluid has eaten into from outside, in places.
+
+        The cortex of the label maps is 2.2 to 3.1 mm thick, that of people 1 to 4.5 mm and thinner with age (Fischl & Dale
+        2000): what a network takes for cortex should follow from what it sees, not from how thick it always was.
+        """
+        share = rng.uniform(*self.config.thinning)
+        if not share:
+            return labels
+        kinds = self._kind[labels]
+        cortex = kinds == KIND["cortex"]
+        outer = cortex & _touching(self._sulcal_fluid[labels] | ~self._in_brain[kinds])
+        field = smooth_field(labels.shape, rng.uniform(3, 12) / self.config.spacing_mm, torch_rng)
+        taken = outer & (field < math.sqrt(2) * float(torch.erfinv(torch.tensor(2 * share - 1))))
+        return torch.where(taken, POSITION[24], labels)
 
     # Lesions ----------------------------------------------------------------------------------------------------
 
@@ -441,6 +468,25 @@ class Generator:
         white = (kinds == KIND["white matter"]) | (kinds == KIND["cerebellar white matter"])
         return fluid + (below * near).clamp(max=0.6) * white
 
+    def _lining(
+        self, rng: np.random.Generator, torch_rng: torch.Generator, labels: torch.Tensor, kinds: torch.Tensor,
+        lesion: torch.Tensor,
+    ) -> torch.Tensor:  # fmt: skip
+        """Walls of the lateral ventricles, and what lies between the two: septum and fornix.
+
+        Both are bright on the FLAIR of healthy people, the one about a voxel thick, the other a sheet in the midline.
+        """
+        if rng.random() >= self.config.p_lining:
+            return torch.zeros(kinds.shape, device=self.device)
+        left, right = self._ventricle_of_side[:, labels]
+        wall = _touching(left | right) & self._tissue_of[kinds]
+        width = rng.uniform(0.7, 2.0) / self.config.spacing_mm
+        between = 4 * self._soften(left.float(), width) * self._soften(right.float(), width)
+        between = (2 * between).clamp(max=1) * (self._tissue_of[kinds] | left | right)
+        field = smooth_field(kinds.shape, rng.uniform(8, 30) / self.config.spacing_mm, torch_rng)
+        lining = torch.maximum(rng.uniform(0, 1) * (0.5 + 0.5 * field).clamp(0, 1) * wall, rng.uniform(0, 1) * between)
+        return lining * (1 - lesion)
+
     def _severity(
         self, rng: np.random.Generator, torch_rng: torch.Generator, shape: torch.Size
     ) -> torch.Tensor | float:
@@ -501,7 +547,7 @@ class Generator:
             image = self._draw(rng, torch_rng, image, scene.drawn, contrast)
             share = rng.uniform(0.6, 1.1) if contrast else rng.uniform(0.2, 0.6)
             image = image + share * float(means[KIND["cortex"]] - means[KIND["white matter"]]) * scene.drawn.dirt
-        image = self._brighten(rng, torch_rng, image, kinds, contrast)
+        image = self._brighten(rng, torch_rng, image, scene, contrast)
         image = image.clamp_(min=0) * scene.kept
         image = image * torch.exp(
             rng.uniform(*c.bias) * smooth_field(image.shape, rng.uniform(50, 120) / c.spacing_mm, torch_rng)
@@ -541,11 +587,10 @@ class Generator:
         return image * (1 + strength * field * (kinds == KIND["white matter"]))
 
     def _brighten(
-        self, rng: np.random.Generator, torch_rng: torch.Generator, image: torch.Tensor, kinds: torch.Tensor,
-        contrast: int,
-    ) -> torch.Tensor:  # fmt: skip
-        """Bright cortex, flow in cerebrospinal fluid, bright choroid plexus: what is taken for lesions on FLAIR."""
-        c, name = self.config, CONTRASTS[contrast]
+        self, rng: np.random.Generator, torch_rng: torch.Generator, image: torch.Tensor, scene: Scene, contrast: int
+    ) -> torch.Tensor:
+        """Bright cortex, flow in fluid, choroid plexus, the ventricles' lining: what is taken for lesions on FLAIR."""
+        c, kinds, name = self.config, scene.kinds, CONTRASTS[contrast]
         if name != "T1w" and rng.random() < c.p_bright_cortex:
             field = smooth_field(kinds.shape, rng.uniform(12, 30) / c.spacing_mm, torch_rng).clamp(0, 2)
             image = image * (1 + rng.uniform(0, 0.2) * field * (kinds == KIND["cortex"]))
@@ -554,6 +599,8 @@ class Generator:
             image = image + rng.uniform(0, 0.5) * field * torch.isin(kinds, self._bright_fluid)
         if name == "FLAIR" and rng.random() < c.p_choroid:
             image = image + rng.uniform(0, 0.6) * (kinds == KIND["choroid plexus"])
+        if name == "FLAIR" and c.p_lining:
+            image = image + scene.lining * (rng.uniform(*LESION_SIGNAL[contrast]) - image)
         return image
 
     def _acquire(
@@ -603,6 +650,16 @@ def smooth_field(shape: tuple[int, ...] | torch.Size, spacing: float, torch_rng:
     for axis, matrix in enumerate(matrices):
         field = apply_along(field, matrix, axis)
     return field
+
+
+def _touching(mask: torch.Tensor) -> torch.Tensor:
+    """The mask and the six neighbours of its voxels, bool (X, Y, Z)."""
+    grown = mask.clone()
+    for axis in range(3):
+        n = mask.shape[axis] - 1
+        grown.narrow(axis, 1, n).logical_or_(mask.narrow(axis, 0, n))
+        grown.narrow(axis, 0, n).logical_or_(mask.narrow(axis, 1, n))
+    return grown
 
 
 def _splines(n: int, spacing: float, device: torch.device) -> torch.Tensor:
