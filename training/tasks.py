@@ -89,7 +89,7 @@ class SegmentTask:
         labels, lesion = self._labels(sample)[None], sample.lesion[None]
         log_probability = logits.log_softmax(0)
         at_label, at_lesion = log_probability.gather(0, labels), log_probability[-1:]
-        weight = 1 + (LESION_WEIGHT * self._rarity(lesion) - 1) * lesion
+        weight = 1 + (lesion_weights(lesion) - 1) * lesion
         entropy = -((at_label * (1 - lesion) + at_lesion * lesion) * weight).sum() / weight.sum()
         overlap = self._sum_by_label(at_label.exp() * (1 - lesion), labels)
         overlap = torch.cat([overlap[:-1], (at_lesion.exp() * lesion).sum()[None]])
@@ -100,13 +100,6 @@ class SegmentTask:
         return (
             entropy + 1 - ((2 * overlap / (size + 1))[there] * self._weights[there]).sum() / self._weights[there].sum()
         )
-
-    def _rarity(self, lesion: torch.Tensor) -> torch.Tensor:
-        """From 1 where all around is lesion to SMALL_LESION_WEIGHT where a voxel stands nearly alone."""
-        around = functional.avg_pool3d(
-            lesion, SMALL_LESION_VOXELS, stride=1, padding=SMALL_LESION_VOXELS // 2, count_include_pad=False
-        )
-        return 1 + (SMALL_LESION_WEIGHT - 1) * (1 - around).clamp(0, 1).pow(4)
 
     def dice(self, logits: torch.Tensor, sample: Sample) -> list[float]:
         count = len(self.classes)
@@ -123,6 +116,14 @@ class SegmentTask:
     def _sum_by_label(self, values: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         sums = torch.zeros(len(self.classes), device=values.device)
         return sums.index_add(0, labels.flatten(), values.flatten())
+
+
+def lesion_weights(lesion: torch.Tensor) -> torch.Tensor:
+    """(1, X, Y, Z): LESION_WEIGHT where all around is lesion, up to SMALL_LESION_WEIGHT times that where little is."""
+    around = functional.avg_pool3d(
+        lesion, SMALL_LESION_VOXELS, stride=1, padding=SMALL_LESION_VOXELS // 2, count_include_pad=False
+    )
+    return LESION_WEIGHT * (1 + (SMALL_LESION_WEIGHT - 1) * (1 - around).clamp(0, 1).pow(4))
 
 
 def make_task(name: str) -> Task:

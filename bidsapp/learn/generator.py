@@ -60,7 +60,7 @@ class GeneratorConfig:
     border: Range = (0.0, 0.0)
     sulcal: Range = (0.0, 0.0)
     below: Range = (0.0, 0.0)
-    thinning: Range = (0.0, 0.0)  # share of the cortex's outermost voxels that fluid takes: wider sulci, thinner cortex
+    thinning: Range = (0.0, 0.0)  # share of the cortex's outermost voxels that fluid takes: wider sulci
     misaligned_mm: float = 0.0  # standard deviation of a contrast's shift along each axis, where there are others
     p_thick: float = 0.6  # a contrast
     thick_mm: Range = (3.0, 8.0)
@@ -81,7 +81,7 @@ class GeneratorConfig:
     p_bright_cortex: float = 0.0  # cortex brighter in places on T2w and FLAIR, as insula and cingulum are
     p_flow: float = 0.0  # cerebrospinal fluid bright in places on FLAIR
     p_choroid: float = 0.0  # choroid plexus as bright as a lesion on FLAIR
-    p_lining: float = 0.0  # walls of the lateral ventricles and the septum between them as bright as a lesion on FLAIR
+    p_lining: float = 0.0  # walls and septum of the lateral ventricles as bright as a lesion on FLAIR
     box_error_mm: float = 0.0  # standard deviation of the borders of the brain's box, for `Sample.place`
     fluid: Range = (1.0, 1.0)  # share of the brain's fluid that counts for `Sample.level`: masks differ in tightness
     level_error: float = 0.0  # standard deviation of `Sample.level`, relative to the image's deviation
@@ -92,8 +92,8 @@ class GeneratorConfig:
 STRIPPED = GeneratorConfig(
     spacing_mm=1.0, contrasts=3, rotation_deg=8, shear=0.05, elastic_mm=(0.5, 3.0), jitter=0.1, p_random_contrast=0.08,
     tissue_contrast=(0.35, 1.1), mottle=(0.0, 0.05), border=(0.3, 2.0), sulcal=(0.0, 0.85), below=(0.0, 0.9),
-    thinning=(0.0, 0.8), misaligned_mm=0.4, severity=(0.0, 0.4), p_choroid=0.4, p_lining=0.5, p_dirty=0.6, p_stripped=1.0, strip_error_mm=(-1.0, 3.0),
-    p_defaced=0.0, p_clean=1.0, p_thick=0.4, thick_mm=(1.5, 7.5), bias=(0.0, 0.15), noise=(0.0, 0.06),
+    thinning=(0.0, 0.8), misaligned_mm=0.4, severity=(0.0, 0.4), p_choroid=0.4, p_lining=0.5, p_dirty=0.6,
+    p_stripped=1.0, strip_error_mm=(-1.0, 3.0), p_defaced=0.0, p_clean=1.0, p_thick=0.4, thick_mm=(1.5, 7.5), bias=(0.0, 0.15), noise=(0.0, 0.06),
     gamma=(0.8, 1.25), p_drop=0.5, p_bright_cortex=0.4, p_flow=0.35, box_error_mm=3.0, level_error=0.12,
     fluid=(0.15, 0.9),
 )  # fmt: skip
@@ -137,7 +137,7 @@ class Scene:
     border : Tensor
         float32 (X, Y, Z), how much of the cortex's signal the fluid around it and the white matter below it have.
     lining : Tensor
-        float32 (X, Y, Z), how much of a lesion's FLAIR signal the ventricles' walls and the septum have, without being one.
+        float32 (X, Y, Z), how much of a lesion's FLAIR signal walls and septum of the ventricles have, and are none.
     drawn : Pathology
     shift : ndarray
         Voxels by which this contrast lies off the others, along each axis.
@@ -347,8 +347,8 @@ class Generator:
     def _thinned(self, rng: np.random.Generator, torch_rng: torch.Generator, labels: torch.Tensor) -> torch.Tensor:
         """Cortex that fluid has eaten into from outside, in places.
 
-        The cortex of the label maps is 2.2 to 3.1 mm thick, that of people 1 to 4.5 mm and thinner with age (Fischl & Dale
-        2000): what a network takes for cortex should follow from what it sees, not from how thick it always was.
+        The cortex of the label maps is 2.2 to 3.1 mm thick; people's is 1 to 4.5 mm, thinner with age (Fischl & Dale
+        2000). What a network takes for cortex should follow from what it sees, not from how thick it always was.
         """
         share = rng.uniform(*self.config.thinning)
         if not share:

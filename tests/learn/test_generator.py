@@ -13,14 +13,17 @@ from bidsapp.learn.generator import (
     DIRT,
     Generator,
     GeneratorConfig,
+    Pathology,
     Sample,
+    Scene,
+    _touching,
     apply_along,
     slice_profiles,
     smooth_field,
 )
 from bidsapp.learn.heads import Heads, brain_hull, signed_distance, to_positions
 from bidsapp.learn.lesion_masks import SHAPE, SPOTS, Lesions, load_lesions
-from training.tasks import LESION_WEIGHT, BrainTask, SegmentTask
+from training.tasks import LESION_WEIGHT, SMALL_LESION_WEIGHT, BrainTask, SegmentTask, lesion_weights
 
 PLAIN = GeneratorConfig(rotation_deg=5, elastic_mm=(0, 0.5), view_sides_mm=(5, 20), view_bottom_mm=(5, 20), multiple=8)
 
@@ -183,11 +186,60 @@ def test_all_fluid_of_the_sulci_and_white_matter_below_cortex_look_partly_like_i
 
 def test_choroid_plexus_may_be_bright_on_flair_alone(ball: Heads) -> None:
     kinds = torch.full((8, 8, 8), KIND["choroid plexus"])
-    make = Generator(ball, bare(p_choroid=1.0))
+    make, scene = Generator(ball, bare(p_choroid=1.0)), scene_of(kinds)
     for contrast, brighter in ((0, False), (1, False), (2, True)):
         image = torch.full(kinds.shape, 0.5)
-        out = make._brighten(np.random.default_rng(0), torch.Generator().manual_seed(0), image, kinds, contrast)
+        out = make._brighten(np.random.default_rng(0), torch.Generator().manual_seed(0), image, scene, contrast)
         assert bool((out > image).all()) == brighter
+
+
+def scene_of(kinds: torch.Tensor, lining: torch.Tensor | None = None) -> Scene:
+    """Nothing but these kinds of matter, and a lining."""
+    none = torch.zeros(kinds.shape)
+    drawn = Pathology(none, 1.0, None, None, none)
+    return Scene(kinds, none == 0, none, none if lining is None else lining, drawn, np.zeros(3))
+
+
+def test_fluid_takes_a_share_of_the_outermost_cortex(ball: Heads) -> None:
+    labels = ball.labels[0].long()
+    cortex = torch.isin(labels, torch.tensor([POSITION[3], POSITION[42]]))
+    fluid = (labels == POSITION[24])[None, None].float()
+    outer = cortex & (torch.nn.functional.max_pool3d(fluid, 3, 1, 1)[0, 0] > 0)
+    for share in (0.0, 0.5, 0.9):
+        make = Generator(ball, bare(spacing_mm=1.0, thinning=(share, share)))
+        thinned = make._thinned(np.random.default_rng(1), torch.Generator().manual_seed(1), labels)
+        changed = thinned != labels
+        assert (outer[changed]).all()
+        assert (thinned[changed] == POSITION[24]).all()
+        touching = cortex & _touching(labels == POSITION[24])
+        assert float(changed[touching].float().mean()) == pytest.approx(share, abs=0.12)
+
+
+def test_walls_of_the_ventricles_and_what_lies_between_are_bright_on_flair_alone(ball: Heads) -> None:
+    labels = torch.full((24, 24, 24), POSITION[2])
+    labels[4:11, 8:16, 8:16] = POSITION[4]  # left and right ventricle, two voxels of white matter between
+    labels[13:20, 8:16, 8:16] = POSITION[43]
+    make = Generator(ball, bare(spacing_mm=1.0, p_lining=1.0))
+    lesion = torch.zeros(labels.shape)
+    lesion[11:13, 8:10] = 1
+    seen = torch.zeros(labels.shape)
+    for seed in range(8):
+        lining = make._lining(
+            np.random.default_rng(seed), torch.Generator().manual_seed(seed), labels, make._kind[labels], lesion
+        )
+        assert float(lining.min()) >= 0 and float(lining.max()) <= 1
+        assert not lining[lesion > 0].any()
+        seen = torch.maximum(seen, lining)
+    assert float(seen[11:13, 11:14, 11:14].min()) > 0.5  # septum
+    assert float(seen[3, 9:15, 9:15].max()) > 0.3  # wall
+    seen[seen < 1e-6] = 0
+    assert not seen[:2].any()  # three voxels and more from any ventricle
+    image = torch.full(labels.shape, 0.6)
+    scene = scene_of(make._kind[labels], seen)
+    for contrast, brighter in ((0, False), (1, False), (2, True)):
+        out = make._brighten(np.random.default_rng(0), torch.Generator().manual_seed(0), image, scene, contrast)
+        assert bool((out[seen > 0] > image[seen > 0]).all()) == brighter
+        assert (out[seen == 0] == image[seen == 0]).all()
 
 
 def test_dirty_white_matter_is_no_lesion(ball: Heads, everywhere: Lesions) -> None:
@@ -284,13 +336,25 @@ def test_segment_loss_is_cross_entropy_and_dice(ball: Heads, everywhere: Lesions
     assert sample.lesion.max() > 0.5
     logits = torch.randn((len(task.classes), *sample.lesion.shape), generator=torch.Generator().manual_seed(0))
     target, probability = _soft_target(task, sample), logits.softmax(0)
-    weight = 1 + (LESION_WEIGHT - 1) * sample.lesion
+    weight = 1 + (lesion_weights(sample.lesion[None])[0] - 1) * sample.lesion
     entropy = (-(target * logits.log_softmax(0)).sum(0) * weight).sum() / weight.sum()
     overlap, size = (probability * target).flatten(1).sum(1), (probability**2 + target**2).flatten(1).sum(1)
     present = (target**2).flatten(1).sum(1) > 10
     count = torch.tensor([1.0] * (len(task.classes) - 1) + [LESION_WEIGHT])[present]
     expected = entropy + 1 - ((2 * overlap / (size + 1))[present] * count).sum() / count.sum()
     torch.testing.assert_close(task.loss(logits, sample), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_voxels_of_small_lesions_count_more() -> None:
+    lesion = torch.zeros(1, 40, 40, 40)
+    lesion[0, 5, 5, 5] = 1
+    lesion[0, 15:35, 15:35, 15:35] = 1
+    weights = lesion_weights(lesion)
+    assert float(weights[0, 25, 25, 25]) == pytest.approx(LESION_WEIGHT)
+    assert float(weights[0, 5, 5, 5]) == pytest.approx(LESION_WEIGHT * SMALL_LESION_WEIGHT, rel=0.05)
+    assert float(weights.max()) <= LESION_WEIGHT * SMALL_LESION_WEIGHT
+    border = float(weights[0, 15, 25, 25])
+    assert LESION_WEIGHT < border < 0.6 * float(weights[0, 5, 5, 5])
 
 
 def test_scale_is_that_of_the_whole_brain(ball: Heads) -> None:
