@@ -143,6 +143,51 @@ def agreement(
     )
 
 
+@dataclass(frozen=True)
+class Reliability:
+    """Whether probabilities are as often right as they say, bin by bin.
+
+    Attributes
+    ----------
+    voxels : ndarray of int, shape (bins,)
+    said, true : ndarray, shape (bins,)
+        Mean probability of a bin's voxels, and the share of them that is in the reference; NaN in an empty bin.
+    error : float
+        Expected calibration error: mean of ``|said - true|`` over the voxels (Guo et al. 2017, arXiv:1706.04599). NaN
+        without any.
+    """
+
+    voxels: np.ndarray
+    said: np.ndarray
+    true: np.ndarray
+    error: float
+
+
+def reliability(reference: np.ndarray, probability: np.ndarray, *, edges: np.ndarray) -> Reliability:
+    """How reliable the probabilities between `edges` are; what lies below the first of them is left out.
+
+    Parameters
+    ----------
+    reference : ndarray of bool
+    probability : ndarray
+        Of the same shape, within [0, 1].
+    edges : ndarray, shape (bins + 1,)
+        Ascending; a bin holds its lower edge, the last one its upper edge as well.
+
+    Returns
+    -------
+    Reliability
+    """
+    inside = (probability >= edges[0]) & (probability <= edges[-1])
+    values, truth = probability[inside].astype(float), reference[inside].astype(float)
+    bins = len(edges) - 1
+    index = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, bins - 1)
+    voxels, said, true = (np.bincount(index, weights, bins) for weights in (None, values, truth))
+    error = float(np.abs(said - true).sum() / len(values)) if len(values) else NAN
+    there = np.where(voxels > 0, voxels, NAN)
+    return Reliability(voxels, said / there, true / there, error)
+
+
 def surface_distances(
     reference: np.ndarray, prediction: np.ndarray, *, voxel_size_mm: np.ndarray
 ) -> tuple[float, float, float]:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from bidsapp.measure.agreement import agreement
+from bidsapp.measure.agreement import agreement, reliability
 
 SHAPE = (7, 8, 9)
 ISO = (1.0, 1.0, 1.0)
@@ -250,3 +250,25 @@ def test_against_monai(rng):
         assert found.hd_mm == pytest.approx(float(hd), abs=1e-5)
         assert found.hd95_mm == pytest.approx(float(hd95), abs=1e-5)
         assert found.assd_mm == pytest.approx(float(assd), abs=1e-5)
+
+
+def test_reliability_by_hand() -> None:
+    """Of four voxels said to be 0.3 one is lesion; of three at 0.9 and more all are; below 0.2 none counts."""
+    probability = np.array([0.3, 0.3, 0.3, 0.3, 0.9, 0.9, 0.1, 1.0])
+    reference = np.array([1, 0, 0, 0, 1, 1, 1, 1], bool)
+    found = reliability(reference, probability, edges=np.array([0.2, 0.5, 0.8, 1.0]))
+    assert found.voxels.tolist() == [4, 0, 3]
+    assert found.said[[0, 2]] == pytest.approx([0.3, 2.8 / 3])
+    assert found.true[[0, 2]] == pytest.approx([0.25, 1.0])
+    assert np.isnan(found.said[1])
+    assert np.isnan(found.true[1])
+    assert found.error == pytest.approx((4 * 0.05 + 3 * (1 - 2.8 / 3)) / 7)
+    assert np.isnan(reliability(reference[:0], probability[:0], edges=np.array([0.2, 1.0])).error)
+
+
+def test_reliability_of_probabilities_that_are_right(rng: np.random.Generator) -> None:
+    probability = rng.random(200_000)
+    found = reliability(rng.random(probability.shape) < probability, probability, edges=np.linspace(0, 1, 11))
+    assert found.error < 0.01
+    wrong = reliability(rng.random(probability.shape) < probability**2, probability, edges=np.linspace(0, 1, 11))
+    assert wrong.error == pytest.approx(1 / 2 - 1 / 3, abs=0.01)
