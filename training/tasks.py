@@ -14,9 +14,9 @@ from bidsapp.models.unet import symmetric_place
 
 #: How much a lesion counts, as a class of the Dice and voxel by voxel in the cross-entropy, where others count 1.
 LESION_WEIGHT = 3.0
-#: ... and a voxel of a small one up to this many times more than one within a large one, which has many of them.
+#: ... and a voxel of a small one up to this many times more than one of a large one, which has many of them.
 SMALL_LESION_WEIGHT = 3.0
-SMALL_LESION_VOXELS = 7  # side of the cube around a voxel in which its lesion is small or large
+SMALL_LESION_VOXELS = 7  # side of the cube in which a lesion is small or large
 
 
 class Task(Protocol):
@@ -119,10 +119,14 @@ class SegmentTask:
 
 
 def lesion_weights(lesion: torch.Tensor) -> torch.Tensor:
-    """(1, X, Y, Z): LESION_WEIGHT where all around is lesion, up to SMALL_LESION_WEIGHT times that where little is."""
-    around = functional.avg_pool3d(
-        lesion, SMALL_LESION_VOXELS, stride=1, padding=SMALL_LESION_VOXELS // 2, count_include_pad=False
-    )
+    """(1, X, Y, Z): LESION_WEIGHT in large lesions and at their borders, up to SMALL_LESION_WEIGHT times that in small.
+
+    A lesion is as large as the densest cube that touches the voxel: borders that counted more than what they enclose
+    would be drawn too far out.
+    """
+    side, margin = SMALL_LESION_VOXELS, SMALL_LESION_VOXELS // 2
+    around = functional.avg_pool3d(lesion, side, stride=1, padding=margin, count_include_pad=False)
+    around = functional.max_pool3d(around, side, stride=1, padding=margin)
     return LESION_WEIGHT * (1 + (SMALL_LESION_WEIGHT - 1) * (1 - around).clamp(0, 1).pow(4))
 
 

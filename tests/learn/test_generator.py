@@ -353,8 +353,7 @@ def test_voxels_of_small_lesions_count_more() -> None:
     assert float(weights[0, 25, 25, 25]) == pytest.approx(LESION_WEIGHT)
     assert float(weights[0, 5, 5, 5]) == pytest.approx(LESION_WEIGHT * SMALL_LESION_WEIGHT, rel=0.05)
     assert float(weights.max()) <= LESION_WEIGHT * SMALL_LESION_WEIGHT
-    border = float(weights[0, 15, 25, 25])
-    assert LESION_WEIGHT < border < 0.6 * float(weights[0, 5, 5, 5])
+    assert float(weights[0, 15, 25, 25]) == pytest.approx(LESION_WEIGHT, rel=0.05)  # the border of a large one
 
 
 def test_scale_is_that_of_the_whole_brain(ball: Heads) -> None:
