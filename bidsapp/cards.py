@@ -23,6 +23,8 @@ CONTRASTS = ("T1w", "T2w", "FLAIR", "T1wCE")
 WITH_FLAIR, WITHOUT_FLAIR = "with FLAIR", "without FLAIR"
 #: What a model's lesions are: those of MS and small vessels, whose places mean something, or any other (tumor, stroke).
 LESION_KINDS = WHITE_MATTER, OTHER = "white-matter", "other"
+#: No model may ask to be shown more than this around the brain: beyond it there is no head.
+MOST_SURROUND_MM = 50.0
 #: What every card holds, and as what.
 REQUIRED: Mapping[str, type | tuple[type, ...]] = {
     "name": str, "version": str, "architecture": str, "network": dict, "spacing_mm": (int, float), "weights": dict,
@@ -136,7 +138,7 @@ class LesionModel:
         """What tells this model from any other: name, version, weights, and all of the card that changes results."""
         used = (
             "patch", "channels", "classes", "lesion_classes", "lesion_threshold", "cascade", "crf", "spacing_mm",
-            "lesion_kind",
+            "lesion_kind", "surround_mm",
         )  # fmt: skip
         cards = [model.card for model in (self, self.first) if model is not None]
         settings = json.dumps([{key: card.get(key) for key in used} for card in cards], sort_keys=True)
@@ -221,6 +223,9 @@ def _lesion_problems(card: Mapping[str, Any]) -> list[str]:
         problems.append(f"'spacing_mm' must be 1, as the app's working grid, not {card['spacing_mm']}.")
     if card.get("orientation", "RAS") != "RAS":
         problems.append(f"'orientation' must be RAS, as the app's working grid, not {card['orientation']!r:.60}.")
+    surround = card.get("surround_mm", 0)
+    if not _number(surround) or not 0 <= surround <= MOST_SURROUND_MM:
+        problems.append(f"'surround_mm' must be millimetres from 0 to {MOST_SURROUND_MM:g}, not {surround!r:.60}.")
     thresholds = card.get("lesion_threshold")
     if not isinstance(thresholds, dict) or not thresholds or set(thresholds) - {WITH_FLAIR, WITHOUT_FLAIR}:
         problems.append(f"'lesion_threshold' must hold {WITH_FLAIR!r}, {WITHOUT_FLAIR!r}, or both.")

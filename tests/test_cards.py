@@ -105,6 +105,7 @@ def test_a_word_that_is_no_model(tmp_path: Path, name: str) -> None:
         ({"lesion_classes": ["background"]}, "'lesion_classes'"),
         ({"classes": ["background", "cortex"]}, "a lesion model"),
         ({"patch": 0}, "'patch'"), ({"patch": "large"}, "'patch'"), ({"spacing_mm": 2.5}, "'spacing_mm'"),
+        ({"surround_mm": -1}, "'surround_mm'"), ({"surround_mm": "all"}, "'surround_mm'"),
         ({"orientation": "LPS"}, "'orientation'"), ({"lesion_threshold": None}, "'lesion_threshold'"),
         ({"lesion_threshold": {"with FLAIR": 2}}, "between 0 and 1"),
         ({"lesion_threshold": {"with FLAIR": float("nan")}}, "between 0 and 1"),

@@ -40,6 +40,7 @@ class TrainConfig:
     validate_every: int = 200
     validate_on: int = 12  # synthetic samples
     checkpoint_seconds: float = 120.0
+    surround_mm: float = 2.0  # segment: what is shown around a brain mask, at inference
     border_offset_mm: float = 0.0  # brain: the border of the target moved outwards by this, at inference
     mixed_precision: bool = True  # bfloat16 autocast
     workers: int = 0  # processes that make samples ahead, on a CPU

@@ -80,6 +80,7 @@ def _usage(config: TrainConfig, network: FoldedUNet, run: Path) -> dict[str, obj
         "normalisation": scale,
         "channels": list(CONTRASTS),
         "patch": config.generator.patch,
+        "surround_mm": config.surround_mm,
         "lesion_threshold": lesion_thresholds(config, network, run),
     }
 

@@ -74,7 +74,8 @@ def _see(inputs, model):
     mask_image = load(inputs.mask_file)
     mask = np.asarray(mask_image.dataobj) > 0
     size = tuple(float(size) for size in mask_image.header.get_zooms()[:3])
-    within = segment.grown(mask, segment.SURROUND_MM, size)
+    model = model or segment.packaged()
+    within = segment.shown(mask, size, model)
     found = segment.segment_network(
         {name: array(path) for name, path in zip(inputs.contrasts, inputs.in_files, strict=True)},
         mask,

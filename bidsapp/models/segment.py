@@ -23,6 +23,7 @@ CHANNELS = ("T1w", "T2w", "FLAIR")
 WITH_FLAIR, WITHOUT_FLAIR = cards.WITH_FLAIR, cards.WITHOUT_FLAIR
 WHITE_MATTER = "cerebral white matter"
 #: The network is shown this much around a brain mask: it cuts off what is no brain, but adds nothing it does not see.
+#: A card's ``surround_mm`` may say otherwise: a network trained on heads with their skulls wants to see some of them.
 SURROUND_MM = 2.0
 #: Longest side of the smallest lesion that counts: Thompson et al. 2018, Lancet Neurol 17:162.
 SHORTEST_LESION_MM = 3.0
@@ -107,6 +108,11 @@ def segment_network(
 def packaged() -> Model:
     """The packaged network, on the CPU."""
     return load_model("segment")
+
+
+def shown(mask: np.ndarray, voxel_size_mm: tuple[float, float, float], model: Model) -> np.ndarray:
+    """What of a scan the network is shown, given a first brain mask: as much around it as in training."""
+    return grown(mask, float(model.card.get("surround_mm", SURROUND_MM)), voxel_size_mm)
 
 
 def contrasts_of(model: Model) -> tuple[str, ...]:

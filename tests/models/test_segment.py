@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -229,3 +230,14 @@ def test_packaged_network_names_all_structures() -> None:
     assert set(model.card["lesion_threshold"]) == {segment.WITH_FLAIR, segment.WITHOUT_FLAIR}
     assert all(0 < threshold < 1 for threshold in model.card["lesion_threshold"].values())
     assert model.card["channels"] == list(segment.CHANNELS)
+
+
+def test_a_model_is_shown_as_much_around_the_brain_as_its_card_says(model: Model) -> None:
+    mask = np.zeros((40, 40, 40), bool)
+    mask[18:22, 18:22, 18:22] = True
+    wide = replace(model, card={**model.card, "surround_mm": 10.0})
+    for one, millimetres in ((model, int(segment.SURROUND_MM)), (wide, 10)):
+        seen = segment.shown(mask, (1.0, 1.0, 2.0), one)
+        rows, slices = np.flatnonzero(seen[:, 20, 20]), np.flatnonzero(seen[20, 20])
+        assert (rows.min(), rows.max()) == (18 - millimetres, 21 + millimetres)
+        assert (slices.min(), slices.max()) == (18 - millimetres // 2, 21 + millimetres // 2)
