@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -38,13 +40,14 @@ def export(config: TrainConfig, *, run: Path, out: Path) -> Path:
     """
     step, network = _average(config, run / CHECKPOINT)
     record = json.loads((run / "run.json").read_text())
+    counts = lesion_counts(config, network, run) if config.task == "segment" else {}
     used = [Path(config.heads).name, *([Path(config.lesions).name] if config.lesions else [])]
     card = {
         "name": config.name,
         "version": config.version,
         "spacing_mm": config.generator.spacing_mm,
         "orientation": "RAS",
-        **_usage(config, network, run),
+        **_usage(config, counts),
         "classes": list(make_task(config.task).classes),
         "training": {
             "data": [SOURCES.get(name, name) for name in used],
@@ -56,7 +59,7 @@ def export(config: TrainConfig, *, run: Path, out: Path) -> Path:
             "commit": record["commit"],
             "device": record["device"],
         },
-        "figures": _figures(run),
+        "figures": _figures(run, counts),
     }
     return write_model(network, out / f"{config.name}-{config.version}", card)
 
@@ -70,7 +73,7 @@ def _average(config: TrainConfig, checkpoint: Path) -> tuple[int, FoldedUNet]:
     return step, network.eval().requires_grad_(False)
 
 
-def _usage(config: TrainConfig, network: FoldedUNet, run: Path) -> dict[str, object]:
+def _usage(config: TrainConfig, counts: Mapping[str, np.ndarray]) -> dict[str, object]:
     """What whoever runs the network has to know."""
     if config.task == "brain":
         scale = "90th percentile of voxels above the mean to 1, kept below 3 (bidsapp.models.brain.normalise)"
@@ -81,15 +84,14 @@ def _usage(config: TrainConfig, network: FoldedUNet, run: Path) -> dict[str, obj
         "channels": list(CONTRASTS),
         "patch": config.generator.patch,
         "surround_mm": config.surround_mm,
-        "lesion_threshold": lesion_thresholds(config, network, run),
+        "lesion_threshold": {key: best_threshold(scans) for key, scans in counts.items()},
     }
 
 
-def lesion_thresholds(config: TrainConfig, network: FoldedUNet, run: Path) -> dict[str, float]:
-    """The best thresholds of the lesions over synthetic scans of held-out heads, by what contrasts there are.
+def lesion_counts(config: TrainConfig, network: FoldedUNet, run: Path) -> dict[str, np.ndarray]:
+    """Voxels found and true, found, true, by scan and threshold: (scans, thresholds, 3), with a FLAIR and without.
 
-    Best: the largest mean of two Dice coefficients, of all voxels of all scans together (false lesions in scans without
-    any count) and on average over the scans with lesions (small loads count as much as large ones).
+    The scans are synthetic ones of held-out heads, others than those of the log.
     """
     task, make = make_task(config.task), generator(config, run, "cpu", held_out=True)
     counts: dict[str, list[np.ndarray]] = {WITH_FLAIR: [], WITHOUT_FLAIR: []}
@@ -100,11 +102,15 @@ def lesion_thresholds(config: TrainConfig, network: FoldedUNet, run: Path) -> di
         above = [found > threshold for threshold in THRESHOLDS]
         rows = [[int((one & truth).sum()), int(one.sum()), int(truth.sum())] for one in above]
         counts[key].append(np.array(rows))
-    return {key: best_threshold(np.stack(scans)) for key, scans in counts.items()}
+    return {key: np.stack(scans) for key, scans in counts.items()}
 
 
 def best_threshold(counts: np.ndarray) -> float:
-    """Of (scans, thresholds, 3): voxels that are found and true, found, true."""
+    """The best threshold of the lesions, of `lesion_counts`.
+
+    Best: the largest mean of two Dice coefficients, of all voxels of all scans together (false lesions in scans without
+    any count) and on average over the scans with lesions (small loads count as much as large ones).
+    """
     both, found, true = np.moveaxis(counts.astype(float), 2, 0)
     pooled = 2 * both.sum(0) / np.maximum(found.sum(0) + true.sum(0), 1)
     there = true[:, 0] >= SMALLEST_LOAD
@@ -112,9 +118,19 @@ def best_threshold(counts: np.ndarray) -> float:
     return float(THRESHOLDS[int(np.argmax(pooled + by_scan))])
 
 
-def _figures(run: Path) -> dict[str, object]:
+def shares_of_lesion(counts: np.ndarray) -> dict[str, float]:
+    """Of the voxels with a probability between two thresholds, how many are lesion; of `lesion_counts`."""
+    both, found, _ = counts.sum(0).T
+    between = zip(itertools.pairwise(THRESHOLDS), -np.diff(both), -np.diff(found), strict=True)
+    return {f"{low:.2f}-{high:.2f}": round(float(true / voxels), 3) for (low, high), true, voxels in between if voxels}
+
+
+def _figures(run: Path, counts: Mapping[str, np.ndarray]) -> dict[str, object]:
     header, *rows = (line.split("\t") for line in (run / "log.tsv").read_text().splitlines())
     figures: dict[str, object] = {"synthetic, held-out heads": dict(zip(header, rows[-1], strict=True))}
+    if counts:
+        shares = {key: shares_of_lesion(scans) for key, scans in counts.items()}
+        figures["share of lesion by its probability, synthetic"] = shares
     judged = run / "judged.json"
     if judged.exists():
         figures["real scans, never trained on"] = json.loads(judged.read_text())
