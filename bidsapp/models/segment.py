@@ -21,12 +21,15 @@ from bidsapp.models.registry import Model, load_model
 CHANNELS = ("T1w", "T2w", "FLAIR")
 #: Keys of ``lesion_threshold`` in the model's card: without FLAIR the network is surer of less.
 WITH_FLAIR, WITHOUT_FLAIR = cards.WITH_FLAIR, cards.WITHOUT_FLAIR
-WHITE_MATTER = "cerebral white matter"
+WHITE_MATTER, EXTRA_AXIAL = "cerebral white matter", "CSF"
 #: The network is shown this much around a brain mask: it cuts off what is no brain, but adds nothing it does not see.
 #: A card's ``surround_mm`` may say otherwise: a network trained on heads with their skulls wants to see some of them.
 SURROUND_MM = 2.0
 #: Longest side of the smallest lesion that counts: Thompson et al. 2018, Lancet Neurol 17:162.
 SHORTEST_LESION_MM = 3.0
+#: Clefts and holes in the brain mask that are no wider than twice this many voxels (of about 1 mm) are brain: flow
+#: voids and dark cisterns. In training all is brain that a closing of 10 mm fills.
+BRAIN_CLOSING = 3
 #: The brain's box in training is that of the tissue; a brain mask holds this much fluid around it.
 FLUID_RIM_MM = 2.0
 
@@ -278,7 +281,7 @@ class Reading:
     Attributes
     ----------
     mask : ndarray of bool (X, Y, Z)
-        Brain: where background is not the likelier, one piece without holes, within the mask it was given.
+        Brain: where background is not the likelier, one piece without holes or clefts, within the mask it was given.
     tissues : ndarray, float32 (3, X, Y, Z)
         Order of ``labels.TISSUES``; sums to 1 in `mask`, as if there were no lesions.
     structures : ndarray, uint8 (X, Y, Z)
@@ -308,14 +311,14 @@ def read_classes(found: NetworkResult, mask: np.ndarray) -> Reading:
     """
     background, *_, lesion = found.probability
     brain = np.zeros(mask.shape, bool)
-    brain[found.box] = ndimage.binary_fill_holes(largest_piece((background < 0.5) & mask[found.box]))
+    brain[found.box] = _closed(largest_piece((background < 0.5) & mask[found.box])) & mask[found.box]
     inside = brain[found.box]
     tissues = np.zeros((len(TISSUES), *mask.shape), np.float32)
     by_name = _without_lesions(found)
+    by_name[EXTRA_AXIAL] += background  # what the network calls background within the mask: a hole, a rim
     for structure in STRUCTURES:
         tissues[(TISSUES.index(structure.tissue), *found.box)] += by_name[structure.name]
     part = tissues[(slice(None), *found.box)]
-    part[TISSUES.index(CSF)] += background  # what the network calls background within the mask: a hole, a rim
     part /= part.sum(0)
     part *= inside
     indices = np.array([structure.left for structure in STRUCTURES], np.uint8)
@@ -325,6 +328,13 @@ def read_classes(found: NetworkResult, mask: np.ndarray) -> Reading:
     probability = np.zeros(mask.shape, np.float32)
     probability[found.box] = lesion * inside
     return Reading(brain, tissues, labels, probability)
+
+
+def _closed(mask: np.ndarray) -> np.ndarray:
+    """The mask without holes and narrow clefts."""
+    padded = np.pad(mask, BRAIN_CLOSING)  # at its end the box would count as eroded
+    closed = ndimage.binary_closing(padded, iterations=BRAIN_CLOSING)
+    return ndimage.binary_fill_holes(closed)[(slice(BRAIN_CLOSING, -BRAIN_CLOSING),) * 3]
 
 
 def _without_lesions(found: NetworkResult) -> dict[str, np.ndarray]:

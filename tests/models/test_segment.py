@@ -206,6 +206,22 @@ def test_brain_keeps_its_largest_piece_without_holes() -> None:
     assert seen.mask[5, 5, 4] and not seen.mask[8:].any()
 
 
+def test_narrow_clefts_are_brain_and_fluid() -> None:
+    """A cleft of two voxels that is open to one side, as flow in the straight sinus makes it, and one of ten voxels."""
+    background = np.zeros((30, 30, 30), np.float32)
+    background[:20, 4:6] = 0.9
+    background[:20, 12:22] = 0.9
+    found = network_result(background.shape, background=background, cerebral_cortex=0.1)
+    seen = read_classes(found, np.ones((32, 32, 32), bool))
+    assert seen.mask[4:21, 5:7, 5:25].all()  # but for its mouth
+    assert (seen.structures[4:21, 5:7, 5:25] == 24).all()
+    assert seen.tissues[TISSUES.index(CSF), 10, 5, 10] == pytest.approx(0.9, abs=1e-3)
+    assert not seen.mask[1:14, 16:20].any()
+    beyond = np.ones((32, 32, 32), bool)
+    beyond[:, 5:7] = False  # not shown, so not brain
+    assert not read_classes(found, beyond).mask[:, 5:7].any()
+
+
 def test_short_lesions_are_no_lesions() -> None:
     """Voxels of 1 x 1 x 2 mm: two voxels in a row along z are 4 mm long, two along x 2, three at corners 3."""
     probability = np.zeros((9, 8, 9), np.float32)
