@@ -247,7 +247,7 @@ def freesurfer(places: Places) -> Iterator[Job]:
 def _tissue_cases(dataset: Path, anat: Path) -> Iterator[Case]:
     theirs = _load(_find(dataset / "derivatives/freesurfer/sub-01/anat", "*_dseg.nii.gz"))
     ours = _load(_find(anat, "*_space-orig_seg-tissue_dseg.nii.gz"))
-    _same_grid(theirs, ours)
+    same_grid(theirs, ours)
     for tissue, members in ((labels.GM, FREESURFER_GM), (labels.WM, FREESURFER_WM)):
         yield Case(
             dataset=dataset.name, case="sub-01", structure=tissue.abbreviation, contrasts="T1w",
@@ -306,9 +306,9 @@ def lesions_thick(places: Places) -> Iterator[Job]:
 
 def _ventricle_cases(dataset: Path, subject: str, anat: Path) -> Iterator[Case]:
     """The four ventricles as drawn by hand."""
-    truth = _load(_find(dataset / "derivatives/manual" / subject / "anat", "*_label-ventricle_mask.nii.gz"))
+    truth = manual_mask(dataset, subject, "ventricle")
     ours = _load(_find(anat, "*_space-orig_seg-structures_dseg.nii.gz"))
-    _same_grid(truth, ours)
+    same_grid(truth, ours)
     yield Case(
         dataset=dataset.name, case=subject, structure="ventricles", contrasts="FLAIR", reference=_mask(truth),
         prediction=np.isin(np.asarray(ours.dataobj), VENTRICLES), voxel_size_mm=_voxel_size(truth),
@@ -318,12 +318,12 @@ def _ventricle_cases(dataset: Path, subject: str, anat: Path) -> Iterator[Case]:
 
 def _lesion_cases(dataset: Path, subject: str, anat: Path, contrasts: str, threshold: float | None) -> Iterator[Case]:
     """Our lesions, then the baseline's."""
-    truth = _load(_find(dataset / "derivatives/manual" / subject / "anat", "*_label-lesion_mask.nii.gz"))
+    truth = manual_mask(dataset, subject, "lesion")
     flair = _load(_find(dataset / subject / "anat", "*_FLAIR.nii.gz"))
     ours = _load(_find(anat, "*_space-orig_label-lesion_mask.nii.gz"))
     brain = _load(_find(anat, "*_space-orig_desc-brain_mask.nii.gz"))
     for image in (ours, brain, flair):
-        _same_grid(truth, image)
+        same_grid(truth, image)
     ours_here = Case(
         dataset=dataset.name, case=subject, structure="lesions", contrasts=contrasts, reference=_mask(truth),
         prediction=_mask(ours), voxel_size_mm=_voxel_size(truth), threshold=threshold, lesion_wise=True,
@@ -451,6 +451,11 @@ def fewer_contrasts(dataset: Path, target: Path, contrasts: tuple[str, ...]) -> 
     return target
 
 
+def manual_mask(dataset: Path, subject: str, label: str) -> nib.Nifti1Image:
+    """What raters drew of a subject: its ``lesion`` or its ``ventricle``."""
+    return _load(_find(dataset / "derivatives/manual" / subject / "anat", f"*_label-{label}_mask.nii.gz"))
+
+
 def resample_mask(mask: nib.Nifti1Image, grid: nib.Nifti1Image, to_mask: np.ndarray) -> np.ndarray:
     """Bring a mask to another grid, linear interpolation cut at one half.
 
@@ -487,7 +492,7 @@ def _load(path: Path) -> nib.Nifti1Image:
     return image
 
 
-def _same_grid(a: nib.Nifti1Image, b: nib.Nifti1Image) -> None:
+def same_grid(a: nib.Nifti1Image, b: nib.Nifti1Image) -> None:
     if a.shape != b.shape or not np.allclose(a.affine, b.affine, atol=1e-3):
         raise ValueError(f"{a.get_filename()} and {b.get_filename()} are not on one grid.")
 

@@ -15,7 +15,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 
-from benchmarks.accuracy import REPOSITORY
+from benchmarks.accuracy import REPOSITORY, manual_mask, same_grid
 from bidsapp.measure.agreement import reliability
 
 EDGES = np.array([0.1, 0.2, 0.4, 0.6, 0.8, 1.0])
@@ -54,9 +54,9 @@ def compare(data: Path, out: Path, name: str, dataset: str, subject: str, contra
     if not maps:
         print(f"{out / name / subject}: no map of lesion probability; run python -m benchmarks.accuracy first.")
         return []
-    folder = data / dataset / "derivatives/manual" / subject / "anat"
-    truth = np.asarray(nib.load(next(folder.glob("*_label-lesion_mask.nii.gz"))).dataobj) > 0
-    found = reliability(truth, np.asarray(nib.load(maps[0]).dataobj, dtype=np.float32), edges=EDGES)
+    truth, ours = manual_mask(data / dataset, subject, "lesion"), nib.load(maps[0])
+    same_grid(truth, ours)
+    found = reliability(np.asarray(truth.dataobj) > 0, np.asarray(ours.dataobj, dtype=np.float32), edges=EDGES)
     bins = zip(EDGES[:-1], EDGES[1:], found.voxels, found.said, found.true, strict=True)
     return [
         {"case": subject, "contrasts": contrasts, "from": low, "to": high, "voxels": int(voxels), "said": said,

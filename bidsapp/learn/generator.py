@@ -204,7 +204,7 @@ class Generator:
         sides = [[name in s.name and "lateral ventricle" in s.name for s in STRUCTURES] for name in ("left", "right")]
         self._ventricle_of_side = torch.tensor(sides, device=self.device)
         self._fluid = np.array([kind.name == "csf" for kind in KINDS])
-        self._ventricle = torch.tensor(["lateral ventricle" in s.name for s in STRUCTURES], device=self.device)
+        self._ventricle = self._ventricle_of_side.any(0)
         self._sulcal_fluid = torch.tensor([s.name == "CSF" for s in STRUCTURES], device=self.device)
         self._bright_fluid = torch.tensor([KIND["csf"], KIND["choroid plexus"]], device=self.device)
 
