@@ -60,7 +60,9 @@ class GeneratorConfig:
     border: Range = (0.0, 0.0)
     sulcal: Range = (0.0, 0.0)
     below: Range = (0.0, 0.0)
-    thinning: Range = (0.0, 0.0)  # share of the cortex's outermost voxels that fluid takes: wider sulci
+    # Share of the cortex's outermost voxels that fluid takes: wider sulci; of its innermost that white matter takes.
+    thinning: Range = (0.0, 0.0)
+    thinning_below: Range = (0.0, 0.0)
     misaligned_mm: float = 0.0  # standard deviation of a contrast's shift along each axis, where there are others
     p_thick: float = 0.6  # a contrast
     thick_mm: Range = (3.0, 8.0)
@@ -92,10 +94,10 @@ class GeneratorConfig:
 STRIPPED = GeneratorConfig(
     spacing_mm=1.0, contrasts=3, rotation_deg=8, shear=0.05, elastic_mm=(0.5, 3.0), jitter=0.1,
     p_random_contrast=0.08, tissue_contrast=(0.35, 1.1), mottle=(0.0, 0.05), border=(0.3, 2.0), sulcal=(0.0, 0.85),
-    below=(0.0, 0.9), thinning=(0.0, 0.8), misaligned_mm=0.4, severity=(0.0, 0.4), p_choroid=0.4, p_lining=0.5,
-    p_dirty=0.6, p_stripped=1.0, strip_error_mm=(-1.0, 3.0), p_defaced=0.0, p_clean=1.0, p_thick=0.4,
-    thick_mm=(1.5, 7.5), bias=(0.0, 0.15), noise=(0.0, 0.06), gamma=(0.8, 1.25), p_drop=0.5, p_bright_cortex=0.4,
-    p_flow=0.35, box_error_mm=3.0, level_error=0.12, fluid=(0.15, 0.9),
+    below=(0.0, 0.9), thinning=(0.0, 0.8), thinning_below=(0.0, 0.4), misaligned_mm=0.4, severity=(0.0, 0.4),
+    p_choroid=0.4, p_lining=0.5, p_dirty=0.6, p_stripped=1.0, strip_error_mm=(-1.0, 3.0), p_defaced=0.0, p_clean=1.0,
+    p_thick=0.4, thick_mm=(1.5, 7.5), bias=(0.0, 0.15), noise=(0.0, 0.06), gamma=(0.8, 1.25), p_drop=0.5,
+    p_bright_cortex=0.4, p_flow=0.35, box_error_mm=3.0, level_error=0.12, fluid=(0.15, 0.9),
 )  # fmt: skip
 
 
@@ -345,20 +347,31 @@ class Generator:
         return kept
 
     def _thinned(self, rng: np.random.Generator, torch_rng: torch.Generator, labels: torch.Tensor) -> torch.Tensor:
-        """Cortex that fluid has eaten into from outside, in places.
+        """Cortex that fluid has eaten into from outside and white matter from below, in places, never from both.
 
         The cortex of the label maps is 2.2 to 3.1 mm thick; people's is 1 to 4.5 mm, thinner with age (Fischl & Dale
         2000). What a network takes for cortex should follow from what it sees, not from how thick it always was.
         """
-        share = rng.uniform(*self.config.thinning)
-        if not share:
-            return labels
+        outer, inner = (rng.uniform(*range_) for range_ in (self.config.thinning, self.config.thinning_below))
         kinds = self._kind[labels]
         cortex = kinds == KIND["cortex"]
-        outer = cortex & _touching(self._sulcal_fluid[labels] | ~self._in_brain[kinds])
-        field = smooth_field(labels.shape, rng.uniform(3, 12) / self.config.spacing_mm, torch_rng)
-        taken = outer & (field < math.sqrt(2) * float(torch.erfinv(torch.tensor(2 * share - 1))))
+        fluid = self._sulcal_fluid[labels] | ~self._in_brain[kinds]
+        taken = cortex & _touching(fluid) & self._in_places(rng, torch_rng, labels.shape, outer)
+        white = labels.new_tensor([POSITION[2], POSITION[41]])  # left, right
+        for side in white:
+            below = cortex & _touching(labels == side) & ~_touching(fluid | taken)
+            below &= self._in_places(rng, torch_rng, labels.shape, inner)
+            labels = torch.where(below, side, labels)
         return torch.where(taken, POSITION[24], labels)
+
+    def _in_places(
+        self, rng: np.random.Generator, torch_rng: torch.Generator, shape: torch.Size, share: float
+    ) -> torch.Tensor:
+        """Patches of 3 to 12 mm that make up about this share of a volume, bool."""
+        if not share:
+            return torch.zeros(shape, dtype=torch.bool, device=self.device)
+        field = smooth_field(shape, rng.uniform(3, 12) / self.config.spacing_mm, torch_rng)
+        return field < math.sqrt(2) * float(torch.erfinv(torch.tensor(2 * share - 1)))
 
     # Lesions ----------------------------------------------------------------------------------------------------
 

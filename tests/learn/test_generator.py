@@ -215,6 +215,30 @@ def test_fluid_takes_a_share_of_the_outermost_cortex(ball: Heads) -> None:
         assert float(changed[touching].float().mean()) == pytest.approx(share, abs=0.12)
 
 
+def test_white_matter_takes_a_share_of_the_innermost_cortex(ball: Heads) -> None:
+    labels = torch.full((24, 24, 24), POSITION[24])
+    labels[:, :, :20] = POSITION[3]  # left cortex, ten voxels
+    labels[:, :, :10] = POSITION[2]
+    make = Generator(ball, bare(spacing_mm=1.0, thinning_below=(0.5, 0.5)))
+    shares = []
+    for seed in range(30):
+        thinned = make._thinned(np.random.default_rng(seed), torch.Generator().manual_seed(seed), labels)
+        shares.append(float((thinned[:, :, 10] == POSITION[2]).float().mean()))
+        assert torch.equal(thinned[:, :, 11:], labels[:, :, 11:])
+    assert np.mean(shares) == pytest.approx(0.5, abs=0.1)
+
+
+def test_cortex_of_two_voxels_is_not_taken_from_both_sides(ball: Heads) -> None:
+    labels = torch.full((24, 24, 24), POSITION[24])
+    labels[:, :, :12] = POSITION[42]
+    labels[:, :, :10] = POSITION[41]
+    make = Generator(ball, bare(spacing_mm=1.0, thinning=(0.5, 0.5), thinning_below=(0.9, 0.9)))
+    thinned = make._thinned(np.random.default_rng(1), torch.Generator().manual_seed(1), labels)
+    left = (thinned == POSITION[42]).sum(2)
+    assert int(left.min()) == 1
+    assert bool((thinned[:, :, 10] == POSITION[41]).any()) and bool((thinned[:, :, 11] == POSITION[24]).any())
+
+
 def test_walls_of_the_ventricles_and_what_lies_between_are_bright_on_flair_alone(ball: Heads) -> None:
     labels = torch.full((24, 24, 24), POSITION[2])
     labels[4:11, 8:16, 8:16] = POSITION[4]  # left and right ventricle, two voxels of white matter between
