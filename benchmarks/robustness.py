@@ -98,6 +98,16 @@ def cut(scan: Scan, _: np.random.Generator, *, top_mm: float) -> Scan:
     return data[tuple(index)], affine @ nib.affines.from_matvec(np.eye(3), shift)
 
 
+def salted(scan: Scan, rng: np.random.Generator) -> Scan:
+    """Air full of noise from black to white, as in the UNI image of an MP2RAGE; none where the background is empty."""
+    data, affine = scan
+    top = np.percentile(data[data > data.mean()], 99)
+    dark, _ = ndimage.label(ndimage.gaussian_filter(data, 1 / nib.affines.voxel_sizes(affine)) < 0.12 * top)
+    around = np.unique(np.concatenate([dark[side].ravel() for side in (0, -1, np.s_[:, 0], np.s_[:, -1])]))
+    air = np.isin(dark, around[around > 0]) & (data > 0)
+    return np.where(air, rng.uniform(0, top, data.shape), np.minimum(data, top)), affine
+
+
 CHANGES: dict[str, tuple[str, Callable[[Scan, np.random.Generator], Scan]]] = {
     PLAIN: ("as it is", lambda scan, _: scan),
     "cubes2": ("voxels of 2 mm", partial(coarser, spacing_mm=(2.0, 2.0, 2.0))),
@@ -105,6 +115,7 @@ CHANGES: dict[str, tuple[str, Callable[[Scan, np.random.Generator], Scan]]] = {
     "thick6": ("slices of 6 mm (second axis)", partial(coarser, spacing_mm=(0.0, 6.0, 0.0))),
     "noise5": ("noise of 5 %", partial(noisy, percent=5)),
     "noise10": ("noise of 10 %", partial(noisy, percent=10)),
+    "salt": ("air full of noise, as in an MP2RAGE", salted),
     "bias40": ("bias field of 40 %", partial(shaded, percent=40)),
     "power07": ("contrast to the power of 0.7", partial(other_contrast, power=0.7)),
     "power14": ("contrast to the power of 1.4", partial(other_contrast, power=1.4)),

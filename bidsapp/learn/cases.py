@@ -108,9 +108,11 @@ class Stored:
         sizes = tuple(float(size) for size in image.header.get_zooms()[:3])
         return np.asarray(image.dataobj) > 0, (sizes[0], sizes[1], sizes[2])
 
-    def brain(self) -> tuple[np.ndarray, np.ndarray, tuple[float, float, float]]:
-        """Brain mask, what a network is shown of the head, and voxel size in mm."""
+    def brain(self, model: Model | None = None) -> tuple[np.ndarray, np.ndarray, tuple[float, float, float]]:
+        """Brain mask, what a network is shown of the head (`model`, or one to be trained), and voxel size in mm."""
         mask, size = self.mask()
+        if model is not None:
+            return mask, segment.shown(mask, size, model), size
         return mask, segment.grown(mask, segment.SURROUND_MM, size), size
 
     def labels(self) -> np.ndarray:
@@ -134,7 +136,7 @@ class Stored:
 
     def predict(self, model: Model, *, device: str, without: Sequence[str] = ()) -> np.ndarray:
         """Probability of each lesion class of `model`, (classes, X, Y, Z), on the work grid."""
-        mask, within, size = self.brain()
+        mask, within, size = self.brain(model)
         images = {name: image for name, image in self.images().items() if name not in without}
         found = segment.segment_network(images, mask, voxel_size_mm=size, within=within, device=device, model=model)
         members = segment.lesion_classes(model)
@@ -171,7 +173,7 @@ def synthetic_doubles(cases: Sequence[Case], *, device: str) -> tuple[heads.Head
 
 def _head(case: Case, device: str) -> dict[str, torch.Tensor]:
     stored = Stored.read(case.folder)
-    mask, within, size = stored.brain()
+    mask, within, size = stored.brain(segment.packaged())
     found = segment.segment_network(stored.images(), mask, voxel_size_mm=size, within=within, device=device)
     seen = segment.read_classes(found, within)
     labels = seen.structures.astype(np.int32)

@@ -53,6 +53,16 @@ def test_noise_is_as_strong_as_said_and_spares_the_empty_background(scan):
     assert not data[scan[0] == 0].any()
 
 
+def test_air_is_salted_and_the_head_is_not(scan):
+    data, affine = scan
+    data = data + 2.0  # a background that is not empty
+    data[25, 40, 22] = 0  # a dark hole in the head
+    salted, _ = robustness.salted((data, affine), np.random.default_rng(0))
+    assert salted[:8].std() == pytest.approx(1000 / np.sqrt(12), rel=0.05)
+    assert np.array_equal(salted[scan[0] > 500], data[scan[0] > 500].clip(max=salted.max()))
+    assert not robustness.salted(scan, np.random.default_rng(0))[0][scan[0] == 0].any()
+
+
 def test_volumes_are_told_relative_to_the_scan_as_it_is():
     table = pd.DataFrame([
         {"head": "ms", "change": "as it is", "tiv_mm3": 1.5e6, "lesion_mm3": 8000.0, "dice_lesion": 0.75},

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from bidsapp.errors import AppError
 from bidsapp.learn.cases import Stored, _in_template, load_case
 from bidsapp.learn.lesion_masks import BRAIN_MM, ORIGIN_MM, SHAPE
+from bidsapp.models import segment
 
 
 def test_a_case_is_what_the_network_would_be_shown(case_folder: Path) -> None:
@@ -19,6 +21,15 @@ def test_a_case_is_what_the_network_would_be_shown(case_folder: Path) -> None:
     assert flair[case.labels > 0].mean() > 2
     assert all(-1.4 < axis[0] < -0.9 and 0.9 < axis[-1] < 1.4 for axis in case.places)
     assert len(case.foreground) == (case.labels > 0).sum() > 0
+
+
+def test_a_model_is_shown_as_much_as_its_card_says(case_folder: Path) -> None:
+    stored = Stored.read(case_folder)
+    mask, within, _ = stored.brain()
+    wide = dataclasses.replace(segment.packaged(), card={**segment.packaged().card, "surround_mm": 4.0})
+    _, wider, _ = stored.brain(wide)
+    assert mask.sum() < within.sum() < wider.sum()
+    assert not (within & ~wider).any()
 
 
 def test_labels_go_to_the_work_grid_and_back(case_folder: Path) -> None:
