@@ -135,7 +135,7 @@ def make_network(training: Training) -> nn.Module:
 
 
 def _for_channels(weight: torch.Tensor, before: Sequence[str], channels: Sequence[str]) -> torch.Tensor:
-    """Weights (features, n x channels, ...) of a layer that sees channels, for other ones: what is new begins with 0."""
+    """Weights (features, n x channels, ...) of a layer that sees channels, for others: what is new begins with 0."""
     blocks = dict(zip(before, weight.split(weight.shape[1] // len(before), 1), strict=True))
     nothing = torch.zeros_like(next(iter(blocks.values())))
     return torch.cat([blocks.get(name, nothing) for name in channels], 1)
