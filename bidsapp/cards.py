@@ -25,6 +25,8 @@ WITH_FLAIR, WITHOUT_FLAIR = "with FLAIR", "without FLAIR"
 LESION_KINDS = WHITE_MATTER, OTHER = "white-matter", "other"
 #: No model may ask to be shown more than this around the brain: beyond it there is no head.
 MOST_SURROUND_MM = 50.0
+#: Offsets of logits correct small differences; one of more than this would overrule what the network sees.
+MOST_OFFSET = 2.0
 #: What every card holds, and as what.
 REQUIRED: Mapping[str, type | tuple[type, ...]] = {
     "name": str, "version": str, "architecture": str, "network": dict, "spacing_mm": (int, float), "weights": dict,
@@ -138,7 +140,7 @@ class LesionModel:
         """What tells this model from any other: name, version, weights, and all of the card that changes results."""
         used = (
             "patch", "channels", "classes", "lesion_classes", "lesion_threshold", "cascade", "crf", "spacing_mm",
-            "lesion_kind", "surround_mm",
+            "lesion_kind", "surround_mm", "class_offsets",
         )  # fmt: skip
         cards = [model.card for model in (self, self.first) if model is not None]
         settings = json.dumps([{key: card.get(key) for key in used} for card in cards], sort_keys=True)
@@ -226,6 +228,7 @@ def _lesion_problems(card: Mapping[str, Any]) -> list[str]:
     surround = card.get("surround_mm", 0)
     if not _number(surround) or not 0 <= surround <= MOST_SURROUND_MM:
         problems.append(f"'surround_mm' must be millimetres from 0 to {MOST_SURROUND_MM:g}, not {surround!r:.60}.")
+    problems += _offset_problems(card.get("class_offsets", {}), classes, channels)
     thresholds = card.get("lesion_threshold")
     if not isinstance(thresholds, dict) or not thresholds or set(thresholds) - {WITH_FLAIR, WITHOUT_FLAIR}:
         problems.append(f"'lesion_threshold' must hold {WITH_FLAIR!r}, {WITHOUT_FLAIR!r}, or both.")
@@ -247,6 +250,21 @@ def _lesion_problems(card: Mapping[str, Any]) -> list[str]:
         problems.append(f"'lesion_kind' must be {' or '.join(LESION_KINDS)}, not {card['lesion_kind']!r:.60}.")
     if "crf" in card and not isinstance(card["crf"], dict):
         problems.append("'crf' must be a table of its settings, perhaps empty.")
+    return problems
+
+
+def _offset_problems(offsets: Any, classes: Any, channels: Any) -> list[str]:
+    """What is wrong with ``class_offsets``: by contrasts that are there, numbers by class."""
+    if not isinstance(offsets, dict) or not all(isinstance(table, dict) for table in offsets.values()):
+        return ["'class_offsets' must hold a table of numbers by class for contrasts such as 'T1w+FLAIR'."]
+    problems = []
+    for there, table in offsets.items():
+        if not set(there.split("+")) <= set(channels if _names(channels) else ()):
+            problems.append(f"'class_offsets': {there!r:.60} are not among the channels.")
+        for name, value in table.items():
+            if name not in classes or not _number(value) or abs(value) > MOST_OFFSET:
+                limits = f"from -{MOST_OFFSET:g} to {MOST_OFFSET:g}"
+                problems.append(f"'class_offsets' must be {limits} by class, not {name!r:.40}: {value!r:.40}.")
     return problems
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from safetensors import safe_open
 
 from bidsapp.learn.generator import CONTRASTS
@@ -17,12 +19,16 @@ from bidsapp.models.segment import WITH_FLAIR, WITHOUT_FLAIR
 from bidsapp.models.unet import FoldedUNet
 from training.config import TrainConfig
 from training.loop import VALIDATION_SEED, forward, generator
-from training.tasks import make_task
+from training.tasks import WITHOUT_DICE, make_task
 
 #: Candidates of the lesion threshold, and the synthetic scans it is chosen on: others than those of the log.
 THRESHOLDS = np.round(np.arange(0.2, 0.85, 0.05), 2)
 CALIBRATION_SAMPLES, CALIBRATION_SEED = 240, VALIDATION_SEED + 10**6
 
+#: Synthetic scans, and voxels of each, that `class_offsets` are found on.
+OFFSET_SAMPLES, OFFSET_VOXELS, OFFSET_SEED = 48, 20_000, VALIDATION_SEED + 2 * 10**6
+#: The classes that get offsets: the tissues that fill the brain.
+EVENED = tuple(name for name in WITHOUT_DICE if name != "background")
 #: Voxels of lesion (1 mm) from which on a scan counts as one with lesions.
 SMALLEST_LOAD = 50
 
@@ -41,6 +47,7 @@ def export(config: TrainConfig, *, run: Path, out: Path) -> Path:
     step, network = _average(config, run / CHECKPOINT)
     record = json.loads((run / "run.json").read_text())
     counts = lesion_counts(config, network, run) if config.task == "segment" else {}
+    offsets = class_offsets(*answers(config, network, run)) if config.task == "segment" else {}
     used = [Path(config.heads).name, *([Path(config.lesions).name] if config.lesions else [])]
     card = {
         "name": config.name,
@@ -48,6 +55,7 @@ def export(config: TrainConfig, *, run: Path, out: Path) -> Path:
         "spacing_mm": config.generator.spacing_mm,
         "orientation": "RAS",
         **_usage(config, counts),
+        **({"class_offsets": offsets} if offsets else {}),
         "classes": list(make_task(config.task).classes),
         "training": {
             "data": [SOURCES.get(name, name) for name in used],
@@ -86,6 +94,41 @@ def _usage(config: TrainConfig, counts: Mapping[str, np.ndarray]) -> dict[str, o
         "surround_mm": config.surround_mm,
         "lesion_threshold": {key: best_threshold(scans) for key, scans in counts.items()},
     }
+
+
+def answers(config: TrainConfig, network: FoldedUNet, run: Path) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
+    """Classes, and their probabilities in some voxels of the same synthetic brains from each set of contrasts.
+
+    The latter (classes, voxels), by the contrasts that are there, joined by "+".
+    """
+    everything = replace(config, generator=replace(config.generator, p_drop=0.0))
+    task, make = make_task(config.task), generator(everything, run, "cpu", held_out=True)
+    sets = [those for count in (1, 2, 3) for those in itertools.combinations(range(len(CONTRASTS)), count)]
+    found: dict[str, list[np.ndarray]] = {"+".join(CONTRASTS[i] for i in those): [] for those in sets}
+    for number in range(OFFSET_SAMPLES):
+        sample = make.sample(OFFSET_SEED + number)
+        where = torch.as_tensor(np.random.default_rng(number).integers(sample.lesion.numel(), size=OFFSET_VOXELS))
+        for those, kept in zip(sets, found.values(), strict=True):
+            there = torch.zeros(len(CONTRASTS), 1, 1, 1)
+            there[list(those)] = 1
+            logits = forward(network, task, replace(sample, image=sample.image * there), config)
+            kept.append(logits.flatten(1)[:, where].softmax(0).numpy())
+    return task.classes, {key: np.concatenate(parts, 1) for key, parts in found.items()}
+
+
+def class_offsets(classes: Sequence[str], found: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:
+    """What to add to logits so that the volumes of the tissues are those from all contrasts; of `answers`."""
+    even = [classes.index(name) for name in EVENED]
+    wanted = found["+".join(CONTRASTS)][even].sum(1)
+    out = {}
+    for key, probability in found.items():
+        offsets = np.zeros(len(classes))
+        for _ in range(20):
+            moved = probability * np.exp(offsets)[:, None]
+            offsets[even] += np.log(wanted / (moved / moved.sum(0))[even].sum(1))
+        out[key] = {classes[i]: round(float(offsets[i]), 3) for i in even}
+    del out["+".join(CONTRASTS)]
+    return out
 
 
 def lesion_counts(config: TrainConfig, network: FoldedUNet, run: Path) -> dict[str, np.ndarray]:

@@ -173,6 +173,7 @@ def _segment(brain: _Brain, model: Model, device: str, *, tta: bool) -> NetworkR
         tta=tta,
         wanted=wanted,
     )
+    _even_out(probability, model, [name for name in names if name in brain.images])
     if proposed is not None:
         probability = np.where(wanted, probability, _as_proposed(proposed, model))
     if "crf" in model.card:
@@ -181,6 +182,19 @@ def _segment(brain: _Brain, model: Model, device: str, *, tta: bool) -> NetworkR
     inside = tuple(slice(0, min(s.stop, n) - s.start) for s, n in zip(box, shape, strict=True))
     x, y, z = (slice(s.start, min(s.stop, n)) for s, n in zip(box, shape, strict=True))
     return NetworkResult(tuple(model.card["classes"]), probability[(slice(None), *inside)], (x, y, z))
+
+
+def _even_out(probability: np.ndarray, model: Model, there: Sequence[str]) -> None:
+    """Add the card's ``class_offsets`` for these contrasts to the logits, in place.
+
+    From fewer contrasts a network draws borders that it does not see to one side, always the same: the offsets make
+    volumes on synthetic scans those from all of its contrasts (``training.export``).
+    """
+    offsets = model.card.get("class_offsets", {}).get("+".join(there), {})
+    if offsets:
+        factors = [np.exp(offsets.get(name, 0.0)) for name in model.card["classes"]]
+        probability *= np.array(factors, probability.dtype)[:, None, None, None]
+        probability /= probability.sum(0)
 
 
 def _candidates(proposed: np.ndarray, brain: _Brain, cascade: Mapping[str, float]) -> np.ndarray:

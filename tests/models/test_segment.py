@@ -257,3 +257,16 @@ def test_a_model_is_shown_as_much_around_the_brain_as_its_card_says(model: Model
         rows, slices = np.flatnonzero(seen[:, 20, 20]), np.flatnonzero(seen[20, 20])
         assert (rows.min(), rows.max()) == (18 - millimetres, 21 + millimetres)
         assert (slices.min(), slices.max()) == (18 - millimetres // 2, 21 + millimetres // 2)
+
+
+def test_offsets_of_the_card_are_those_of_the_contrasts_that_are_there(
+    head: Any, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segment, "bfloat16", lambda device: False)
+    _, mask = head
+    plain = run(head, model)[:, mask]
+    for key, moved in (("FLAIR", 0.5), ("T1w+FLAIR", 0.0)):
+        offsets = replace(model, card={**model.card, "class_offsets": {key: {"one": 0.5}}})
+        found = run(head, offsets)[:, mask]
+        np.testing.assert_allclose(found.sum(0), 1, atol=1e-5)
+        np.testing.assert_allclose(np.log(found[0] / found[1]) - np.log(plain[0] / plain[1]), moved, atol=1e-4)

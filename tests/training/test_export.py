@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
-from training.export import SMALLEST_LOAD, THRESHOLDS, best_threshold, shares_of_lesion
+from training.export import EVENED, SMALLEST_LOAD, THRESHOLDS, best_threshold, class_offsets, shares_of_lesion
+from training.tasks import SegmentTask
 
 
 def test_threshold_weighs_large_and_small_loads_and_scans_without_lesions() -> None:
@@ -25,3 +27,18 @@ def test_shares_of_lesion_between_two_thresholds() -> None:
     counts[:, 0, 1], counts[:, 1:, 1] = (60, 50), np.array([[40], [40]])
     counts[:, 0, 0], counts[:, 1:, 0] = (25, 25), np.array([[23], [21]])
     assert shares_of_lesion(counts) == {"0.20-0.25": 0.2}
+
+
+def test_offsets_bring_the_tissues_to_their_volumes_from_all_contrasts() -> None:
+    """From FLAIR alone the network says cortex too often, from T1w alone the same as from all."""
+    classes = SegmentTask.classes
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 2, (len(classes), 400))
+    found = {"T1w+T2w+FLAIR": logits, "FLAIR": logits.copy(), "T1w": logits}
+    found["FLAIR"][classes.index("cerebral cortex")] += 0.3
+    probability = {key: np.exp(values) / np.exp(values).sum(0) for key, values in found.items()}
+    offsets = class_offsets(classes, probability)
+    assert set(offsets) == {"FLAIR", "T1w"} and set(offsets["FLAIR"]) == set(EVENED)
+    assert not any(offsets["T1w"].values())
+    assert offsets["FLAIR"]["cerebral cortex"] == pytest.approx(-0.3, abs=0.01)
+    assert abs(offsets["FLAIR"]["CSF"]) < 0.01
