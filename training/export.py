@@ -19,7 +19,7 @@ from bidsapp.models.segment import WITH_FLAIR, WITHOUT_FLAIR
 from bidsapp.models.unet import FoldedUNet
 from training.config import TrainConfig
 from training.loop import VALIDATION_SEED, forward, generator
-from training.tasks import WITHOUT_DICE, make_task
+from training.tasks import make_task
 
 #: Candidates of the lesion threshold, and the synthetic scans it is chosen on: others than those of the log.
 THRESHOLDS = np.round(np.arange(0.2, 0.85, 0.05), 2)
@@ -28,7 +28,7 @@ CALIBRATION_SAMPLES, CALIBRATION_SEED = 240, VALIDATION_SEED + 10**6
 #: Synthetic scans, and voxels of each, that `class_offsets` are found on.
 OFFSET_SAMPLES, OFFSET_VOXELS, OFFSET_SEED = 48, 20_000, VALIDATION_SEED + 2 * 10**6
 #: The classes that get offsets: the tissues that fill the brain.
-EVENED = tuple(name for name in WITHOUT_DICE if name != "background")
+EVENED = ("cerebral white matter", "cerebral cortex", "cerebellar white matter", "cerebellar cortex", "CSF")
 #: Voxels of lesion (1 mm) from which on a scan counts as one with lesions.
 SMALLEST_LOAD = 50
 

@@ -39,7 +39,7 @@ def train(config: TrainConfig, *, folder: Path, device: str, max_seconds: float 
     task = make_task(config.task)
     network = FoldedUNet(config.network)
     if begun:
-        network.load_state_dict(network.state_dict() | begun.network.state_dict())
+        network.load_state_dict(begun.network.state_dict())
     fit(
         network.to(device),
         lambda number: make.sample(config.seed * 10**9 + number),

@@ -12,11 +12,6 @@ from bidsapp.learn.generator import Sample, scaled
 from bidsapp.models.brain import RAMP_MM, normalise
 from bidsapp.models.unet import symmetric_place
 
-#: What fills the brain is left to the cross-entropy: where a scan does not show a border, the Dice draws it so that one
-#: side gains, and which one depends on the contrasts (grey matter from FLAIR alone: 8 % above that of all three).
-WITHOUT_DICE = (
-    "background", "cerebral white matter", "cerebral cortex", "cerebellar white matter", "cerebellar cortex", "CSF",
-)  # fmt: skip
 #: How much a lesion counts, as a class of the Dice and voxel by voxel in the cross-entropy, where others count 1.
 LESION_WEIGHT = 3.0
 #: ... and a voxel of a small one up to this many times more than one of a large one, which has many of them.
@@ -77,7 +72,6 @@ class SegmentTask:
     def __init__(self) -> None:
         self._target = torch.tensor([TARGETS.index(one_sided(s)) for s in STRUCTURES])
         self._weights = torch.tensor([1.0] * len(TARGETS) + [LESION_WEIGHT])
-        self._by_dice = torch.tensor([name not in WITHOUT_DICE for name in self.classes])
 
     def inputs(self, sample: Sample) -> torch.Tensor:
         return scaled(sample)
@@ -87,7 +81,7 @@ class SegmentTask:
         return symmetric_place(*sample.place)
 
     def loss(self, logits: torch.Tensor, sample: Sample) -> torch.Tensor:
-        """Cross-entropy, and mean soft Dice over the smaller classes present, in both of which lesions count more.
+        """Cross-entropy and mean soft Dice over the classes present, in both of which lesions count more.
 
         The target is soft in the lesion alone (label and lesion share a voxel), so that no target of all classes is
         made: most of the time of a step went into that.
@@ -103,8 +97,7 @@ class SegmentTask:
         target = torch.cat([target[:-1], lesion.square().sum()[None]])
         size = log_probability.mul(2).exp().flatten(1).sum(1) + target
         weights = self._weights * (target > 10)
-        missed = (1 - 2 * overlap / (size + 1)) * self._by_dice
-        return entropy + (missed * weights).sum() / weights.sum()
+        return entropy + ((1 - 2 * overlap / (size + 1)) * weights).sum() / weights.sum()
 
     def dice(self, logits: torch.Tensor, sample: Sample) -> list[float]:
         count = len(self.classes)

@@ -31,8 +31,8 @@ PATCH = {"FoldedUNet": 80, "TwoPathway": 24}
 PATCHES = {"FoldedUNet": 1, "TwoPathway": 6}
 #: What dense inference answers at a time: larger tiles share more of the context.
 TILE = {"FoldedUNet": 80, "TwoPathway": 48}
-#: The layers of a `FoldedUNet` that see the channels: eight folded voxels of each in turn; which of them are there.
-FIRST_LAYERS = ("down.0.conv1.weight", "presence_deep.0.weight", "presence_fine.0.weight")
+#: The layer of a `FoldedUNet` that sees the channels, eight folded voxels of each in turn.
+FIRST_LAYER = "down.0.conv1.weight"
 #: Parameters of what finds features, by architecture: frozen with ``freeze``.
 ENCODER = {"FoldedUNet": ("down.",), "TwoPathway": ("fine.", "context.")}
 LEARNING_RATE = {"FoldedUNet": 1e-3, "TwoPathway": 1e-3}
@@ -127,15 +127,13 @@ def make_network(training: Training) -> nn.Module:
         kept = {key: value for key, value in init.network.state_dict().items()
                 if training._keeps_head or not key.startswith("head")}  # fmt: skip
         if not same_channels:
-            for layer in FIRST_LAYERS:
-                if layer in kept:
-                    kept[layer] = _for_channels(kept[layer], segment.contrasts_of(init), training.channels)
+            kept[FIRST_LAYER] = _for_channels(kept[FIRST_LAYER], segment.contrasts_of(init), training.channels)
         network.load_state_dict(kept, strict=False)
     return network
 
 
 def _for_channels(weight: torch.Tensor, before: Sequence[str], channels: Sequence[str]) -> torch.Tensor:
-    """Weights (features, n x channels, ...) of a layer that sees channels, for others: what is new begins with 0."""
+    """The first layer's weights (features, 8 x channels, ...) for other channels: what is new begins with 0."""
     blocks = dict(zip(before, weight.split(weight.shape[1] // len(before), 1), strict=True))
     nothing = torch.zeros_like(next(iter(blocks.values())))
     return torch.cat([blocks.get(name, nothing) for name in channels], 1)

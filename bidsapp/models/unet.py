@@ -17,7 +17,6 @@ class UNetConfig:
     classes: int = 1
     features: tuple[int, ...] = (16, 32, 64, 96)
     place: bool = False  # the network is told where in the brain each voxel lies
-    presence: bool = False  # the network is told which of its channels are there
 
     def __post_init__(self) -> None:
         if not self.features or min(self.channels, self.classes, *self.features) < 1:
@@ -87,22 +86,18 @@ class FoldedUNet(nn.Module):
         self.head = nn.Conv3d(widths[0], 8 * config.classes, 1)
         if config.place:
             self.place_deep, self.place_fine = _place(widths[-1]), _place(widths[0])
-        if config.presence:
-            self.presence_deep, self.presence_fine = (_presence(config.channels, widths[i]) for i in (-1, 0))
 
     def forward(self, x: torch.Tensor, place: torch.Tensor | None = None) -> torch.Tensor:
         """(B, channels, X, Y, Z) -> logits (B, classes, X, Y, Z); X, Y, Z multiples of ``config.multiple``.
 
         `place`, (B, 3, X/2, Y/2, Z/2), is needed where the network was built with ``config.place``. It enters after the
-        last norm of the deepest and of the finest level: an instance norm would take a patch's mean place away. With
-        ``config.presence`` so does which channels are there: those that are not zero everywhere.
+        last norm of the deepest and of the finest level: an instance norm would take a patch's mean place away.
         """
         bad = [n for n in x.shape[2:] if n % self.config.multiple]
         if bad:
             raise ValueError(f"axes of {tuple(x.shape[2:])} voxels: each must be a multiple of {self.config.multiple}")
         if self.config.place and place is None:
             raise ValueError("this network was built to be told where each voxel lies: give its place")
-        there = x.ne(0).flatten(2).any(2).to(x.dtype)[:, :, None, None, None]
         x = fold(x)
         passed = []
         for block in self.down:
@@ -111,29 +106,17 @@ class FoldedUNet(nn.Module):
         x = passed.pop()
         if self.config.place and place is not None:
             x = x + self.place_deep(functional.interpolate(place, x.shape[2:], mode="trilinear", align_corners=False))
-        if self.config.presence:
-            x = x + self.presence_deep(there)
         for level in reversed(range(len(self.up))):  # coarse to fine
             # Trilinear, not nearest: blocks of the coarse grid would show in the border.
             x = functional.interpolate(self.narrow[level](x), scale_factor=2.0, mode="trilinear", align_corners=False)
             x = self.up[level](passed.pop() + x)  # a sum, not a concatenation: a third less work at the finest level
         if self.config.place:
             x = x + self.place_fine(place)
-        if self.config.presence:
-            x = x + self.presence_fine(there)
         return unfold(self.head(x))
 
 
 def _place(width: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv3d(3, 32, 1), nn.LeakyReLU(0.01), nn.Conv3d(32, width, 1))
-
-
-def _presence(channels: int, width: int) -> nn.Sequential:
-    """Begins without any effect: networks that were trained without it go on from where they are."""
-    last = nn.Conv3d(16, width, 1)
-    nn.init.zeros_(last.weight)
-    nn.init.zeros_(last.bias)  # type: ignore[arg-type]
-    return nn.Sequential(nn.Conv3d(channels, 16, 1), nn.LeakyReLU(0.01), last)
 
 
 class _Block(nn.Module):

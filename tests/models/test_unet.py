@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -38,20 +37,6 @@ def test_network_keeps_the_grid_and_every_weight_learns(rng_torch: torch.Generat
 def test_network_refuses_axes_that_do_not_fit() -> None:
     with pytest.raises(ValueError, match="multiple of 4"):
         FoldedUNet(SMALL)(torch.zeros(1, 1, 8, 8, 6))
-
-
-def test_a_network_is_told_which_channels_are_there(rng_torch: torch.Generator) -> None:
-    """It answers as before until the new layers have learned; then what is missing moves all voxels alike."""
-    config = replace(SMALL, channels=2)
-    plain, told = FoldedUNet(config), FoldedUNet(replace(config, presence=True))
-    told.load_state_dict(told.state_dict() | plain.state_dict())
-    x = torch.randn(1, 2, 8, 8, 8, generator=rng_torch)
-    torch.testing.assert_close(told(x), plain(x))
-    told.presence_fine[-1].weight.data.normal_(generator=rng_torch)
-    offset = told(x) - plain(x)
-    torch.testing.assert_close(fold(offset).std((2, 3, 4)), torch.zeros(1, 16), atol=1e-5, rtol=0)
-    x[:, 1] = 0
-    assert (fold(told(x) - plain(x)) - fold(offset))[0, 0].abs().min() > 1e-3
 
 
 def test_model_folder_round_trip(tmp_path: Path) -> None:
