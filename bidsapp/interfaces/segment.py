@@ -219,6 +219,7 @@ class _CombineModelsInput(BaseInterfaceInputSpec):
     outlier_lesions = File(exists=True, desc="where there is a FLAIR")
     outlier_lesion_probability = File(exists=True)
     excess_file = File(exists=True, desc="FLAIR less that of white matter")
+    structures_file = File(exists=True, desc="left and right")
 
 
 class _CombineModelsOutput(TraitedSpec):
@@ -267,6 +268,8 @@ class CombineModels(SimpleInterface):
             )
             found = without_rim(lesion_mask(probability), array(inputs.excess_file), voxel_size_mm=size)
             found = lesion_mask(np.where(found, probability, 0))  # what is left of small ones may be too short
+            structures = array(inputs.structures_file, np.int32)
+            found = consensus.without_septum(found, structures, voxel_width_mm=size[0])
             self._results["lesion_mask"] = save(on_grid(found, mask_image), runtime.cwd, "lesions")
             self._results["lesion_probability"] = save(on_grid(probability, mask_image), runtime.cwd, "probability")
         return runtime

@@ -7,11 +7,20 @@ from __future__ import annotations
 
 import numpy as np
 
+from bidsapp.labels import STRUCTURES
+from bidsapp.measure.lesions import label_lesions
+
 #: A lesion is where the mean of both probabilities exceeds this: half of the Dice coefficient that can be hoped for,
 #: 0.8, is the threshold that gives it (Lipton et al. 2014, doi:10.1007/978-3-662-44851-9_15) ...
 LESION_THRESHOLD = 0.4
 #: ... and two thirds somewhere in it: what neither model is sure of is often a few voxels of nothing.
 LESION_SEED = 2 / 3
+#: Septum and fornix are bright on the FLAIR of healthy people: a lesion of which half lies between the lateral
+#: ventricles, where they are no more than this apart, is none. Raters drew 4 of 2,961 there with a third in it
+#: (27 patients, ``training/lesion_masks_ms``; docs/decisions/0012-no-lesions-of-the-septum.md).
+SEPTUM_WIDTH_MM = 12.0
+SEPTUM_SHARE = 0.5
+LATERAL_VENTRICLE = next(structure for structure in STRUCTURES if structure.name == "lateral ventricle")
 
 
 def mean_tissues(network: np.ndarray, mixture: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -36,3 +45,38 @@ def mean_tissues(network: np.ndarray, mixture: np.ndarray, mask: np.ndarray) -> 
 def mean_lesions(network: np.ndarray, outlier: np.ndarray) -> np.ndarray:
     """Mean of two lesion probabilities, float32, shape (X, Y, Z)."""
     return ((network + outlier) / 2).astype(np.float32)
+
+
+def without_septum(lesions: np.ndarray, structures: np.ndarray, *, voxel_width_mm: float) -> np.ndarray:
+    """The lesions but those that are mostly septum pellucidum or fornix.
+
+    Parameters
+    ----------
+    lesions : ndarray of bool, shape (X, Y, Z)
+        Axes in RAS order.
+    structures : ndarray of int, shape (X, Y, Z)
+        FreeSurfer's indices, left and right.
+    voxel_width_mm : float
+        From left to right.
+
+    Returns
+    -------
+    ndarray of bool, shape (X, Y, Z)
+    """
+    labels, sizes = label_lesions(lesions)
+    between = between_ventricles(structures, widest=SEPTUM_WIDTH_MM / voxel_width_mm)
+    inside = np.bincount(labels[between], minlength=len(sizes) + 1)[1:]
+    keep = np.concatenate([[False], inside < SEPTUM_SHARE * sizes])
+    return np.asarray(keep[labels])
+
+
+def between_ventricles(structures: np.ndarray, *, widest: float) -> np.ndarray:
+    """Voxels with the left lateral ventricle to their left and the right one to their right, at most `widest` voxels
+    apart: bool (X, Y, Z).
+    """
+    left, right = (structures == index for index in (LATERAL_VENTRICLE.left, LATERAL_VENTRICLE.right))
+    x = np.arange(structures.shape[0], dtype=np.int32)[:, None, None]
+    far = np.int32(10 * structures.shape[0])
+    last = np.maximum.accumulate(np.where(left, x, -far), axis=0)
+    following = np.minimum.accumulate(np.where(right, x, far)[::-1], axis=0)[::-1]
+    return np.asarray((following - last - 1 <= widest) & ~left & ~right)

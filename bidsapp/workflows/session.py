@@ -292,6 +292,7 @@ def _segmentation_nodes(
                 ("mask_file", "outlier_lesions"), ("probability_file", "outlier_lesion_probability"),
                 ("excess_file", "excess_file"),
             ]),
+            (sides, combine, [("out_file", "structures_file")]),
         ])  # fmt: skip
     of_tissue = {"network": network, "mixture": tissue, "consensus": combine}[chosen.tissue_model]
     named = {"network": network, "outlier": lesions, "consensus": combine, "none": None}

@@ -5,7 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bidsapp.models.consensus import LESION_THRESHOLD, mean_lesions, mean_tissues
+from bidsapp.models.consensus import (
+    LESION_THRESHOLD,
+    between_ventricles,
+    mean_lesions,
+    mean_tissues,
+    without_septum,
+)
 
 
 def test_mean_of_tissues() -> None:
@@ -22,3 +28,30 @@ def test_a_lesion_needs_one_sure_opinion_and_some_of_the_other() -> None:
     mean = mean_lesions(np.array([0.7, 0.9, 0.55, 0.0]), np.array([0.0, 0.2, 0.55, 0.75]))
     assert mean == pytest.approx([0.35, 0.55, 0.55, 0.375])
     assert (mean > LESION_THRESHOLD).tolist() == [False, True, True, False]
+
+
+@pytest.fixture
+def structures() -> np.ndarray:
+    """Left ventricle at 5 to 7, right one at 14 to 16, 6 voxels apart, for z below 5; white matter all around."""
+    out = np.full((24, 10, 10), 2, np.int32)
+    out[5:8, 2:8, :5], out[14:17, 2:8, :5] = 4, 43
+    return out
+
+
+def test_between_the_ventricles(structures: np.ndarray) -> None:
+    found = between_ventricles(structures, widest=6)
+    expected = np.zeros(structures.shape, bool)
+    expected[8:14, 2:8, :5] = True
+    assert np.array_equal(found, expected)
+    assert not between_ventricles(structures, widest=5).any()
+    assert not between_ventricles(structures[::-1], widest=6).any()  # sides taken for one another
+
+
+def test_septum_is_no_lesion_but_lesions_beside_and_above_the_ventricles_are(structures: np.ndarray) -> None:
+    septum, callosum, aside = (np.zeros(structures.shape, bool) for _ in range(3))
+    septum[10:12, 3, 2:5] = True
+    callosum[10:12, 6, 4:8] = True  # a quarter of it reaches down between them
+    aside[18:21, 3:5, 2] = True
+    found = without_septum(septum | callosum | aside, structures, voxel_width_mm=1.0)
+    assert np.array_equal(found, callosum | aside)
+    assert np.array_equal(without_septum(septum, structures, voxel_width_mm=3.0), septum)  # 18 mm apart
