@@ -46,16 +46,16 @@ def export(config: TrainConfig, *, run: Path, out: Path) -> Path:
     """
     step, network = _average(config, run / CHECKPOINT)
     record = json.loads((run / "run.json").read_text())
-    counts = lesion_counts(config, network, run) if config.task == "segment" else {}
-    offsets = class_offsets(*answers(config, network, run)) if config.task == "segment" else {}
+    counts, offsets = {}, {}
+    if config.task == "segment":
+        counts, offsets = lesion_counts(config, network, run), class_offsets(*answers(config, network, run))
     used = [Path(config.heads).name, *([Path(config.lesions).name] if config.lesions else [])]
     card = {
         "name": config.name,
         "version": config.version,
         "spacing_mm": config.generator.spacing_mm,
         "orientation": "RAS",
-        **_usage(config, counts),
-        **({"class_offsets": offsets} if offsets else {}),
+        **_usage(config, counts, offsets),
         "classes": list(make_task(config.task).classes),
         "training": {
             "data": [SOURCES.get(name, name) for name in used],
@@ -81,7 +81,9 @@ def _average(config: TrainConfig, checkpoint: Path) -> tuple[int, FoldedUNet]:
     return step, network.eval().requires_grad_(False)
 
 
-def _usage(config: TrainConfig, counts: Mapping[str, np.ndarray]) -> dict[str, object]:
+def _usage(
+    config: TrainConfig, counts: Mapping[str, np.ndarray], offsets: Mapping[str, Mapping[str, float]]
+) -> dict[str, object]:
     """What whoever runs the network has to know."""
     if config.task == "brain":
         scale = "90th percentile of voxels above the mean to 1, kept below 3 (bidsapp.models.brain.normalise)"
@@ -93,6 +95,7 @@ def _usage(config: TrainConfig, counts: Mapping[str, np.ndarray]) -> dict[str, o
         "patch": config.generator.patch,
         "surround_mm": config.surround_mm,
         "lesion_threshold": {key: best_threshold(scans) for key, scans in counts.items()},
+        "class_offsets": offsets,
     }
 
 

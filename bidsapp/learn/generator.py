@@ -353,6 +353,8 @@ class Generator:
         2000). What a network takes for cortex should follow from what it sees, not from how thick it always was.
         """
         outer, inner = (rng.uniform(*range_) for range_ in (self.config.thinning, self.config.thinning_below))
+        if not (outer or inner):
+            return labels
         kinds = self._kind[labels]
         cortex = kinds == KIND["cortex"]
         fluid = self._sulcal_fluid[labels] | ~self._in_brain[kinds]
