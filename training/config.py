@@ -26,6 +26,7 @@ class TrainConfig:
     task: str  # "brain" or "segment"
     heads: str  # folder of the label maps
     lesions: str = ""  # folder of lesion masks in MNI space, or nothing
+    patients: str = ""  # folder of patients' tissue classes and lesions, trained on beside the heads, or nothing
     begin_with: str = ""  # name of a packaged model to go on from
     held_out_heads: tuple[str, ...] = ("17", "18", "19", "20")
     train_heads: tuple[str, ...] = tuple(f"{n:02d}" for n in range(1, 17))

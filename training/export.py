@@ -35,6 +35,7 @@ SMALLEST_LOAD = 50
 SOURCES = {
     "head_label_maps": "SynthSeg label maps (Billot et al. 2023, Medical Image Analysis), Apache-2.0",
     "lesion_masks_ms": "MS lesion masks (Lesjak et al. 2017, Neuroinformatics, doi:10.1007/s12021-017-9348-7), CC-BY",
+    "ms_tissue_and_lesions": "Tissues and lesions of 7 MS patients, derived from Lesjak et al. 2017 (as above), CC-BY",
     "lesion_masks_stroke": "Stroke lesion masks of LESYMAP, Apache-2.0",
 }
 
@@ -49,7 +50,7 @@ def export(config: TrainConfig, *, run: Path, out: Path) -> Path:
     counts, offsets = {}, {}
     if config.task == "segment":
         counts, offsets = lesion_counts(config, network, run), class_offsets(*answers(config, network, run))
-    used = [Path(config.heads).name, *([Path(config.lesions).name] if config.lesions else [])]
+    used = [Path(folder).name for folder in (config.heads, config.lesions, config.patients) if folder]
     card = {
         "name": config.name,
         "version": config.version,

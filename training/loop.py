@@ -13,12 +13,13 @@ import torch
 from torch import nn
 
 from bidsapp.learn.generator import Generator, Sample
-from bidsapp.learn.heads import load_heads
+from bidsapp.learn.heads import joined, load_heads
 from bidsapp.learn.lesion_masks import load_lesions
 from bidsapp.learn.loop import Schedule, fit
 from bidsapp.models.registry import Model, load_model
 from bidsapp.models.unet import FoldedUNet
 from training.config import TrainConfig
+from training.patients import make_label_maps
 from training.tasks import Task, make_task
 
 #: Seeds of validation samples lie apart from those of training, which count up from seed * 10**9.
@@ -72,9 +73,14 @@ def validate(network: nn.Module, make: Generator, task: Task, config: TrainConfi
 
 
 def generator(config: TrainConfig, folder: Path, device: str, *, held_out: bool) -> Generator:
-    """Makes samples of the heads and lesion masks trained on, or of those held out."""
+    """Makes samples of the heads, patients and lesion masks trained on, or of the heads and masks held out."""
     names = config.held_out_heads if held_out else config.train_heads
-    heads = load_heads(Path(config.heads), names, cache=folder.parent / "cache", device=device)
+    cache = folder.parent / "cache"
+    heads = load_heads(Path(config.heads), names, cache=cache, device=device)
+    if config.patients and not held_out:
+        maps = cache / "patients"
+        patients = make_label_maps(Path(config.patients), Path(config.heads), names, out=maps)
+        heads = joined(heads, load_heads(maps, patients, cache=cache, device=device))
     lesions = None
     if config.lesions:
         kept = {"only": config.held_out_lesions} if held_out else {"leave_out": config.held_out_lesions}

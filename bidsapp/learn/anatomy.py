@@ -72,6 +72,8 @@ def _single(index: int, name: str, kind: str, target: int = 0) -> Structure:
     return Structure(index, name, kind, index, target)
 
 
+#: FreeSurfer's hypointensities of white matter.
+LEFT_LESION, RIGHT_LESION = 78, 79
 #: Position in this tuple = value in the arrays that the generator works on.
 STRUCTURES = (
     _single(0, "background", "air"),
@@ -115,6 +117,9 @@ STRUCTURES = (
     _single(515, "cortical bone", "cortical bone"),
     _single(516, "marrow", "marrow"),
     _single(530, "optic nerve", "nerve"),
+    # Lesions where a patient has them (training/patients.py); without a lesion drawn on it, it is white matter.
+    Structure(LEFT_LESION, "left lesion", "white matter", RIGHT_LESION, 2),
+    Structure(RIGHT_LESION, "right lesion", "white matter", LEFT_LESION, 41),
 )
 POSITION = {structure.index: number for number, structure in enumerate(STRUCTURES)}
 #: Labels of brain tissue and of what lies inside it: all that have a target, but CSF outside the ventricles.

@@ -13,20 +13,25 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from bidsapp.learn.anatomy import KIND, KINDS, POSITION, STRUCTURES
+from bidsapp.learn.anatomy import KIND, KINDS, LEFT_LESION, POSITION, RIGHT_LESION, STRUCTURES
 from bidsapp.learn.heads import DISTANCE_SPACING_MM, Heads
 from bidsapp.learn.lesion_masks import BRAIN_MM, ORIGIN_MM, Lesions
 
 CONTRASTS = ("T1w", "T2w", "FLAIR")
 Range = tuple[float, float]
-#: Lesion signal relative to white matter on T1w: from clearly brighter than cortex to the brightest of clinical FLAIR.
-LESION_SIGNAL = ((0.45, 0.90), (0.60, 1.15), (0.90, 1.8))
+#: Lesion signal on the scale of `anatomy.KINDS`. Raters' lesions on three real FLAIR are 1.2 to 1.9 times as bright as
+#: white matter (0.6 here), most of them 1.3 to 1.6 times; on T1w many hardly differ from it (docs/training.md).
+LESION_SIGNAL = ((0.45, 0.95), (0.52, 1.15), (0.75, 1.45))
 #: What is no lesion is at most this many times the difference of cortex and white matter off white matter.
 DIRT = 1.7
 #: The same of infarcts: an acute one, the scar around an old one, the cavity in it, which is fluid.
 ACUTE_SIGNAL = ((0.60, 0.95), (0.55, 1.0), (0.80, 1.5))
 SCAR_SIGNAL = ((0.50, 0.85), (0.60, 1.0), (0.70, 1.3))
 CAVITY_SIGNAL = ((0.12, 0.35), (0.85, 1.1), (0.10, 0.40))
+#: The lesions that a patient's label map has, where others have the number of a mask; how often they are drawn there.
+OWN, P_OWN = -1, 0.5
+#: Where the real masks seldom reach, blobs are drawn on their own.
+BELOW_TENTORIUM = ("brain stem", "cerebellar white matter", "ventral DC", "thalamus")
 #: Kinds of matter that lesions may lie in; of the cortex only what the real mask covers.
 LESION_HOSTS = (
     "white matter", "cerebellar white matter", "brain stem", "thalamus", "caudate", "putamen", "pallidum", "ventral DC",
@@ -208,6 +213,10 @@ class Generator:
         self._fluid = np.array([kind.name == "csf" for kind in KINDS])
         self._ventricle = self._ventricle_of_side.any(0)
         self._sulcal_fluid = torch.tensor([s.name == "CSF" for s in STRUCTURES], device=self.device)
+        ill = [POSITION[index] for index in (LEFT_LESION, RIGHT_LESION)]
+        self._ill = torch.tensor(ill, device=self.device)
+        self._own_spots = [self._find_own(head) for head in range(len(heads))]
+        self._below = torch.tensor([kind.name in BELOW_TENTORIUM for kind in KINDS], device=self.device)
         self._bright_fluid = torch.tensor([KIND["csf"], KIND["choroid plexus"]], device=self.device)
 
     def sample(self, seed: int, head: int | None = None) -> Sample:
@@ -216,7 +225,7 @@ class Generator:
         torch_rng = torch.Generator(self.device).manual_seed(seed)
         head = int(rng.integers(len(self.heads))) if head is None else head
         scale = rng.uniform(*self.config.scale) * rng.uniform(0.94, 1.06, 3)
-        masks = self._choose_masks(rng)
+        masks = self._choose_masks(rng, head)
         shape, view, middle = self._field_of_view(rng, head, scale, masks)
         points = self._points(rng, torch_rng, head, shape, middle, scale)
         labels, distance = self._look_up(head, points)
@@ -251,6 +260,11 @@ class Generator:
         counts = torch.bincount(kinds[self.heads.distance[head] > 0], minlength=len(KINDS)).double()
         return (counts / counts.sum()).cpu().numpy()
 
+    def _find_own(self, head: int) -> np.ndarray:
+        """(N, 3): where a patient's own lesions are, mm from the middle of the brain."""
+        where = torch.isin(self.heads.labels[head].long(), self._ill).nonzero().cpu().numpy()
+        return where - self.heads.centre[head]
+
     # Geometry ---------------------------------------------------------------------------------------------------
 
     def _field_of_view(
@@ -263,10 +277,7 @@ class Generator:
             half = c.patch * c.spacing_mm / 2
             offset = rng.uniform(-1, 1, 3) * np.maximum(0, extent + 8 - half)
             if masks and rng.random() < c.p_centred:  # close to a lesion: the elastic field moves it a little
-                spots = self.lesions.spots[masks[0]]  # type: ignore[union-attr]
-                offset = (
-                    self._from_mni(spots[rng.integers(len(spots))], head) * scale + rng.uniform(-0.3, 0.3, 3) * half
-                )
+                offset = self._some_spot(rng, head, masks[0]) * scale + rng.uniform(-0.3, 0.3, 3) * half
             return shape, torch.ones(shape, dtype=torch.bool, device=self.device), half - offset
         sides = rng.uniform(*c.view_sides_mm, (2, 2))
         low = -extent - np.array([*sides[0], rng.uniform(*c.view_bottom_mm)])
@@ -377,11 +388,21 @@ class Generator:
 
     # Lesions ----------------------------------------------------------------------------------------------------
 
-    def _choose_masks(self, rng: np.random.Generator) -> list[int]:
-        """No mask, one, or two to unite."""
+    def _choose_masks(self, rng: np.random.Generator, head: int) -> list[int]:
+        """No mask, one, or two to unite; the first one may be the lesions that the head has itself."""
         if self.lesions is None or rng.random() >= self.config.p_lesions:
             return []
-        return [int(i) for i in rng.integers(len(self.lesions), size=rng.integers(1, 3))]
+        masks = [int(i) for i in rng.integers(len(self.lesions), size=rng.integers(1, 3))]
+        if len(self._own_spots[head]) and rng.random() < P_OWN:
+            masks[0] = OWN
+        return masks
+
+    def _some_spot(self, rng: np.random.Generator, head: int, mask: int) -> np.ndarray:
+        """A place in a mask's lesions, mm from the middle of the head's brain."""
+        if mask == OWN:
+            return self._own_spots[head][rng.integers(len(self._own_spots[head]))]
+        spots = self.lesions.spots[mask]  # type: ignore[union-attr]
+        return self._from_mni(spots[rng.integers(len(spots))], head)
 
     def _from_mni(self, voxel: np.ndarray, head: int) -> np.ndarray:
         """Voxel of a lesion mask -> mm from the middle of this head's brain (boxes of both brains made to coincide)."""
@@ -396,7 +417,7 @@ class Generator:
         """Real masks, thinned, and blobs; inside the tissues that may have them."""
         lesion, cavity, spots = torch.zeros(kinds.shape, device=self.device), None, None
         if masks:
-            lesion = self._placed(rng, points, kinds, head, masks)
+            lesion = self._placed(rng, points, labels, head, masks)
             field = smooth_field(kinds.shape, rng.uniform(6, 15) / self.config.spacing_mm, torch_rng)
             lesion *= field > rng.uniform(-3, -1.0 if self.config.strokes else 0.5)
         if masks or self.config.strokes:
@@ -409,18 +430,23 @@ class Generator:
                 cavity = self._cavity(rng, torch_rng, lesion)
             elif use:
                 lesion = torch.maximum(lesion, blobs)
+                if rng.random() < 0.5:
+                    field = smooth_field(kinds.shape, rng.uniform(2.5, 6) / self.config.spacing_mm, torch_rng)
+                    lesion = torch.maximum(lesion, (field > rng.uniform(2.2, 3.5)) * self._below[kinds])
             lesion = self._soften(lesion, rng.uniform(0.3, 0.9)) * self._hosts[kinds]
         severity = self._severity(rng, torch_rng, kinds.shape) if masks else 1.0
         return Pathology(lesion, severity, cavity, spots, self._dirt(rng, torch_rng, labels, kinds))
 
     def _placed(
-        self, rng: np.random.Generator, points: torch.Tensor, kinds: torch.Tensor, head: int, masks: list[int]
+        self, rng: np.random.Generator, points: torch.Tensor, labels: torch.Tensor, head: int, masks: list[int]
     ) -> torch.Tensor:
-        """Masks brought from MNI space into the brain, united."""
-        lesion = torch.zeros(kinds.shape, device=self.device)
+        """Masks brought from MNI space into the brain, united, and a patient's own lesions."""
+        lesion = torch.zeros(labels.shape, device=self.device)
         half = (BRAIN_MM[1] - BRAIN_MM[0]) / 2 / self.heads.extent[head]
         shift = BRAIN_MM.mean(0) - ORIGIN_MM - self.heads.centre[head] * half
-        for mask in masks:
+        if OWN in masks:
+            lesion = torch.isin(labels, self._ill).float()
+        for mask in (mask for mask in masks if mask != OWN):
             volume = self.lesions.masks[mask]  # type: ignore[union-attr]
             place = [(points[i] * float(half[i]) + float(shift[i])).round().long() for i in range(3)]
             if rng.random() < 0.5 and not self.config.patch:  # a centred patch relies on the mask's own side

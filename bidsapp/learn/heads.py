@@ -72,6 +72,17 @@ def assemble(parts: list[dict[str, torch.Tensor]], names: tuple[str, ...], devic
     )
 
 
+def joined(first: Heads, second: Heads) -> Heads:
+    """Both, those of `first` first."""
+    return Heads(
+        labels=torch.cat([first.labels, second.labels]),
+        distance=torch.cat([first.distance, second.distance]),
+        centre=np.concatenate([first.centre, second.centre]),
+        extent=np.concatenate([first.extent, second.extent]),
+        names=(*first.names, *second.names),
+    )
+
+
 def _load_head(path: Path, kept: Path) -> dict[str, torch.Tensor]:
     if kept.exists():
         return load_file(kept)
