@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from bidsapp.learn.anatomy import INSIDE_BRAIN, KIND, POSITION, STRUCTURES
+from bidsapp.learn.anatomy import INSIDE_BRAIN, KIND, LEFT_LESION, POSITION, RIGHT_LESION, STRUCTURES
 from bidsapp.learn.generator import (
     DIRT,
     Generator,
@@ -21,7 +21,7 @@ from bidsapp.learn.generator import (
     slice_profiles,
     smooth_field,
 )
-from bidsapp.learn.heads import Heads, brain_hull, signed_distance, to_positions
+from bidsapp.learn.heads import Heads, brain_hull, joined, signed_distance, to_positions
 from bidsapp.learn.lesion_masks import SHAPE, SPOTS, Lesions, load_lesions
 from training.tasks import (
     LESION_WEIGHT,
@@ -325,6 +325,33 @@ def test_lesions_lie_in_tissue_that_may_have_them(ball: Heads, everywhere: Lesio
     for s in samples:
         assert s.image.shape == (3, 32, 32, 32) and s.lesion.max() <= 1
         assert (s.lesion[~torch.isin(s.labels, hosts)] == 0).all()
+
+
+def test_a_patients_own_lesions_are_drawn_in_some_samples_and_are_white_matter_in_others(
+    ball: Heads, everywhere: Lesions
+) -> None:
+    labels = ball.labels.clone()
+    labels[0, 28:33, 38:43, 42:47] = POSITION[LEFT_LESION]
+    nowhere = Lesions(torch.zeros_like(everywhere.masks), everywhere.spots)
+    settings = {"p_lesions": 1.0, "p_centred": 1.0, "patch": 24, "spacing_mm": 1.0}
+    make = Generator(dataclasses.replace(ball, labels=labels), bare(**settings), nowhere)
+    shares = []
+    for seed in range(24):
+        sample = make.sample(seed)
+        own = torch.isin(sample.labels, torch.tensor([POSITION[LEFT_LESION], POSITION[RIGHT_LESION]]))
+        if own.sum() > 50:
+            shares.append(float(sample.lesion[own].mean()))
+    drawn = np.array(shares) > 0.6
+    assert 0.3 < drawn.mean() < 1 and (np.array(shares)[~drawn] < 0.2).any()
+    task = SegmentTask()
+    assert task.classes[task._labels(sample)[own].unique()] == "cerebral white matter"
+
+
+def test_heads_are_joined_in_order(ball: Heads) -> None:
+    other = dataclasses.replace(ball, labels=ball.labels.flip(1), names=("other",))
+    both = joined(ball, other)
+    assert both.names == ("ball", "other") and len(both) == 2 and both.extent.shape == (2, 3)
+    assert torch.equal(both.labels[1], ball.labels[0].flip(0))
 
 
 def test_without_lesion_masks_lesions_cannot_be_asked_for(ball: Heads) -> None:
