@@ -21,9 +21,11 @@ CONTRASTS = ("T1w", "T2w", "FLAIR")
 Range = tuple[float, float]
 #: Lesion signal on the scale of `anatomy.KINDS`. Raters' lesions on three real FLAIR are 1.2 to 1.9 times as bright as
 #: white matter (0.6 here), most of them 1.3 to 1.6 times; on T1w many hardly differ from it (docs/training.md).
-LESION_SIGNAL = ((0.45, 0.95), (0.52, 1.15), (0.75, 1.45))
+LESION_SIGNAL = ((0.45, 0.92), (0.57, 1.15), (0.82, 1.5))
 #: What is no lesion is at most this many times the difference of cortex and white matter off white matter.
 DIRT = 1.7
+#: ... or of this, where the two hardly differ: what is no lesion does not fade with the contrast of the tissues.
+LEAST_DIRT = 0.08
 #: The same of infarcts: an acute one, the scar around an old one, the cavity in it, which is fluid.
 ACUTE_SIGNAL = ((0.60, 0.95), (0.55, 1.0), (0.80, 1.5))
 SCAR_SIGNAL = ((0.50, 0.85), (0.60, 1.0), (0.70, 1.3))
@@ -99,8 +101,8 @@ class GeneratorConfig:
 STRIPPED = GeneratorConfig(
     spacing_mm=1.0, contrasts=3, rotation_deg=8, shear=0.05, elastic_mm=(0.5, 3.0), jitter=0.1,
     p_random_contrast=0.08, tissue_contrast=(0.35, 1.1), mottle=(0.0, 0.05), border=(0.3, 2.0), sulcal=(0.0, 0.85),
-    below=(0.0, 0.9), thinning=(0.0, 0.8), thinning_below=(0.0, 0.5), misaligned_mm=0.4, severity=(0.0, 0.4),
-    p_choroid=0.4, p_lining=0.5, p_dirty=0.6, p_stripped=1.0, strip_error_mm=(-1.0, 3.0), p_defaced=0.0, p_clean=1.0,
+    below=(0.0, 0.9), thinning=(0.0, 0.8), thinning_below=(0.0, 0.5), misaligned_mm=0.4, severity=(0.0, 0.35),
+    p_choroid=0.4, p_lining=0.5, p_dirty=0.75, p_stripped=1.0, strip_error_mm=(-1.0, 3.0), p_defaced=0.0, p_clean=1.0,
     p_thick=0.4, thick_mm=(1.5, 7.5), bias=(0.0, 0.15), noise=(0.0, 0.06), gamma=(0.8, 1.25), p_drop=0.5,
     p_bright_cortex=0.4, p_flow=0.35, box_error_mm=3.0, level_error=0.12, fluid=(0.15, 0.9),
 )  # fmt: skip
@@ -587,7 +589,7 @@ class Generator:
         if c.p_lesions:
             image = self._draw(rng, torch_rng, image, scene.drawn, contrast)
             share = rng.uniform(0.6, 1.1) if contrast else rng.uniform(0.2, 0.6)
-            image = image + share * float(means[KIND["cortex"]] - means[KIND["white matter"]]) * scene.drawn.dirt
+            image = image + share * _dirt_signal(means) * scene.drawn.dirt
         image = self._brighten(rng, torch_rng, image, scene, contrast)
         image = image.clamp_(min=0) * scene.kept
         image = image * torch.exp(
@@ -675,6 +677,12 @@ class Generator:
         if not keep.any():
             keep[rng.integers(len(keep))] = True
         return keep
+
+
+def _dirt_signal(means: np.ndarray) -> float:
+    """How far dirt of 1 is from white matter: as far as cortex, and on the same side of it."""
+    difference = float(means[KIND["cortex"]] - means[KIND["white matter"]])
+    return math.copysign(max(abs(difference), LEAST_DIRT), difference)
 
 
 def scaled(sample: Sample) -> torch.Tensor:
