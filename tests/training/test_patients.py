@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from bidsapp.learn.anatomy import LEFT_LESION, RIGHT_LESION
+from training import loop
+from training.config import TrainConfig
 from training.patients import CSF, GM, OUTSIDE, WM, Atlas, _majority, by_tissue, label_map, patient_names
 
 
@@ -67,3 +69,26 @@ def test_a_patient_gets_the_structures_of_the_heads_on_its_own_tissue() -> None:
 def test_a_folder_without_patients_is_said(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no patients"):
         patient_names(tmp_path)
+
+
+def test_patients_are_trained_on_beside_the_heads_but_not_validated_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder, name in (("heads", "01"), ("heads", "17"), ("maps", "anna")):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        nib.save(image(head(balls((42, 36, 28)))), tmp_path / folder / f"{name}.nii.gz")
+
+    def make(folder: Path, heads: Path, names: tuple[str, ...], *, out: Path) -> tuple[str, ...]:
+        assert (folder, heads, names) == (tmp_path / "patients", tmp_path / "heads", ("01",))
+        out.mkdir(parents=True)
+        (tmp_path / "maps/anna.nii.gz").rename(out / "anna.nii.gz")
+        return ("anna",)
+
+    monkeypatch.setattr(loop, "make_label_maps", make)
+    config = TrainConfig(
+        name="x", version="0", task="brain", heads=str(tmp_path / "heads"), patients=str(tmp_path / "patients"),
+        train_heads=("01",), held_out_heads=("17",),
+    )  # fmt: skip
+    folder = tmp_path / "runs/x-0"
+    assert loop.generator(config, folder, "cpu", held_out=False).heads.names == ("01", "anna")
+    assert loop.generator(config, folder, "cpu", held_out=True).heads.names == ("17",)
