@@ -1,4 +1,4 @@
-"""Brain masks: extraction by the template (for scans without T1w), and cleaning."""
+"""Brain masks: of stripped scans, by the template, and cleaning."""
 
 from __future__ import annotations
 
@@ -53,9 +53,10 @@ def extract_brain_by_template(img: nib.Nifti1Image, *, contrast: str) -> nib.Nif
     data = np.asarray(img.dataobj, dtype=np.float32)
     if data.min() == data.max():
         raise ValueError("The scan is constant: there is no brain to be found in it.")
+    stripped = stripped_brain(img)
+    if stripped is not None:
+        return stripped
     inside = _not_background(data)
-    if _is_stripped(data, inside, img.affine):
-        return clean_mask(on_grid(inside, img))
     fixed = crop(template_image, margin=8)
     near = _rim(resample(load_template(2).mask, fixed, interpolation="nearest"), RIM_MM)
     start = _find_brain(img, contrast)
@@ -75,6 +76,19 @@ def extract_brain_by_template(img: nib.Nifti1Image, *, contrast: str) -> nib.Nif
     if not np.asarray(mask.dataobj).any():
         raise ValueError("No brain was found: is this a head, and is its contrast the one its name says?")
     return mask
+
+
+def stripped_brain(img: nib.Nifti1Image) -> nib.Nifti1Image | None:
+    """Brain mask of a scan that is skull-stripped already (uint8, same grid): what is not background. None of a head.
+
+    Parameters
+    ----------
+    img : Nifti1Image
+        3D, about 1 mm.
+    """
+    data = np.asarray(img.dataobj, dtype=np.float32)
+    inside = _not_background(data)
+    return clean_mask(on_grid(inside, img)) if _is_stripped(data, inside, img.affine) else None
 
 
 def clean_mask(mask: nib.Nifti1Image) -> nib.Nifti1Image:

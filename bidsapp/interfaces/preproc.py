@@ -77,11 +77,14 @@ class ExtractBrain(SimpleInterface):
             probability = deepbet_brain(img.get_fdata(dtype=np.float32), device=self.inputs.device)
             mask = clean_mask(on_grid(probability > 0.5, img))
         elif self.inputs.method == "network":
+            from bidsapp.image.mask import stripped_brain
             from bidsapp.models.brain import find_brain
 
-            sizes = tuple(float(size) for size in img.header.get_zooms()[:3])
-            probability = find_brain(img.get_fdata(dtype=np.float32), voxel_size_mm=sizes, device=self.inputs.device)
-            mask = on_grid(probability > 0.5, img)
+            mask = stripped_brain(img)
+            if mask is None:
+                sizes = tuple(float(size) for size in img.header.get_zooms()[:3])
+                data = img.get_fdata(dtype=np.float32)
+                mask = on_grid(find_brain(data, voxel_size_mm=sizes, device=self.inputs.device) > 0.5, img)
         else:
             from bidsapp.image.mask import extract_brain_by_template
 

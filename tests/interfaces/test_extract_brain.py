@@ -1,0 +1,44 @@
+"""The node that finds the brain: a scan that is stripped already keeps its own border."""
+
+from __future__ import annotations
+
+import nibabel as nib
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from bidsapp.image.template import load_template, render_template
+from bidsapp.interfaces.files import save
+from bidsapp.interfaces.preproc import ExtractBrain
+from bidsapp.models import brain
+
+
+def mask_of(image: nib.Nifti1Image, folder: str) -> np.ndarray:
+    node = ExtractBrain(in_file=save(image, folder, "scan"), contrast="FLAIR", method="network", device="cpu")
+    return np.asarray(nib.load(node.run(cwd=folder).outputs.mask_file).dataobj) > 0
+
+
+@pytest.fixture
+def head_and_brain() -> tuple[nib.Nifti1Image, nib.Nifti1Image, np.ndarray]:
+    """The template's brain within a dark skull and a bright scalp; the brain alone; where it is."""
+    rendered, mask = render_template("FLAIR", resolution_mm=2), np.asarray(load_template(2).mask.dataobj) > 0
+    data = np.where(mask, 500 * rendered.get_fdata() + 50, 0).astype(np.float32)
+    away = ndimage.distance_transform_edt(~mask, sampling=2)
+    head = data + np.where((away > 6) & (away < 14), 400, 0).astype(np.float32)
+    return nib.Nifti1Image(head, rendered.affine), nib.Nifti1Image(data, rendered.affine), mask
+
+
+def test_a_stripped_scan_is_its_own_mask_and_a_head_is_shown_to_the_network(
+    tmp_path, monkeypatch, head_and_brain
+) -> None:
+    head, stripped, inside = head_and_brain
+    asked = []
+
+    def find(image: np.ndarray, *, voxel_size_mm: tuple[float, float, float], device: str) -> np.ndarray:
+        asked.append(voxel_size_mm)
+        return np.full(image.shape, 0.75, np.float32)
+
+    monkeypatch.setattr(brain, "find_brain", find)
+    np.testing.assert_array_equal(mask_of(stripped, str(tmp_path)), ndimage.binary_fill_holes(inside))
+    assert not asked
+    assert mask_of(head, str(tmp_path)).all() and asked == [(2.0, 2.0, 2.0)]
