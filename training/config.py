@@ -28,6 +28,7 @@ class TrainConfig:
     lesions: str = ""  # folder of lesion masks in MNI space, or nothing
     patients: str = ""  # folder of patients' tissue classes and lesions, trained on beside the heads, or nothing
     begin_with: str = ""  # name of a packaged model to go on from
+    keep_of_start: float = 0.0  # share of that model's weights in what is exported (Wortsman et al. 2022)
     held_out_heads: tuple[str, ...] = ("17", "18", "19", "20")
     train_heads: tuple[str, ...] = tuple(f"{n:02d}" for n in range(1, 17))
     held_out_lesions: tuple[str, ...] = ("26", "27", "28", "29", "30")
@@ -58,6 +59,8 @@ def load_config(path: Path, **changes: Any) -> TrainConfig:
     config = _build(TrainConfig, values, str(path))
     if config.task not in ("brain", "segment"):
         raise ValueError(f"{path}: task is {config.task!r}; it must be 'brain' or 'segment'")
+    if config.keep_of_start and not config.begin_with:
+        raise ValueError(f"{path}: keep_of_start is set, but there is nothing it began with: name it under begin_with")
     both = set(config.train_heads) & set(config.held_out_heads)
     if both:
         raise ValueError(f"{path}: heads {sorted(both)} are both trained on and held out")

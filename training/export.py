@@ -15,6 +15,7 @@ from safetensors import safe_open
 from bidsapp.learn.generator import CONTRASTS
 from bidsapp.learn.loop import CHECKPOINT
 from bidsapp.learn.model_folder import write_model
+from bidsapp.models.registry import load_model
 from bidsapp.models.segment import WITH_FLAIR, WITHOUT_FLAIR
 from bidsapp.models.unet import FoldedUNet
 from training.config import TrainConfig
@@ -61,6 +62,7 @@ def export(config: TrainConfig, *, run: Path, out: Path) -> Path:
         "training": {
             "data": [SOURCES.get(name, name) for name in used],
             "begun_from": record["begun_from"],
+            "share_of_that_in_the_weights": config.keep_of_start,
             "real_scans": "none: synthetic scans of these label maps only",
             "heads": list(config.train_heads),
             "steps": step,
@@ -74,11 +76,19 @@ def export(config: TrainConfig, *, run: Path, out: Path) -> Path:
 
 
 def _average(config: TrainConfig, checkpoint: Path) -> tuple[int, FoldedUNet]:
-    """The step reached, and the network with the averaged weights."""
+    """The step reached, and the network with the averaged weights: those of the run, and of what it began with.
+
+    The mean of the weights before and after fine-tuning is more robust to scans unlike those of either training than
+    both (Wortsman et al. 2022, CVPR, doi:10.1109/CVPR52688.2022.00780).
+    """
     network = FoldedUNet(config.network)
     with safe_open(checkpoint, "pt") as stored:
         step = json.loads(stored.metadata()["state"])["step"]
-        network.load_state_dict({key: stored.get_tensor(f"average.{key}") for key in network.state_dict()})
+        weights = {key: stored.get_tensor(f"average.{key}") for key in network.state_dict()}
+    if config.keep_of_start:
+        start = load_model(config.begin_with).network.state_dict()
+        weights = {key: torch.lerp(value, start[key], config.keep_of_start) for key, value in weights.items()}
+    network.load_state_dict(weights)
     return step, network.eval().requires_grad_(False)
 
 

@@ -1,8 +1,17 @@
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 
+from bidsapp.models.unet import FoldedUNet, UNetConfig
+from training import export
+from training.config import TrainConfig, load_config
 from training.export import EVENED, SMALLEST_LOAD, THRESHOLDS, best_threshold, class_offsets, shares_of_lesion
 from training.tasks import SegmentTask
 
@@ -42,3 +51,27 @@ def test_offsets_bring_the_tissues_to_their_volumes_from_all_contrasts() -> None
     assert not any(offsets["T1w"].values())
     assert offsets["FLAIR"]["cerebral cortex"] == pytest.approx(-0.3, abs=0.01)
     assert abs(offsets["FLAIR"]["CSF"]) < 0.01
+
+
+def test_weights_are_those_of_the_run_and_of_what_it_began_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = UNetConfig(features=(2, 4))
+    config = TrainConfig(
+        name="x", version="0", task="brain", heads="h", begin_with="old", keep_of_start=0.25, network=small
+    )
+    run, start = FoldedUNet(small), FoldedUNet(small)
+    weights = {f"average.{key}": value for key, value in run.state_dict().items()}
+    save_file(weights, tmp_path / "checkpoint", {"state": json.dumps({"step": 7})})
+    monkeypatch.setattr(export, "load_model", lambda name: {"old": SimpleNamespace(network=start)}[name])
+    step, mixed = export._average(config, tmp_path / "checkpoint")
+    assert step == 7
+    for key, value in mixed.state_dict().items():
+        torch.testing.assert_close(value, 0.75 * run.state_dict()[key] + 0.25 * start.state_dict()[key])
+
+
+def test_a_share_of_nothing_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.yml"
+    path.write_text("{name: x, version: 0.1, task: brain, heads: h, keep_of_start: 0.5}")
+    with pytest.raises(ValueError, match="begin_with"):
+        load_config(path)
