@@ -13,8 +13,8 @@ from bidsapp.measure.lesions import label_lesions
 #: A lesion is where the mean of both probabilities exceeds this: half of the Dice coefficient that can be hoped for,
 #: 0.8, is the threshold that gives it (Lipton et al. 2014, doi:10.1007/978-3-662-44851-9_15) ...
 LESION_THRESHOLD = 0.4
-#: ... and two thirds somewhere in it: what neither model is sure of is often a few voxels of nothing.
-LESION_SEED = 2 / 3
+#: ... and this somewhere in it: what neither model is sure of is often a few voxels of nothing.
+LESION_SEED = 0.6
 #: Septum and fornix are bright on the FLAIR of healthy people: a lesion of which half lies between the lateral
 #: ventricles, where they are no more than this apart, is none. Raters drew 4 of 2,961 there with a third in it
 #: (27 patients, ``training/lesion_masks_ms``; docs/decisions/0012-no-lesions-of-the-septum.md).
