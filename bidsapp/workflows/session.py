@@ -58,7 +58,7 @@ def plan(inputs: SessionInputs, config: Config) -> Plan:
     """Choose the methods for the contrasts at hand."""
     brain = config.brain_extraction
     if brain == "auto":
-        brain = "deepbet" if inputs.reference.contrast == "T1w" else "network"
+        brain = "deepbet" if inputs.reference.contrast == "T1w" else "template"
     why, own = "", config.own_lesion_model
     if own is not None:
         there = [scan.contrast for scan in inputs.used_by(own.channels)]

@@ -73,9 +73,9 @@ def test_unset_input_would_be_seen(tmp_path: Path) -> None:
     ("contrasts", "brain", "lesions"),
     [
         (("T1w", "FLAIR"), "deepbet", "outlier"),
-        (("FLAIR",), "network", "outlier"),
+        (("FLAIR",), "template", "outlier"),
         (("T1w", "T2w"), "deepbet", "none"),
-        (("T2w",), "network", "none"),
+        (("T2w",), "template", "none"),
     ],
 )
 def test_plan_follows_the_contrasts(tmp_path: Path, contrasts: tuple[str, ...], brain: str, lesions: str) -> None:
