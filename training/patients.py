@@ -177,9 +177,8 @@ def _affine(moving: nib.Nifti1Image, fixed: nib.Nifti1Image) -> np.ndarray:
     """Fixed point -> moving point."""
     volumes = [np.count_nonzero(np.asarray(img.dataobj) > 0.1) for img in (moving, fixed)]
     scale = float((volumes[0] / volumes[1]) ** (1 / 3))
-    to, back = shift(register.center_of_mass(moving)), shift(-register.center_of_mass(fixed))
-    start = to @ register.similarity_matrix(scale) @ back
     center = register.center_of_mass(fixed)
+    start = shift(register.center_of_mass(moving)) @ register.similarity_matrix(scale) @ shift(-center)
     matrix, _, _ = ants_registration(
         register.crop(moving, margin=register.FIXED_MARGIN), fixed, start=start, center=center, stages=AFFINE
     )
@@ -211,7 +210,7 @@ def _on_left(labels: np.ndarray) -> np.ndarray:
 
 
 def _grid(img: nib.Nifti1Image) -> nib.Nifti1Image:
-    """1 mm over the field of view, and room around it for the rest of a head."""
+    """1 mm over the field of view."""
     sizes = np.array(img.header.get_zooms()[:3])
     shape = np.ceil(np.array(img.shape) * sizes / SPACING_MM).astype(int)
     affine = np.array(img.affine)

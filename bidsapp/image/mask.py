@@ -53,10 +53,9 @@ def extract_brain_by_template(img: nib.Nifti1Image, *, contrast: str) -> nib.Nif
     data = np.asarray(img.dataobj, dtype=np.float32)
     if data.min() == data.max():
         raise ValueError("The scan is constant: there is no brain to be found in it.")
-    stripped = stripped_brain(img)
-    if stripped is not None:
-        return stripped
     inside = _not_background(data)
+    if _is_stripped(data, inside, img.affine):
+        return clean_mask(on_grid(inside, img))
     fixed = crop(template_image, margin=8)
     near = _rim(resample(load_template(2).mask, fixed, interpolation="nearest"), RIM_MM)
     start = _find_brain(img, contrast)
