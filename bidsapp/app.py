@@ -336,12 +336,16 @@ def _outcome_so_far(inputs: SessionInputs, config: Config) -> Outcome:
 
 
 def is_current(inputs: SessionInputs, config: Config, *, by_checksum: bool = True) -> bool:
-    """Whether the session's record is there and still true: same version, options and inputs, all files in place.
+    """Whether the session's record is there and still true: same app, networks, options and inputs; all files in place.
 
     Without `by_checksum` the inputs are compared by name only, and not read.
     """
+    from bidsapp.workflows.session import plan
+
     from_disk = read_record(config.out_dir / inputs.folder / f"{inputs.name}_provenance.json")
     if from_disk is None or from_disk.get("version") != __version__ or from_disk.get("options") != config.science():
+        return False
+    if from_disk.get("methods") != json.loads(json.dumps(plan(inputs, config).plain())):  # as JSON: tuples are lists
         return False
     outputs: dict[str, int] = from_disk.get("outputs", {})
     in_place = all(_size(config.out_dir / name) == size for name, size in outputs.items())

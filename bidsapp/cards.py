@@ -76,6 +76,12 @@ def newest(name: str, folder: Path = PACKAGED) -> Path | None:
     return _by_name(folder).get(name)
 
 
+def packaged_version(name: str, folder: Path = PACKAGED) -> str:
+    """The newest version of a packaged model, or nothing where there is none."""
+    found = newest(name, folder)
+    return "" if found is None else found.name.rsplit("-", 1)[1]
+
+
 def packaged_lesion_models(folder: Path = PACKAGED) -> tuple[str, ...]:
     """Names of the lesion models that come with the app, but for the one that is always used."""
     return tuple(name for name in _by_name(folder) if name not in ALWAYS_USED)

@@ -45,9 +45,14 @@ def export(config: TrainConfig, *, run: Path, out: Path) -> Path:
     """Write ``<out>/<name>-<version>/{model.json,weights.safetensors}``: averaged weights in float16.
 
     Figures on real scans come from ``<run>/judged.json`` (``python -m training.judge``), where that file exists.
+
+    Raises
+    ------
+    ValueError
+        A share of the weights the run began with is to be kept, and another version of that model is packaged now.
     """
-    step, network = _average(config, run / CHECKPOINT)
     record = json.loads((run / "run.json").read_text())
+    step, network = _average(config, run / CHECKPOINT, begun_from=record["begun_from"])
     counts, offsets = {}, {}
     if config.task == "segment":
         counts, offsets = lesion_counts(config, network, run), class_offsets(*answers(config, network, run))
@@ -75,7 +80,7 @@ def export(config: TrainConfig, *, run: Path, out: Path) -> Path:
     return write_model(network, out / f"{config.name}-{config.version}", card)
 
 
-def _average(config: TrainConfig, checkpoint: Path) -> tuple[int, FoldedUNet]:
+def _average(config: TrainConfig, checkpoint: Path, *, begun_from: str) -> tuple[int, FoldedUNet]:
     """The step reached, and the network with the averaged weights: those of the run, and of what it began with.
 
     The mean of the weights before and after fine-tuning is more robust to scans unlike those of either training than
@@ -86,7 +91,13 @@ def _average(config: TrainConfig, checkpoint: Path) -> tuple[int, FoldedUNet]:
         step = json.loads(stored.metadata()["state"])["step"]
         weights = {key: stored.get_tensor(f"average.{key}") for key in network.state_dict()}
     if config.keep_of_start:
-        start = load_model(config.begin_with).network.state_dict()
+        model = load_model(config.begin_with)
+        if f"{model.name} {model.version}" != begun_from:
+            raise ValueError(
+                f"{checkpoint}: this run began with {begun_from}, but {model.name} {model.version} is packaged now. To"
+                " keep a share of what it began with, put that one's folder back and take the newer one away."
+            )
+        start = model.network.state_dict()
         weights = {key: torch.lerp(value, start[key], config.keep_of_start) for key, value in weights.items()}
     network.load_state_dict(weights)
     return step, network.eval().requires_grad_(False)

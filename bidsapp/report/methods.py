@@ -98,6 +98,8 @@ def session_facts(session: Session) -> dict[str, Any]:
         methods |= {"lesion_model": "own"} | _own_model_facts(methods["own_lesion_model"])
     return methods | {
         "version": record.get("version", ""),
+        "segment": _network(methods, "segment"),
+        "brain": _network(methods, "brain"),
         "contrasts": enumerate_words(contrasts),
         "reference": reference,
         "others": enumerate_words(others),
@@ -105,6 +107,13 @@ def session_facts(session: Session) -> dict[str, Any]:
         "lesions": "yes" if lesions else "no",
         "separable": "no" if "gm_mm3" in record["not_measured"] else "yes",
     }
+
+
+def _network(methods: Mapping[str, Any], name: str) -> str:
+    """A packaged network with its version, in brackets; nothing where the record, an older one, does not tell."""
+    networks = methods.get("networks")
+    version = networks.get(name) if isinstance(networks, dict) else None
+    return _plain(f" ({name} {version})") if version else ""
 
 
 def _own_model_facts(about: Mapping[str, Any]) -> dict[str, Any]:

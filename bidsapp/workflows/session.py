@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from nipype.interfaces import utility as niu
 from nipype.interfaces.base import BaseInterface
 from nipype.pipeline import engine as pe
 
+from bidsapp import cards
 from bidsapp.bids import ScanChoice, SessionInputs
 from bidsapp.config import Config
 from bidsapp.interfaces.compartments import DivideLesions
@@ -47,6 +48,7 @@ class Plan:
     tissue_model: str
     lesion_model: str
     no_lesions_because: str = ""
+    networks: dict[str, str] = field(default_factory=dict)  # packaged ones that are used, and their versions
     own_lesion_model: dict[str, Any] | None = None  # what its card says, where ``lesion_model`` is its name
 
     def plain(self) -> dict[str, Any]:
@@ -59,12 +61,14 @@ def plan(inputs: SessionInputs, config: Config) -> Plan:
     brain = config.brain_extraction
     if brain == "auto":
         brain = "deepbet" if inputs.reference.contrast == "T1w" else "template"
+    used = ("brain", "segment") if brain == "network" else ("segment",)
+    networks = {name: cards.packaged_version(name) for name in used}
     why, own = "", config.own_lesion_model
     if own is not None:
         there = [scan.contrast for scan in inputs.used_by(own.channels)]
         why = own.unusable_because(there)
         if not why:
-            return Plan(brain, config.tissue_model, own.name, own_lesion_model=own.about(there))
+            return Plan(brain, config.tissue_model, own.name, networks=networks, own_lesion_model=own.about(there))
     elif config.lesion_model == "none":
         why = "lesion segmentation was switched off (--lesion-model none)"
     elif config.lesion_model == "outlier" and "FLAIR" not in inputs.contrasts:
@@ -72,7 +76,7 @@ def plan(inputs: SessionInputs, config: Config) -> Plan:
     lesions = "none" if why else config.lesion_model
     if lesions == "consensus" and "FLAIR" not in inputs.contrasts:
         lesions = "network"  # the other model has no opinion
-    return Plan(brain, config.tissue_model, lesions, why)
+    return Plan(brain, config.tissue_model, lesions, why, networks)
 
 
 def init_session_wf(inputs: SessionInputs, config: Config, *, device: str = "cpu") -> pe.Workflow:
@@ -477,8 +481,8 @@ def describe(inputs: SessionInputs, bids_dir: Path, *, more: Sequence[ScanChoice
 def merge(workflow: pe.Workflow, sources: list, name: str, *, numbered: bool = False) -> pe.Node:
     """A list of the outputs of several nodes, in order (`numbered`: a list of lists is kept as such)."""
     merge = pe.Node(niu.Merge(len(sources), no_flatten=numbered), name=name, run_without_submitting=True)
-    for index, (node, field) in enumerate(sources, start=1):
-        workflow.connect(node, field, merge, f"in{index}")
+    for index, (node, port) in enumerate(sources, start=1):
+        workflow.connect(node, port, merge, f"in{index}")
     return merge
 
 

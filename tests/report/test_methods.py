@@ -51,6 +51,16 @@ def test_no_lesions(text_of):
     assert "Lesions were not segmented." in plain and "outliers" not in plain
 
 
+def test_the_versions_of_the_networks_are_told(text_of):
+    networks = {"segment": "0.6.0", "brain": "0.2.0"}
+    plain = text_of(methods={"brain_extraction": "network", "networks": networks}).plain
+    assert "3D U-Net (segment 0.6.0)" in plain and "small U-Net (brain 0.2.0)" in plain
+
+
+def test_an_older_record_does_not_tell_them(text_of):
+    assert "a small U-Net trained on" in text_of(methods={"brain_extraction": "network"}).plain
+
+
 OWN = {
     "name": "my <b>model</b> [@nobody2020]", "version": "1.2", "architecture": "TwoPathway", "threshold": 0.35,
     "contrasts": ["T1w", "FLAIR"], "cascade": False, "crf": True, "trained_on": ["12 labelled sessions of 'Our MS'"],

@@ -63,11 +63,14 @@ def test_weights_are_those_of_the_run_and_of_what_it_began_with(
     run, start = FoldedUNet(small), FoldedUNet(small)
     weights = {f"average.{key}": value for key, value in run.state_dict().items()}
     save_file(weights, tmp_path / "checkpoint", {"state": json.dumps({"step": 7})})
-    monkeypatch.setattr(export, "load_model", lambda name: {"old": SimpleNamespace(network=start)}[name])
-    step, mixed = export._average(config, tmp_path / "checkpoint")
+    old = SimpleNamespace(name="old", version="1", network=start)
+    monkeypatch.setattr(export, "load_model", lambda name: {"old": old}[name])
+    step, mixed = export._average(config, tmp_path / "checkpoint", begun_from="old 1")
     assert step == 7
     for key, value in mixed.state_dict().items():
         torch.testing.assert_close(value, 0.75 * run.state_dict()[key] + 0.25 * start.state_dict()[key])
+    with pytest.raises(ValueError, match="began with old 0, but old 1"):
+        export._average(config, tmp_path / "checkpoint", begun_from="old 0")
 
 
 def test_a_share_of_nothing_is_refused(tmp_path: Path) -> None:

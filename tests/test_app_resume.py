@@ -1,0 +1,67 @@
+"""What is done already is done again when anything that changes results is another."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bidsapp import __version__, app, bids, cards
+from bidsapp.bids import ScanChoice, SessionInputs
+from bidsapp.config import Config
+from bidsapp.workflows.session import plan
+
+
+@pytest.fixture
+def done(tmp_path: Path) -> tuple[SessionInputs, Config, Path]:
+    """A session, and the record of it that a run has left; the path is the record's."""
+    scan = tmp_path / "sub-01" / "anat" / "sub-01_FLAIR.nii.gz"
+    scan.parent.mkdir(parents=True)
+    scan.write_bytes(b"scan")
+    (tmp_path / "dataset_description.json").write_text("{}")
+    config = Config(bids_dir=tmp_path, out_dir=tmp_path / "out", level="participant")
+    inputs = SessionInputs("01", None, (ScanChoice("FLAIR", scan, "the only FLAIR"),))
+    record = config.out_dir / inputs.folder / f"{inputs.name}_provenance.json"
+    record.parent.mkdir(parents=True)
+    of_scan = {"file": scan.relative_to(tmp_path).as_posix(), "sha256": bids.sha256(scan)}
+    facts = {"version": __version__, "options": config.science(), "methods": plan(inputs, config).plain()}
+    record.write_text(json.dumps({**facts, "inputs": [of_scan], "outputs": {}}))
+    return inputs, config, record
+
+
+def edit(record: Path, key: str, **changes: Any) -> None:
+    facts = json.loads(record.read_text())
+    facts[key] |= changes
+    record.write_text(json.dumps(facts))
+
+
+def test_a_session_that_is_done_is_not_done_again(done) -> None:
+    inputs, config, _ = done
+    assert app.is_current(inputs, config)
+
+
+def test_another_scan_of_the_same_name(done) -> None:
+    inputs, config, _ = done
+    inputs.reference.path.write_bytes(b"rescanned")
+    assert not app.is_current(inputs, config)
+
+
+def test_what_auto_came_to_counts_and_not_the_word(done) -> None:
+    inputs, config, record = done
+    edit(record, "methods", brain_extraction="network")
+    assert not app.is_current(inputs, config)
+
+
+def test_another_version_of_the_packaged_network(done, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs, config, _ = done
+    monkeypatch.setattr(cards, "packaged_version", lambda name: "99.0")
+    assert not app.is_current(inputs, config)
+    assert plan(inputs, config).networks == {"segment": "99.0"}
+
+
+def test_an_output_that_is_gone(done) -> None:
+    inputs, config, record = done
+    edit(record, "outputs", **{"sub-01/anat/gone.nii.gz": 7})
+    assert not app.is_current(inputs, config)
