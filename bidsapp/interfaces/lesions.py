@@ -79,12 +79,14 @@ def lesion_tables(
 def _anatomy(
     files: Mapping[str, str], image: Any, field: Any, posteriors: np.ndarray, priors: np.ndarray, edges: list[float]
 ) -> Any:
-    """From the segmentation into structures where there is one, else from tissue and the template's zones."""
+    """From the segmentation into structures where it can tell, else from tissue and the template's zones."""
     from bidsapp.image.register import resample
     from bidsapp.image.zones import template_zones
     from bidsapp.measure import regions
 
     if "native_structures" in files:
-        return regions.anatomy_from_structures(array(files["native_structures"], np.int32))
+        structures = array(files["native_structures"], np.int32)
+        if regions.can_locate(structures):
+            return regions.anatomy_from_structures(structures)
     zones = resample(template_zones(), image, transform=field, interpolation="nearest")
     return regions.anatomy_from_tissue(posteriors, np.asarray(zones.dataobj), voxel_size_mm=edges, priors=priors)

@@ -83,6 +83,14 @@ class Anatomy:
         )
 
 
+def can_locate(structures: np.ndarray) -> bool:
+    """Whether a segmentation into structures, (X, Y, Z) of FreeSurfer's labels, shows lateral ventricles and cortex.
+
+    It does not where the scan covers the posterior fossa alone, or the brain is none that the network knows.
+    """
+    return all(bool(np.isin(structures, _indices(PARTS[name])).any()) for name in ("ventricles", "cortex"))
+
+
 def anatomy_from_structures(structures: np.ndarray) -> Anatomy:
     """Anatomy of a segmentation into structures.
 
@@ -94,7 +102,7 @@ def anatomy_from_structures(structures: np.ndarray) -> Anatomy:
     Raises
     ------
     ValueError
-        When there is neither ventricle nor cortex: these are not FreeSurfer's labels.
+        When ventricles or cortex are missing (`can_locate`).
 
     Notes
     -----
@@ -103,7 +111,7 @@ def anatomy_from_structures(structures: np.ndarray) -> Anatomy:
     """
     structures = np.asarray(structures)
     parts = {name: np.isin(structures, _indices(names)) for name, names in PARTS.items()}
-    if not (parts["ventricles"].any() and parts["cortex"].any()):
+    if not can_locate(structures):
         raise ValueError(
             "The segmentation has no voxel of the lateral ventricles (4, 43) or of the cortex (3, 42): lesions cannot"
             " be located by it. It must carry FreeSurfer's labels."

@@ -12,6 +12,7 @@ from bidsapp.measure.regions import (
     Tissues,
     anatomy_from_structures,
     anatomy_from_tissue,
+    can_locate,
     intensities,
     locate,
     normal_appearing,
@@ -80,6 +81,12 @@ def test_one_voxel_in_touch_does_not_make_a_lesion_juxtacortical():
     out = locate(mask.astype(int), 1, anatomy_from_structures(structures()), voxel_size_mm=(1, 1, 1))
     assert out["cortex_distance_mm"].tolist() == [1]
     assert out["region"].tolist() == ["deep_white_matter"]
+
+
+def test_only_ventricles_with_cortex_can_locate():
+    assert can_locate(structures())
+    assert not can_locate(np.where(structures() == 4, 2, structures()))
+    assert not can_locate(np.where(structures() == 3, 2, structures()))
 
 
 def test_other_labels_are_refused():
