@@ -281,7 +281,10 @@ def _check(images: Mapping[str, np.ndarray], mask: np.ndarray, priors: np.ndarra
         if not np.isfinite(values).all():
             raise ValueError(f"{name} has voxels in the brain mask that are not finite (NaN or infinite).")
         if np.percentile(values, 25) == np.percentile(values, 75):
-            raise ValueError(f"{name} has no contrast in the brain mask: at least half of its voxels are the same.")
+            raise ValueError(
+                f"{name} has no contrast in the brain mask: at least half of its voxels are the same. The mask is"
+                " probably not the brain, as where the scan shows a part of it: try another --brain-extraction."
+            )
     if not np.isfinite(priors).all():
         raise ValueError("The priors have voxels that are not finite (NaN or infinite).")
     return names
