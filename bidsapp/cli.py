@@ -103,7 +103,8 @@ def _parser() -> Parser:
     group = parser.add_argument_group("how to segment")
     add = group.add_argument
     add("--brain-extraction", "--brain_extraction", default="auto", metavar="NAME",
-        help="auto (deepbet with a T1w, else template), deepbet, template, network, or bet (FSL's)")  # fmt: skip
+        help="auto (deepbet with a T1w, else template; checked by network), deepbet, template, network, or bet"
+        " (FSL's)")  # fmt: skip
     add("--tissue-model", "--tissue_model", default="consensus", metavar="NAME", help=", ".join(config.TISSUE_MODELS))
     add("--lesion-model", "--lesion_model", default="consensus", metavar="NAME|FOLDER",
         help=", ".join((*config.LESION_MODELS, *cards.packaged_lesion_models()))

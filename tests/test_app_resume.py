@@ -58,7 +58,7 @@ def test_another_version_of_the_packaged_network(done, monkeypatch: pytest.Monke
     inputs, config, _ = done
     monkeypatch.setattr(cards, "packaged_version", lambda name: "99.0")
     assert not app.is_current(inputs, config)
-    assert plan(inputs, config).networks == {"segment": "99.0"}
+    assert plan(inputs, config).networks == {"brain": "99.0", "segment": "99.0"}
 
 
 def test_an_output_that_is_gone(done) -> None:

@@ -314,6 +314,7 @@ class _WriteSessionInput(BaseInterfaceInputSpec):
     flags = traits.Str(mandatory=True)
     pictures = traits.List(File(exists=True), mandatory=True)
     not_separable_because = traits.Str("", usedefault=True)
+    brain_note = traits.Str(mandatory=True)
     network_note = traits.Str(mandatory=True)
     lesion_note = traits.Str("", usedefault=True)
     compartments_file = File(exists=True, desc="labels of the lesions' compartments, native grid")
@@ -464,7 +465,8 @@ class WriteSession(SimpleInterface):
                 }
             )
         warnings = [warning for of_scan in self.inputs.warnings for warning in of_scan]
-        warnings += dict.fromkeys(note for note in (self.inputs.network_note, self.inputs.lesion_note) if note)
+        notes = (self.inputs.brain_note, self.inputs.network_note, self.inputs.lesion_note)
+        warnings += dict.fromkeys(note for note in notes if note)
         contrasts = [scan["contrast"] for scan in session["scans"]]
         if "T1w" not in contrasts and self.inputs.plan.get("tissue_model", "mixture") != "mixture":
             warnings.append(WITHOUT_T1W)

@@ -52,12 +52,14 @@ class _ExtractBrainInput(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc="reference on the work grid, whole head")
     contrast = traits.Str(mandatory=True)
     method = traits.Enum("deepbet", "template", "network", mandatory=True)
+    check = traits.Bool(False, usedefault=True, desc="ask the network for a second opinion")
     device = traits.Str("cpu", usedefault=True)
     use_gpu = traits.Bool(False, usedefault=True, nohash=True)
 
 
 class _ExtractBrainOutput(TraitedSpec):
     mask_file = File()
+    note = traits.Str(desc="what the second opinion said, if it mattered")
 
 
 class ExtractBrain(SimpleInterface):
@@ -89,8 +91,25 @@ class ExtractBrain(SimpleInterface):
             from bidsapp.image.mask import extract_brain_by_template
 
             mask = extract_brain_by_template(img, contrast=self.inputs.contrast)
+        self._results["note"] = ""
+        if self.inputs.check:
+            mask, self._results["note"] = _checked(mask, img, self.inputs.device)
         self._results["mask_file"] = save(mask, runtime.cwd, "mask")
         return runtime
+
+
+def _checked(mask, img, device):
+    """The mask, or the network's, and a note; a stripped scan needs no check."""
+    from bidsapp.image.grid import on_grid
+    from bidsapp.image.mask import stripped_brain
+    from bidsapp.models.brain import second_opinion
+
+    if stripped_brain(img) is not None:
+        return mask, ""
+    sizes = tuple(float(size) for size in img.header.get_zooms()[:3])
+    data = img.get_fdata(dtype=np.float32)
+    found, note = second_opinion(np.asarray(mask.dataobj) > 0, data, voxel_size_mm=sizes, device=device)
+    return on_grid(found, img), note
 
 
 class _CleanMaskInput(BaseInterfaceInputSpec):
@@ -107,6 +126,7 @@ class CleanMask(SimpleInterface):
         from bidsapp.image.mask import clean_mask
 
         self._results["mask_file"] = save(clean_mask(load(self.inputs.in_file)), runtime.cwd, "mask")
+        self._results["note"] = ""
         return runtime
 
 

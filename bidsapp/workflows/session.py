@@ -48,6 +48,7 @@ class Plan:
     tissue_model: str
     lesion_model: str
     no_lesions_because: str = ""
+    check_brain: bool = False  # by the network, which takes over where the two disagree grossly
     networks: dict[str, str] = field(default_factory=dict)  # packaged ones that are used, and their versions
     own_lesion_model: dict[str, Any] | None = None  # what its card says, where ``lesion_model`` is its name
 
@@ -58,17 +59,17 @@ class Plan:
 
 def plan(inputs: SessionInputs, config: Config) -> Plan:
     """Choose the methods for the contrasts at hand."""
-    brain = config.brain_extraction
-    if brain == "auto":
+    brain, check = config.brain_extraction, config.brain_extraction == "auto"  # what is asked for by name is done
+    if check:
         brain = "deepbet" if inputs.reference.contrast == "T1w" else "template"
-    used = ("brain", "segment") if brain == "network" else ("segment",)
+    used = ("brain", "segment") if check or brain == "network" else ("segment",)
     networks = {name: cards.packaged_version(name) for name in used}
     why, own = "", config.own_lesion_model
     if own is not None:
         there = [scan.contrast for scan in inputs.used_by(own.channels)]
         why = own.unusable_because(there)
         if not why:
-            return Plan(brain, config.tissue_model, own.name, networks=networks, own_lesion_model=own.about(there))
+            return Plan(brain, config.tissue_model, own.name, "", check, networks, own.about(there))
     elif config.lesion_model == "none":
         why = "lesion segmentation was switched off (--lesion-model none)"
     elif config.lesion_model == "outlier" and "FLAIR" not in inputs.contrasts:
@@ -76,7 +77,7 @@ def plan(inputs: SessionInputs, config: Config) -> Plan:
     lesions = "none" if why else config.lesion_model
     if lesions == "consensus" and "FLAIR" not in inputs.contrasts:
         lesions = "network"  # the other model has no opinion
-    return Plan(brain, config.tissue_model, lesions, why, networks)
+    return Plan(brain, config.tissue_model, lesions, why, check, networks)
 
 
 def init_session_wf(inputs: SessionInputs, config: Config, *, device: str = "cpu") -> pe.Workflow:
@@ -102,6 +103,7 @@ def init_session_wf(inputs: SessionInputs, config: Config, *, device: str = "cpu
     template = _template_node(workflow, scans, inputs, brain)
     found = _segmentation_nodes(workflow, scans, inputs, brain, template, chosen, config, device)
     _output_nodes(workflow, scans, inputs, template, found, chosen, config)
+    workflow.connect(brain, "note", workflow.get_node("write"), "brain_note")
     return workflow
 
 
@@ -159,8 +161,9 @@ def _brain_node(
         ExtractBrain(
             contrast=inputs.reference.contrast,
             method=chosen.brain_extraction,
+            check=chosen.check_brain,
             device=device,
-            use_gpu=device != "cpu" and chosen.brain_extraction in ("deepbet", "network"),
+            use_gpu=device != "cpu" and (chosen.check_brain or chosen.brain_extraction in ("deepbet", "network")),
         ),
         "brain",
         memory="brain",

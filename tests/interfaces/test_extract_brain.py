@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from bidsapp.image import mask
 from bidsapp.image.template import load_template, render_template
 from bidsapp.interfaces.files import save
 from bidsapp.interfaces.preproc import ExtractBrain
@@ -21,11 +22,11 @@ def mask_of(image: nib.Nifti1Image, folder: str) -> np.ndarray:
 @pytest.fixture
 def head_and_brain() -> tuple[nib.Nifti1Image, nib.Nifti1Image, np.ndarray]:
     """The template's brain within a dark skull and a bright scalp; the brain alone; where it is."""
-    rendered, mask = render_template("FLAIR", resolution_mm=2), np.asarray(load_template(2).mask.dataobj) > 0
-    data = np.where(mask, 500 * rendered.get_fdata() + 50, 0).astype(np.float32)
-    away = ndimage.distance_transform_edt(~mask, sampling=2)
+    rendered, inside = render_template("FLAIR", resolution_mm=2), np.asarray(load_template(2).mask.dataobj) > 0
+    data = np.where(inside, 500 * rendered.get_fdata() + 50, 0).astype(np.float32)
+    away = ndimage.distance_transform_edt(~inside, sampling=2)
     head = data + np.where((away > 6) & (away < 14), 400, 0).astype(np.float32)
-    return nib.Nifti1Image(head, rendered.affine), nib.Nifti1Image(data, rendered.affine), mask
+    return nib.Nifti1Image(head, rendered.affine), nib.Nifti1Image(data, rendered.affine), inside
 
 
 def test_a_stripped_scan_is_its_own_mask_and_a_head_is_shown_to_the_network(
@@ -42,3 +43,25 @@ def test_a_stripped_scan_is_its_own_mask_and_a_head_is_shown_to_the_network(
     np.testing.assert_array_equal(mask_of(stripped, str(tmp_path)), ndimage.binary_fill_holes(inside))
     assert not asked
     assert mask_of(head, str(tmp_path)).all() and asked == [(2.0, 2.0, 2.0)]
+
+
+def test_a_head_whose_mask_the_network_contradicts_gets_the_networks_mask(
+    tmp_path, monkeypatch, head_and_brain
+) -> None:
+    head, stripped, inside = head_and_brain
+    monkeypatch.setattr(brain, "find_brain", lambda image, **_: inside.astype(np.float32))
+    wrong = np.zeros(inside.shape, np.uint8)
+    wrong[:10] = 1
+    monkeypatch.setattr(mask, "extract_brain_by_template", lambda img, **_: nib.Nifti1Image(wrong, img.affine))
+
+    def run(image: nib.Nifti1Image) -> tuple[np.ndarray, str]:
+        scan = save(image, str(tmp_path), "scan")
+        found = ExtractBrain(in_file=scan, contrast="FLAIR", method="template", check=True).run(cwd=str(tmp_path))
+        return np.asarray(nib.load(found.outputs.mask_file).dataobj) > 0, found.outputs.note
+
+    found, note = run(head)
+    np.testing.assert_array_equal(found, inside)
+    assert "two methods disagree" in note
+    kept, note = run(stripped)  # nothing to check: whoever stripped it has decided
+    np.testing.assert_array_equal(kept, wrong > 0)
+    assert note == ""

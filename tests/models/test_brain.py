@@ -10,6 +10,7 @@ import torch
 
 from bidsapp.cards import PACKAGED
 from bidsapp.errors import InputError
+from bidsapp.models import brain
 from bidsapp.models.brain import _head_box, _one_piece, deepbet_brain, find_brain, normalise
 from bidsapp.models.registry import Model, load_model
 from bidsapp.models.unet import UNetConfig
@@ -99,6 +100,29 @@ def test_the_border_is_moved_outwards_as_the_card_says(echo: Model) -> None:
 def test_find_brain_refuses_an_empty_image(echo: Model) -> None:
     with pytest.raises(InputError, match="no brain"):
         find_brain(np.zeros((30, 31, 32), np.float32), voxel_size_mm=(1, 1, 1), model=echo)
+
+
+@pytest.mark.parametrize(("shift", "taken", "said"), [(0, "given", ""), (1, "given", ""), (6, "network's", "Dice 0.")])
+def test_a_second_opinion_takes_over_only_where_the_two_disagree_grossly(
+    monkeypatch: pytest.MonkeyPatch, shift: int, taken: str, said: str
+) -> None:
+    given = np.zeros((40, 40, 40), bool)
+    given[10:30, 10:30, 10:30] = True
+    found = np.roll(given, shift, axis=0)
+    monkeypatch.setattr(brain, "find_brain", lambda image, **_: np.where(found, 0.9, 0.1))
+    mask, note = brain.second_opinion(given, given.astype(np.float32), voxel_size_mm=(1, 1, 1))
+    np.testing.assert_array_equal(mask, given if taken == "given" else found)
+    assert said in note and bool(note) == bool(said)
+
+
+def test_a_second_opinion_that_finds_no_brain_changes_nothing_but_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nothing(image: np.ndarray, **_: object) -> np.ndarray:
+        raise InputError("No brain was found.")
+
+    monkeypatch.setattr(brain, "find_brain", nothing)
+    given = np.ones((20, 20, 20), bool)
+    mask, note = brain.second_opinion(given, np.zeros(given.shape, np.float32), voxel_size_mm=(1, 1, 1))
+    assert mask is given and "found no brain" in note
 
 
 def test_normalise_does_not_depend_on_scale_or_air() -> None:

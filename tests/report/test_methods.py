@@ -57,6 +57,11 @@ def test_the_versions_of_the_networks_are_told(text_of):
     assert "3D U-Net (segment 0.6.0)" in plain and "small U-Net (brain 0.2.0)" in plain
 
 
+def test_a_checked_brain_mask(text_of):
+    plain = text_of(methods={"brain_extraction": "deepbet", "check_brain": True, "networks": {"brain": "0.2.0"}}).plain
+    assert "checked by a small U-Net (brain 0.2.0)" in plain and "Hoopes" in plain
+
+
 def test_an_older_record_does_not_tell_them(text_of):
     assert "a small U-Net trained on" in text_of(methods={"brain_extraction": "network"}).plain
 

@@ -84,6 +84,16 @@ def test_plan_follows_the_contrasts(tmp_path: Path, contrasts: tuple[str, ...], 
     assert bool(chosen.no_lesions_because) == (lesions == "none")
 
 
+def test_the_brain_mask_is_checked_unless_it_was_asked_for_by_name(tmp_path: Path) -> None:
+    inputs = session(tmp_path, ("FLAIR",))
+    by_default = plan(inputs, config(tmp_path))
+    assert by_default.check_brain and set(by_default.networks) == {"brain", "segment"}
+    asked_for = plan(inputs, config(tmp_path, brain_extraction="template"))
+    assert not asked_for.check_brain and set(asked_for.networks) == {"segment"}
+    workflow = init_session_wf(inputs, config(tmp_path))
+    assert workflow.get_node("brain").inputs.check
+
+
 @pytest.mark.parametrize("contrasts", SUBSETS, ids="+".join)
 def test_network_looks_for_lesions_in_any_contrast(tmp_path: Path, contrasts: tuple[str, ...]) -> None:
     expected = "consensus" if "FLAIR" in contrasts else "network"
