@@ -15,6 +15,9 @@ from bidsapp.measure.lesions import label_lesions
 LESION_THRESHOLD = 0.4
 #: ... and this somewhere in it: what neither model is sure of is often a few voxels of nothing.
 LESION_SEED = 0.6
+#: Where the network gives a lesion less than this it counts alone: the outlier model knows brightness and place, but not
+#: that fluid may flow, and on a FLAIR with bright ventricles it took them for one lesion (docs/benchmarks.md).
+LEAST_LESION = 0.05
 #: Septum and fornix are bright on the FLAIR of healthy people: a lesion of which half lies between the lateral
 #: ventricles, where they are no more than this apart, is none. Raters drew 4 of 2,961 there with a third in it
 #: (27 patients, ``training/lesion_masks_ms``; docs/decisions/0012-no-lesions-of-the-septum.md).
@@ -43,8 +46,8 @@ def mean_tissues(network: np.ndarray, mixture: np.ndarray, mask: np.ndarray) -> 
 
 
 def mean_lesions(network: np.ndarray, outlier: np.ndarray) -> np.ndarray:
-    """Mean of two lesion probabilities, float32, shape (X, Y, Z)."""
-    return ((network + outlier) / 2).astype(np.float32)
+    """Mean of two lesion probabilities, and the network's where that is below `LEAST_LESION`: float32, (X, Y, Z)."""
+    return np.where(network < LEAST_LESION, network, (network + outlier) / 2).astype(np.float32)
 
 
 def without_septum(lesions: np.ndarray, structures: np.ndarray, *, voxel_width_mm: float) -> np.ndarray:

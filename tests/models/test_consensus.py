@@ -25,9 +25,14 @@ def test_mean_of_tissues() -> None:
 
 
 def test_a_lesion_needs_one_sure_opinion_and_some_of_the_other() -> None:
-    mean = mean_lesions(np.array([0.7, 0.9, 0.55, 0.0]), np.array([0.0, 0.2, 0.55, 0.75]))
-    assert mean == pytest.approx([0.35, 0.55, 0.55, 0.375])
+    mean = mean_lesions(np.array([0.7, 0.9, 0.55, 0.06]), np.array([0.0, 0.2, 0.55, 0.7]))
+    assert mean == pytest.approx([0.35, 0.55, 0.55, 0.38])
     assert (mean > LESION_THRESHOLD).tolist() == [False, True, True, False]
+
+
+def test_what_the_network_is_sure_is_no_lesion_is_none_however_bright() -> None:
+    mean = mean_lesions(np.array([0.04, 0.0, 0.06]), np.array([1.0, 0.9, 1.0]))
+    assert mean == pytest.approx([0.04, 0.0, 0.53])
 
 
 @pytest.fixture
