@@ -15,8 +15,8 @@ from bidsapp.measure.lesions import label_lesions
 LESION_THRESHOLD = 0.4
 #: ... and this somewhere in it: what neither model is sure of is often a few voxels of nothing.
 LESION_SEED = 0.6
-#: Where the network gives a lesion less than this it counts alone: the outlier model knows brightness and place, but not
-#: that fluid may flow, and on a FLAIR with bright ventricles it took them for one lesion (docs/benchmarks.md).
+#: Where the network gives a lesion less than this it counts alone: the outlier model knows brightness and place, but
+#: not that fluid may flow, and on a FLAIR with bright ventricles it took them for one lesion (docs/benchmarks.md).
 LEAST_LESION = 0.05
 #: Septum and fornix are bright on the FLAIR of healthy people: a lesion of which half lies between the lateral
 #: ventricles, where they are no more than this apart, is none. Raters drew 4 of 2,961 there with a third in it
