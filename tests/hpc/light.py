@@ -54,6 +54,7 @@ class _WriteInput(BaseInterfaceInputSpec):
     sums = File(exists=True, mandatory=True)
     session = traits.Dict(mandatory=True)
     options = traits.Dict(mandatory=True)
+    methods = traits.Dict(mandatory=True)
     out_dir = traits.Str(mandatory=True)
 
 
@@ -89,6 +90,7 @@ class Write(SimpleInterface):
             {
                 "version": __version__,
                 "options": self.inputs.options,
+                "methods": self.inputs.methods,
                 "inputs": [
                     {"file": scan["file"], "sha256": bids.sha256(Path(scan["path"]))} for scan in session["scans"]
                 ],
@@ -104,7 +106,8 @@ def init_light_wf(inputs: bids.SessionInputs, config: Config, *, device: str = "
     workflow = pe.Workflow(name=real.workflow_name(inputs))
     read = pe.Node(Read(in_files=[str(scan.path) for scan in inputs.scans], use_gpu=device != "cpu"), "conform")
     about: dict[str, Any] = real.describe(inputs, config.bids_dir)
-    write = pe.Node(Write(session=about, options=config.science(), out_dir=str(config.out_dir)), "write")
+    chosen = {"options": config.science(), "methods": real.plan(inputs, config).plain()}
+    write = pe.Node(Write(session=about, out_dir=str(config.out_dir), **chosen), "write")
     workflow.connect(read, "out_file", write, "sums")
     return workflow
 
