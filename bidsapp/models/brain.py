@@ -15,8 +15,8 @@ from bidsapp.image.grid import antialias
 from bidsapp.image.mask import largest_piece
 from bidsapp.models.registry import Model, load_model
 
-#: Dice of two brain masks of one head: 0.96 and more in whole real heads, 0.91 in synthetic ones; less where one
-#: of them was wrong, or the scan showed a part of a head (docs/benchmarks.md).
+#: Dice of two brain masks of one head: 0.96 and more in whole real heads; 0.90 and less where one of them was
+#: wrong, or the scan showed a part of a head (docs/benchmarks.md).
 AGREEMENT = 0.9
 #: The network's probability rises from 0 to 1 over this distance (mm) across the border (training/tasks.py).
 RAMP_MM = 6.0
