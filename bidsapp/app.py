@@ -295,7 +295,7 @@ def _make_output(config: Config) -> None:
 
 
 def _dry_run(sessions: list[SessionInputs], config: Config, say: progress.Progress) -> int:
-    from bidsapp.workflows.session import plan
+    from bidsapp.workflows.plan import plan
 
     _check_model(config)
     rows = []
@@ -340,12 +340,12 @@ def is_current(inputs: SessionInputs, config: Config, *, by_checksum: bool = Tru
 
     Without `by_checksum` the inputs are compared by name only, and not read.
     """
-    from bidsapp.workflows.session import plan
+    from bidsapp.workflows.plan import plan
 
     from_disk = read_record(config.out_dir / inputs.folder / f"{inputs.name}_provenance.json")
     if from_disk is None or from_disk.get("version") != __version__ or from_disk.get("options") != config.science():
         return False
-    if from_disk.get("methods") != json.loads(json.dumps(plan(inputs, config).plain())):  # as JSON: tuples are lists
+    if from_disk.get("methods") != plan(inputs, config).plain():
         return False
     outputs: dict[str, int] = from_disk.get("outputs", {})
     in_place = all(_size(config.out_dir / name) == size for name, size in outputs.items())

@@ -11,7 +11,7 @@ import pytest
 from bidsapp import __version__, app, bids, cards
 from bidsapp.bids import ScanChoice, SessionInputs
 from bidsapp.config import Config
-from bidsapp.workflows.session import plan
+from bidsapp.workflows.plan import plan
 
 
 @pytest.fixture

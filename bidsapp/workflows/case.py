@@ -12,7 +12,8 @@ from nipype.pipeline import engine as pe
 from bidsapp.bids import SessionInputs
 from bidsapp.config import Config
 from bidsapp.interfaces.cases import StoreCase
-from bidsapp.workflows.session import merge, plan, prepare, workflow_name
+from bidsapp.workflows.plan import plan
+from bidsapp.workflows.session import merge, prepare, workflow_name
 
 
 @dataclass(frozen=True)

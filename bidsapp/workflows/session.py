@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,6 @@ from nipype.interfaces import utility as niu
 from nipype.interfaces.base import BaseInterface
 from nipype.pipeline import engine as pe
 
-from bidsapp import cards
 from bidsapp.bids import ScanChoice, SessionInputs
 from bidsapp.config import Config
 from bidsapp.interfaces.compartments import DivideLesions
@@ -32,52 +31,13 @@ from bidsapp.interfaces.segment import (
     SegmentLesions,
     SegmentTissue,
 )
+from bidsapp.workflows.plan import Plan, plan
 
 #: Peak memory (GB) of the nodes, measured with ``make bench`` on a 256-cubed head at 1 mm.
 MEMORY_GB = {
     "brain": 1.6, "template": 1.2, "bias": 1.0, "network": 1.6, "tissue": 1.6, "lesions": 1.4, "carry": 1.5,
     "other": 0.8,
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What will run for a session: decided once, shown by ``--dry-run``, kept in the record."""
-
-    brain_extraction: str
-    tissue_model: str
-    lesion_model: str
-    no_lesions_because: str = ""
-    check_brain: bool = False  # by the network, which takes over where the two disagree grossly
-    networks: dict[str, str] = field(default_factory=dict)  # packaged ones that are used, and their versions
-    own_lesion_model: dict[str, Any] | None = None  # what its card says, where ``lesion_model`` is its name
-
-    def plain(self) -> dict[str, Any]:
-        """As it is kept in the record."""
-        return {key: value for key, value in asdict(self).items() if value is not None}
-
-
-def plan(inputs: SessionInputs, config: Config) -> Plan:
-    """Choose the methods for the contrasts at hand."""
-    brain, check = config.brain_extraction, config.brain_extraction == "auto"  # what is asked for by name is done
-    if check:
-        brain = "deepbet" if inputs.reference.contrast == "T1w" else "template"
-    used = ("brain", "segment") if check or brain == "network" else ("segment",)
-    networks = {name: cards.packaged_version(name) for name in used}
-    why, own = "", config.own_lesion_model
-    if own is not None:
-        there = [scan.contrast for scan in inputs.used_by(own.channels)]
-        why = own.unusable_because(there)
-        if not why:
-            return Plan(brain, config.tissue_model, own.name, "", check, networks, own.about(there))
-    elif config.lesion_model == "none":
-        why = "lesion segmentation was switched off (--lesion-model none)"
-    elif config.lesion_model == "outlier" and "FLAIR" not in inputs.contrasts:
-        why = "this lesion model (outlier) finds lesions by their brightness on FLAIR, and there is no FLAIR"
-    lesions = "none" if why else config.lesion_model
-    if lesions == "consensus" and "FLAIR" not in inputs.contrasts:
-        lesions = "network"  # the other model has no opinion
-    return Plan(brain, config.tissue_model, lesions, why, check, networks)
 
 
 def init_session_wf(inputs: SessionInputs, config: Config, *, device: str = "cpu") -> pe.Workflow:
@@ -103,7 +63,6 @@ def init_session_wf(inputs: SessionInputs, config: Config, *, device: str = "cpu
     template = _template_node(workflow, scans, inputs, brain)
     found = _segmentation_nodes(workflow, scans, inputs, brain, template, chosen, config, device)
     _output_nodes(workflow, scans, inputs, template, found, chosen, config)
-    workflow.connect(brain, "note", workflow.get_node("write"), "brain_note")
     return workflow
 
 
@@ -244,6 +203,7 @@ LESION_FIELDS = ("lesion_mask", "lesion_probability")
 class _Found:
     """Where each result comes from: (node, field). Lesions None where they are not looked for."""
 
+    brain: pe.Node
     mask: Port
     posteriors: Port
     structures: Port
@@ -306,6 +266,7 @@ def _segmentation_nodes(
     of_lesions = own or named[chosen.lesion_model]
     masks, probabilities = ("mask_file", "probability_file") if of_lesions is lesions else LESION_FIELDS
     return _Found(
+        brain=brain,
         mask=(brain if chosen.tissue_model == "mixture" else network, "mask_file"),
         posteriors=(of_tissue, "posteriors_file"),
         structures=(sides, "out_file"),
@@ -388,6 +349,7 @@ def _output_nodes(
         (template, figures, [("to_subject", "to_subject")]),
         (merge(workflow, [(node, "results") for node in carries], "results"), write, [("out", "results")]),
         (preproc, write, [("out", "preprocessed")]),
+        (found.brain, write, [("note", "brain_note")]),
         (found.network, write, [("note", "network_note")]),
         (template, write, [("to_template", "to_template"), ("to_subject", "to_subject")]),
         (measure, write, [("tables", "tables"), ("flags", "flags")]),

@@ -20,6 +20,7 @@ from bidsapp import __version__, bids
 from bidsapp.config import Config
 from bidsapp.image.save import replacing
 from bidsapp.workflows import session as real
+from bidsapp.workflows.plan import plan
 
 #: Seconds that each of the files takes.
 PAUSE = float(os.environ.get("LIGHT_PAUSE", "0.02"))
@@ -106,7 +107,7 @@ def init_light_wf(inputs: bids.SessionInputs, config: Config, *, device: str = "
     workflow = pe.Workflow(name=real.workflow_name(inputs))
     read = pe.Node(Read(in_files=[str(scan.path) for scan in inputs.scans], use_gpu=device != "cpu"), "conform")
     about: dict[str, Any] = real.describe(inputs, config.bids_dir)
-    chosen = {"options": config.science(), "methods": real.plan(inputs, config).plain()}
+    chosen = {"options": config.science(), "methods": plan(inputs, config).plain()}
     write = pe.Node(Write(session=about, out_dir=str(config.out_dir), **chosen), "write")
     workflow.connect(read, "out_file", write, "sums")
     return workflow

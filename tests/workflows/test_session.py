@@ -12,7 +12,8 @@ from nipype.pipeline import engine as pe
 
 from bidsapp.bids import ScanChoice, SessionInputs
 from bidsapp.config import BRAIN_EXTRACTIONS, LESION_MODELS, NORMALIZATIONS, TISSUE_MODELS, Config
-from bidsapp.workflows.session import init_session_wf, plan
+from bidsapp.workflows.plan import plan
+from bidsapp.workflows.session import init_session_wf
 
 SUBSETS = [
     subset for n in (1, 2, 3) for subset in itertools.combinations(("T1w", "FLAIR", "T2w"), n)
