@@ -474,7 +474,7 @@ def execute(
         "n_procs": config.nprocs,
         "n_gpu_procs": 1,  # all steps are on one device; nipype's own count is 0 where nvidia-smi is not in the image
         "raise_insufficient": False,
-        **({} if config.mem_gb is None else {"memory_gb": config.mem_gb}),
+        "memory_gb": config.mem_gb,
         **config.nipype_plugin.get("plugin_args", {}),
         "status_callback": watch,
     }

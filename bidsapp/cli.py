@@ -11,6 +11,7 @@ from typing import Any
 from bidsapp import __version__, cards, config
 from bidsapp.arguments import Parser
 from bidsapp.errors import AppError, UsageError
+from bidsapp.machine import available_cpus, available_memory_gb
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -134,7 +135,7 @@ def _parser() -> Parser:
 
     group = parser.add_argument_group("machine")
     add = group.add_argument
-    add("--nprocs", type=int, default=config.available_cpus(), metavar="N", help="processes at a time")
+    add("--nprocs", type=int, default=available_cpus(), metavar="N", help="processes at a time")
     add(
         "--omp-nthreads",
         "--omp_nthreads",
@@ -142,7 +143,16 @@ def _parser() -> Parser:
         metavar="N",
         help="threads per model (default: 2, or --nprocs if less)",
     )
-    add("--mem", "--mem-gb", "--mem_gb", dest="mem_gb", type=float, metavar="GB", help="memory not to go beyond")
+    add(
+        "--mem",
+        "--mem-gb",
+        "--mem_gb",
+        dest="mem_gb",
+        type=float,
+        default=available_memory_gb(),
+        metavar="GB",
+        help="memory to plan with (default: nine tenths of what there is, or of what a job or container is given)",
+    )
     add("--nipype-plugin-file", "--nipype_plugin_file", metavar="FILE",
         help="YAML of 'plugin' and 'plugin_args': who runs the steps (MultiProc, Dask, SLURM, ...)")  # fmt: skip
     add("--stop-on-first-crash", "--stop_on_first_crash", action="store_true", help="give up at the first failure")

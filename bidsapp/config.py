@@ -12,6 +12,7 @@ from typing import Any
 
 from bidsapp import cards
 from bidsapp.errors import AnalysisLevelError, InputError, NotBidsError, UsageError
+from bidsapp.machine import available_cpus, available_memory_gb
 
 LEVELS = ("participant", "group")
 BRAIN_EXTRACTIONS = ("auto", "deepbet", "template", "network", "bet")
@@ -20,11 +21,6 @@ LESION_MODELS = ("consensus", "network", "outlier", "none")
 NORMALIZATIONS = ("zscore", "nyul")
 OUTPUT_SPACES = ("orig", "MNI152NLin2009aSym", "FLAIR")
 CONTRASTS = ("T1w", "T2w", "FLAIR")
-
-
-def available_cpus() -> int:
-    """CPUs this process may use (fewer than the machine has, on a cluster or in a container)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def default_threads(nprocs: int) -> int:
@@ -62,7 +58,7 @@ class Config:
     keep_work: bool = False
     nprocs: int = field(default_factory=available_cpus)
     omp_nthreads: int = field(default_factory=lambda: default_threads(available_cpus()))
-    mem_gb: float | None = None
+    mem_gb: float = field(default_factory=available_memory_gb)
     random_seed: int = 1
     stop_on_first_crash: bool = False
     resource_monitor: bool = False
@@ -112,7 +108,7 @@ class Config:
         for name in ("nprocs", "omp_nthreads"):
             if getattr(self, name) < 1:
                 raise UsageError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}.")
-        if self.mem_gb is not None and self.mem_gb <= 0:
+        if self.mem_gb <= 0:
             raise UsageError(f"--mem must be positive (GB), not {self.mem_gb}.")
 
     def _check_folders(self) -> None:

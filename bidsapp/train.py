@@ -15,6 +15,7 @@ from bidsapp import __version__, cards, config, errors
 from bidsapp.arguments import Parser
 from bidsapp.config import CONTRASTS, Config
 from bidsapp.learn import LOSSES
+from bidsapp.machine import available_cpus
 
 if TYPE_CHECKING:  # heavy: --help answers at once
     from bidsapp.bids import SessionInputs
@@ -217,7 +218,7 @@ def _parser() -> Parser:
     add = parser.add_argument_group("machine").add_argument
     add("--dry-run", action="store_true", help="show cases, folds, memory and time; train nothing")
     add("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or cuda:N")
-    add("--nprocs", type=int, default=config.available_cpus(), metavar="N", help="processes that prepare scans")
+    add("--nprocs", type=int, default=available_cpus(), metavar="N", help="processes that prepare scans")
     add("--omp-nthreads", type=int, metavar="N", help="threads of the network")
     add("--workers", type=int, default=1, metavar="N", help="processes that make patches ahead, on a CPU")
     add("--random-seed", type=int, default=1, metavar="N", help="seed of everything random")

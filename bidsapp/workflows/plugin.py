@@ -23,6 +23,8 @@ PR_SET_PDEATHSIG = 1
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 #: Steps that go before others of their session: a quarter of a session's time, and half of the others wait for it.
 FIRST = ("template",)
+#: What a process holds (GB) that gives nothing back after its steps: the largest step's memory, and what is imported.
+HELD_GB = 2.0
 
 
 class SessionBySession(MultiProcPlugin):
@@ -38,6 +40,7 @@ class SessionBySession(MultiProcPlugin):
         # The pool of the parent class has started no worker yet.
         self.pool = Workers(
             max_workers=self.processors,
+            keep_memory=self.processors * HELD_GB <= self.memory_gb / 2,
             initializer=start_worker,
             initargs=(os.getcwd(), os.getpid()),
             mp_context=get_context(self.plugin_args.get("mp_context")),
@@ -52,10 +55,24 @@ class SessionBySession(MultiProcPlugin):
 
 
 class Workers(ProcessPoolExecutor):
-    """Processes that keep their memory during a step (`start_worker`) and give it back after it."""
+    """Processes that keep their memory during a step (`start_worker`) and give it back after it.
+
+    Parameters
+    ----------
+    keep_memory : bool
+        Give it back only at the end: the next step need not ask for it again, which takes up to a tenth of the time.
+    **options
+        Of the parent class.
+    """
+
+    def __init__(self, *, keep_memory: bool = False, **options: Any) -> None:
+        super().__init__(**options)
+        self._keep_memory = keep_memory
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **options: Any) -> Future:
         """As in the parent class."""
+        if self._keep_memory:
+            return super().submit(function, *args, **options)
         return super().submit(_then_give_back, function, *args, **options)
 
 

@@ -44,7 +44,7 @@ def run_changes(config: Config, subjects: Iterable[str]) -> dict[str, str]:
         The sessions' own results are not touched.
     """
     waiting = list(subjects)
-    workers = config.nprocs if config.mem_gb is None else min(config.nprocs, int(config.mem_gb / MEMORY_GB))
+    workers = min(config.nprocs, int(config.mem_gb / MEMORY_GB))
     told: dict[str, str] = {}
     # Each in a process of its own, which gives its memory back; "spawn", as threads do not survive a fork.
     with ProcessPoolExecutor(

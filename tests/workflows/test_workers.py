@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bidsapp.workflows.plugin import Workers, start_worker
+from bidsapp.workflows.plugin import SessionBySession, Workers, make_plugin, start_worker
 
 MIB = 2**20
 
@@ -34,6 +34,23 @@ def test_memory_is_kept_within_a_step_and_given_back_after_it(tmp_path: Path) ->
         after = workers.submit(resident).result()
     assert within - before > 250 * MIB
     assert after - before < 50 * MIB
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's memory")
+def test_memory_is_kept_for_the_next_step_where_that_is_asked_for(tmp_path: Path) -> None:
+    options = {"max_workers": 1, "initializer": start_worker, "initargs": (str(tmp_path), os.getpid())}
+    with Workers(keep_memory=True, **options) as workers:
+        before, _ = workers.submit(make_and_drop).result()
+        after = workers.submit(resident).result()
+    assert after - before > 250 * MIB
+
+
+@pytest.mark.parametrize(("memory_gb", "kept"), [(100.0, True), (7.9, False)])
+def test_processes_keep_at_most_half_of_the_memory(memory_gb: float, kept: bool) -> None:
+    plugin = make_plugin("MultiProc", {"n_procs": 2, "memory_gb": memory_gb}, order=(), environment={})
+    assert isinstance(plugin, SessionBySession)
+    assert plugin.pool._keep_memory is kept
+    plugin.pool.shutdown()
 
 
 def test_a_step_that_fails_tells_so(tmp_path: Path) -> None:

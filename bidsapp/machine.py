@@ -1,0 +1,56 @@
+"""What this process may use of the machine: less than there is, in a cluster's job or a container."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+ROOT = Path("/")
+#: The rest is for the system, and for what else runs.
+SHARE_OF_MEMORY = 0.9
+
+
+def available_cpus(root: Path = ROOT) -> int:
+    """CPUs that this process may use: those it is bound to, or the share of them that its control group allows.
+
+    Parameters
+    ----------
+    root : Path
+        Where ``proc`` and ``sys`` lie.
+    """
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    shares = [text.split() for text in _limits(root, "cpu", "cpu.max")]
+    quotas, periods = (list(_limits(root, "cpu", f"cpu.cfs_{what}_us")) for what in ("quota", "period"))
+    shares += [[quota, period] for quota, period in zip(quotas, periods, strict=False)]
+    # "max" or -1: no limit
+    return max(1, min([bound, *(math.ceil(int(quota) / int(period)) for quota, period in shares if quota.isdigit())]))
+
+
+def available_memory_gb(root: Path = ROOT) -> float:
+    """Memory (GB) to plan with: nine tenths of the machine's, or of the limit of the process's control group.
+
+    Parameters
+    ----------
+    root : Path
+        Where ``proc`` and ``sys`` lie.
+    """
+    limits = [*_limits(root, "memory", "memory.max"), *_limits(root, "memory", "memory.limit_in_bytes")]
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return SHARE_OF_MEMORY * min([there, *(int(limit) for limit in limits if limit.isdigit())]) / 2**30
+
+
+def _limits(root: Path, controller: str, name: str) -> Iterator[str]:
+    """What the file `name` says in the process's control group and those above it (Linux, version 1 or 2)."""
+    table = root / "proc/self/cgroup"
+    for line in table.read_text().splitlines() if table.is_file() else ():
+        _, controllers, group = line.split(":", 2)
+        if controllers and controller not in controllers.split(","):
+            continue
+        folder = root / "sys/fs/cgroup" / (controller if controllers else "")
+        own = PurePosixPath(group.lstrip("/"))
+        for each in (own, *own.parents):  # in a container some are the host's, and not to be seen
+            file = folder / each / name
+            if file.is_file():
+                yield file.read_text().strip()
