@@ -17,7 +17,8 @@ COPY requirements.txt requirements-torch.txt requirements-cuda.txt scripts/packa
 RUN sh install.sh "${VARIANT}"
 COPY run.py version LICENSE CITATION.cff ./
 COPY bidsapp bidsapp
-RUN python3 -m compileall -q bidsapp
+# For any user, whatever the umask of whoever cloned this.
+RUN chmod -R a+rX . && python3 -m compileall -q bidsapp
 
 FROM ${BASE}
 ARG BASE

@@ -3,24 +3,41 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from bidsapp.errors import UsageError
 
 
 class Parser(argparse.ArgumentParser):
-    """Options in full only; what is wrong is a `UsageError`; help shows the defaults there are."""
+    """Options in full only, with dashes or underscores; what is wrong is a `UsageError`; help shows the defaults."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(formatter_class=_Help, allow_abbrev=False, **options)
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        """As in the parent class, which `parse_args` calls too."""
+        given = sys.argv[1:] if args is None else args
+        return super().parse_known_args([_dashed(argument) for argument in given], namespace)
 
     def error(self, message: str) -> NoReturn:
         """Raise a `UsageError`."""
         raise UsageError(f"{message}. See '{self.prog} --help'.")
 
 
+def _dashed(argument: str) -> str:
+    """``--an_option=a_value`` as ``--an-option=a_value``; what is no option stays."""
+    name, equals, value = argument.partition("=")
+    return name.replace("_", "-") + equals + value if argument.startswith("--") else argument
+
+
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
     def _get_help_string(self, action: argparse.Action) -> str | None:
         told = action.help or ""
         empty = action.default is None or action.default in ((), [], "", False)
-        return told if empty or "(default" in told else super()._get_help_string(action)
+        if empty or "(default" in told:
+            return told
+        if isinstance(action.default, (tuple, list)):
+            return f"{told} (default: {' '.join(map(str, action.default))})"
+        return super()._get_help_string(action)

@@ -26,7 +26,7 @@ BIDS_VERSION = "1.10.0"
 #: Written files that the BIDS schema does not know (yet).
 IGNORED = (
     "*.html", "logs/", ".work/", ".locks/", "figures", "*_xfm.*", "*_volumes.*", "*_lesions.*", "*_load.*", "*_qc.*",
-    "*_changes.*", "*_lesionchanges.*", "*_provenance.json", "group_*", "*.tmp",
+    "*_changes.*", "*_lesionchanges.*", "*_provenance.json", "group_*", "evaluation/", "*.tmp",
 )  # fmt: skip
 
 
@@ -468,7 +468,8 @@ def write_dataset_description(out_dir: Path, bids_dir: Path) -> None:
         out_dir / "README",
         f"Brain mask, tissues, lesions and volumes of {name}, made by {APP_NAME} {__version__}.\n"
         "Open sub-*.html for a subject's report and group.html for the group's. Images lie in sub-*/[ses-*/]anat;\n"
-        "every number in *_volumes.tsv, *_lesions.tsv and *_qc.tsv is explained in the .json beside it.\n",
+        "every column of a table (*_volumes.tsv, *_load.tsv, *_lesions.tsv, *_qc.tsv; *_changes.tsv and\n"
+        "*_lesionchanges.tsv of subjects with several sessions) is explained in the .json beside it.\n",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections.abc import Sequence
@@ -79,7 +80,11 @@ def _parser() -> Parser:
         " not readable, 75 try again.",
     )
     add = parser.add_argument
-    add("bids_dir", type=Path, help="root of the BIDS dataset (read only; the group level does not touch it)")
+    add(
+        "bids_dir",
+        type=Path,
+        help="root of the BIDS dataset, which is only read; at the group level its tables alone (participants.tsv, ...)",
+    )
     add("out_dir", type=Path, help="folder of the derivatives")
     add("level", metavar="{participant,group}", help="analysis level")
     add("--version", action="version", version=f"bidsapp {__version__}")
@@ -87,58 +92,55 @@ def _parser() -> Parser:
 
     group = parser.add_argument_group("which scans")
     add = group.add_argument
-    add("--participant-label", "--participant_label", nargs="+", default=(), metavar="LABEL",
+    add("--participant-label", nargs="+", default=(), metavar="LABEL",
         help="subjects, with or without 'sub-'")  # fmt: skip
-    add("--session-label", "--session_label", nargs="+", default=(), metavar="LABEL",
+    add("--session-label", nargs="+", default=(), metavar="LABEL",
         help="sessions, with or without 'ses-'")  # fmt: skip
-    add("--bids-filter-file", "--bids_filter_file", metavar="FILE",
+    add("--bids-filter-file", metavar="FILE",
         help='JSON of entities per contrast, e.g. {"T1w": {"acquisition": "mprage"}}')  # fmt: skip
-    add("--bids-database-dir", "--bids_database_dir", type=Path, metavar="DIR",
+    add("--bids-database-dir", type=Path, metavar="DIR",
         help="keep the index of the dataset here and use it again")  # fmt: skip
-    add("--skip-bids-validation", "--skip_bids_validation", "--skip-bids-validator", "--skip_bids_validator",
+    add("--skip-bids-validation", "--skip-bids-validator",
         action="store_true", help="do not run bids-validator first")  # fmt: skip
-    add("--dry-run", "--dry_run", action="store_true", help="show what was found and chosen and what would run; stop")
-    add("--list-jobs", "--list_jobs", action="store_true",
+    add("--dry-run", action="store_true", help="show what was found and chosen and what would run; stop")
+    add("--list-jobs", action="store_true",
         help="print the options of one job for each session that is not done yet, a line each; stop")  # fmt: skip
 
     group = parser.add_argument_group("how to segment")
     add = group.add_argument
-    add("--brain-extraction", "--brain_extraction", default="auto", metavar="NAME",
+    add("--brain-extraction", default="auto", metavar="NAME",
         help="auto (deepbet with a T1w, else template; checked by network), deepbet, template, network, or bet"
         " (FSL's)")  # fmt: skip
-    add("--tissue-model", "--tissue_model", default="consensus", metavar="NAME", help=", ".join(config.TISSUE_MODELS))
-    add("--lesion-model", "--lesion_model", default="consensus", metavar="NAME|FOLDER",
+    add("--tissue-model", default="consensus", metavar="NAME", help=", ".join(config.TISSUE_MODELS))
+    add("--lesion-model", default="consensus", metavar="NAME|FOLDER",
         help=", ".join((*config.LESION_MODELS, *cards.packaged_lesion_models()))
         + ", or the folder of a model that 'bidsapp train' wrote")  # fmt: skip
     add("--tta", action="store_true", help="the network also sees the mirror image: slower, a little steadier")
     add("--normalization", default="zscore", metavar="NAME", help=", ".join(config.NORMALIZATIONS))
     add("--denoise", action="store_true", help="non-local means before the segmentation")
     add("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or cuda:N")
-    add("--random-seed", "--random_seed", type=int, default=1, metavar="N", help="seed of everything random")
+    add("--random-seed", type=int, default=1, metavar="N", help="seed of everything random")
 
     group = parser.add_argument_group("what to write")
     add = group.add_argument
-    add("--output-spaces", "--output_spaces", nargs="+", default=config.OUTPUT_SPACES, metavar="SPACE",
+    add("--output-spaces", nargs="+", default=config.OUTPUT_SPACES, metavar="SPACE",
         help="the reference's own grid (orig) is always written; " + ", ".join(config.OUTPUT_SPACES[1:]))  # fmt: skip
-    add("--reports-only", "--reports_only", action="store_true", help="make the reports again from what is in OUT_DIR")
-    add("-w", "--work-dir", "--work_dir", type=Path, metavar="DIR", help="intermediate files (default: OUT_DIR/.work)")
-    add(
-        "--keep-work", "--keep_work", action="store_true", help="keep the intermediate files of sessions that succeeded"
-    )
+    add("--reports-only", action="store_true", help="make the reports again from what is in OUT_DIR")
+    add("-w", "--work-dir", type=Path, metavar="DIR", help="intermediate files (default: OUT_DIR/.work)")
+    add("--keep-work", action="store_true", help="keep the intermediate files of sessions that succeeded")
 
     group = parser.add_argument_group("group level")
     add = group.add_argument
     add("--model", action="append", default=[], metavar="FORMULA",
         help='statistical model, such as "gm ~ group + age + sex + tiv"; may be given several times')  # fmt: skip
     add("--harmonize", metavar="COLUMN", help="take away the effects of sites (ComBat); the column that names them")
-    add("--no-maps", "--no_maps", action="store_true", help="make no lesion frequency and tissue maps")
+    add("--no-maps", action="store_true", help="make no lesion frequency and tissue maps")
 
     group = parser.add_argument_group("machine")
     add = group.add_argument
     add("--nprocs", type=int, default=available_cpus(), metavar="N", help="processes at a time")
     add(
         "--omp-nthreads",
-        "--omp_nthreads",
         type=int,
         metavar="N",
         help="threads per model (default: 2, or --nprocs if less)",
@@ -146,20 +148,18 @@ def _parser() -> Parser:
     add(
         "--mem",
         "--mem-gb",
-        "--mem_gb",
         dest="mem_gb",
         type=float,
         default=available_memory_gb(),
         metavar="GB",
         help="memory to plan with (default: nine tenths of what there is, or of what a job or container is given)",
     )
-    add("--nipype-plugin-file", "--nipype_plugin_file", metavar="FILE",
+    add("--nipype-plugin-file", metavar="FILE",
         help="YAML of 'plugin' and 'plugin_args': who runs the steps (MultiProc, Dask, SLURM, ...)")  # fmt: skip
-    add("--stop-on-first-crash", "--stop_on_first_crash", action="store_true", help="give up at the first failure")
-    add("--resource-monitor", "--resource_monitor", action="store_true", help="log memory and CPU of every step")
+    add("--stop-on-first-crash", action="store_true", help="give up at the first failure")
+    add("--resource-monitor", action="store_true", help="log memory and CPU of every step")
     add(
         "--config-file",
-        "--config_file",
         metavar="FILE",
         help="YAML or JSON of the options above; the command line wins",
     )
@@ -175,23 +175,37 @@ def _set_defaults(parser: Parser, path: str) -> None:
         raise UsageError(f"--config-file {path}: cannot be read ({error}).") from error
     if not isinstance(loaded, dict):
         raise UsageError(f"--config-file {path}: must hold 'option: value' lines.")
-    options = {str(key).lstrip("-").replace("-", "_"): value for key, value in loaded.items()}
-    known = {action.dest for action in parser._actions if action.option_strings} | {"mem"}
-    unknown = sorted(set(options) - known)
+    given = {str(key).lstrip("-").replace("-", "_"): value for key, value in loaded.items()}
+    if "mem" in given:
+        given["mem_gb"] = given.pop("mem")
+    known = {action.dest: action for action in parser._actions if action.option_strings}
+    unknown = sorted(given.keys() - (known.keys() - {"help", "version", "config_file"}))
     if unknown:
         raise UsageError(f"--config-file {path}: unknown option {', '.join(unknown)}.")
-    if "mem" in options:
-        options["mem_gb"] = options.pop("mem")
-    if "model" in options:  # a list: the command line's are appended
-        options["model"] = [options["model"]] if isinstance(options["model"], str) else list(options["model"])
-    for name in ("participant_label", "session_label", "output_spaces"):
-        if name in options:
-            value = options[name]
-            options[name] = tuple(str(item) for item in (value if isinstance(value, list) else [value]))
-    for name in ("work_dir", "bids_database_dir"):
-        if options.get(name) is not None:
-            options[name] = Path(options[name])
-    parser.set_defaults(**options)
+    try:
+        arguments = [text for name, value in given.items() for text in _as_arguments(known[name], value)]
+        read = parser.parse_args(["BIDS_DIR", "OUT_DIR", "LEVEL", *arguments])  # read and checked as from there
+    except UsageError as error:
+        raise UsageError(f"--config-file {path}: {error}") from error
+    parser.set_defaults(**{name: getattr(read, name) for name, value in given.items() if value is not None})
+
+
+def _as_arguments(action: argparse.Action, value: Any) -> list[str]:
+    """An option of a file as it would be on the command line."""
+    option = next(name for name in action.option_strings if name.startswith("--"))
+    if value is None:
+        return []
+    if action.nargs == 0:
+        if isinstance(value, bool) or (action.dest == "verbose" and isinstance(value, int)):
+            return [option] * int(value)
+        raise UsageError(f"{option} is on (true) or off (false), not {value!r}.")
+    several = action.nargs == "+" or action.dest == "model"
+    values = value if several and isinstance(value, list) else [value]
+    if any(isinstance(one, (list, dict, bool)) for one in values):
+        raise UsageError(f"{option} cannot be {value!r}.")
+    if action.dest.endswith("_label") and not all(isinstance(one, str) for one in values):
+        raise UsageError(f"{option}: write labels in quotes, as in ['01', '02']; without, YAML makes numbers of them.")
+    return [option, *map(str, values)] if action.nargs == "+" else [f"{option}={one}" for one in values]
 
 
 def _bare_label(label: str) -> str:

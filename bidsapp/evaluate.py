@@ -116,8 +116,8 @@ def _parser() -> Parser:
         help="masks (label-NAME_mask or desc-NAME_mask); where names differ, REFERENCE:PREDICTION")  # fmt: skip
     add("--seg", nargs="+", default=(), metavar="NAME", help="dsegs (seg-NAME_dseg), or REFERENCE:PREDICTION")
     add("--space", default="", metavar="SPACE", help="use references of this space- alone")
-    add("--participant-label", "--participant_label", nargs="+", default=(), metavar="LABEL", help="subjects")
-    add("--session-label", "--session_label", nargs="+", default=(), metavar="LABEL", help="sessions")
+    add("--participant-label", nargs="+", default=(), metavar="LABEL", help="subjects")
+    add("--session-label", nargs="+", default=(), metavar="LABEL", help="sessions")
 
     group = parser.add_argument_group("several raters")
     add = group.add_argument
@@ -129,9 +129,9 @@ def _parser() -> Parser:
     add = group.add_argument
     add("--lesions", nargs="+", default=(), metavar="LABEL",
         help="labels counted lesion by lesion (default: those named lesion, wmh, stroke and the like)")  # fmt: skip
-    add("--minimum-lesion", "--minimum_lesion", type=float, default=0.0, metavar="MM3",
+    add("--minimum-lesion", type=float, default=0.0, metavar="MM3",
         help="smaller lesions of the reference count neither as found nor as missed")  # fmt: skip
-    add("--size-bins", "--size_bins", type=float, nargs="+", default=(10.0, 100.0, 1000.0), metavar="MM3",
+    add("--size-bins", type=float, nargs="+", default=(10.0, 100.0, 1000.0), metavar="MM3",
         help="borders of the classes of lesion volume")  # fmt: skip
 
     group = parser.add_argument_group("groups of subjects")

@@ -193,8 +193,10 @@ def _parser() -> Parser:
 
     add = parser.add_argument_group("how to train").add_argument
     add("--folds", default="5", metavar="N", help="folds of the cross-validation; loo: leave one subject out; 0: none")
-    add("--steps", type=int, metavar="N", help=f"of the optimiser (default: {STEPS})")
-    add("--minutes", type=float, default=float("inf"), help="stop after this long; the same command goes on from there")
+    add("--steps", type=int, metavar="N", help="of the optimiser (default: "
+        + ", ".join(f"{number} {how}" for how, number in STEPS.items()) + ")")  # fmt: skip
+    add("--minutes", type=float, default=float("inf"), metavar="N",
+        help="stop after this long; the same command goes on from there (default: no limit)")  # fmt: skip
     add("--loss", default=LOSSES[0], help=", ".join(LOSSES))
     add("--learning-rate", type=float, metavar="RATE", help="of AdamW (default: 0.001, fine-tuning 0.0003)")
     add("--weight-decay", type=float, default=1e-4, metavar="X", help="of AdamW")

@@ -97,13 +97,18 @@ def tag(variant: str = "cpu") -> str:
     return "localhost/bidsapp:" + (VERSION if variant == "cpu" else f"{VERSION}-{variant}")
 
 
+def plain_name(variant: str = "cpu") -> str:
+    """The name that the documentation calls the image by: the last one built."""
+    return "bidsapp:" + ("latest" if variant == "cpu" else variant)
+
+
 def build(variant: str) -> None:
     """Build the image, then check what can be checked at once."""
     arguments = {"VARIANT": variant, "VERSION": VERSION, "REVISION": _revision(), "BASE": BASE}
     settings = _pip_settings()
     if has_docker():
         given = [f"--build-arg={name}={value}" for name, value in {**arguments, **settings}.items()]
-        _do(["docker", "build", *given, "-t", tag(variant), str(ROOT)])
+        _do(["docker", "build", *given, "-t", tag(variant), "-t", plain_name(variant), str(ROOT)])
     else:
         _need("buildah", "podman", "runc")
         _base_image()
@@ -114,7 +119,7 @@ def build(variant: str) -> None:
         # Each layer that is kept is another copy of what is installed: too many for the CUDA image's many GB.
         layers = f"--layers={str(variant == 'cpu').lower()}"
         _do(["buildah", *_store(), "bud", "--isolation", "chroot", "--pull-never", "--network", "host", "--format",
-             "docker", layers, *given, *mounts, "-t", tag(variant), str(ROOT)])  # fmt: skip
+             "docker", layers, *given, *mounts, "-t", tag(variant), "-t", f"localhost/{plain_name(variant)}", str(ROOT)])  # fmt: skip
     check_image(variant)
 
 

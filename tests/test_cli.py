@@ -135,3 +135,33 @@ def test_filters_are_read_in_any_letter_case(dataset: Path, tmp_path: Path) -> N
 
 def test_errors_carry_the_codes_of_the_proposal() -> None:
     assert (NotBidsError.exit_code, AnalysisLevelError.exit_code, UsageError.exit_code) == (16, 17, 64)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("participant-label: [01, 03]", "write labels in quotes"),
+        ("session-label: 010", "write labels in quotes"),
+        ("denoise: 'no'", "--denoise is on"),
+        ("random-seed: [1]", "--random-seed cannot be"),
+        ("nprocs: many", "invalid int value"),
+        ("lesion-model: false", "--lesion-model cannot be"),
+        ("version: true", "unknown option version"),
+    ],
+)
+def test_config_file_is_read_as_strictly_as_the_command_line(
+    text: str, said: str, dataset: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "run.yml"
+    file.write_text(text)
+    with pytest.raises(UsageError, match=said) as caught:
+        parse([str(dataset), str(tmp_path / "out"), "participant", "--config-file", str(file)])
+    assert str(file) in str(caught.value)
+
+
+def test_config_file_with_switches_and_lists(dataset: Path, tmp_path: Path) -> None:
+    file = tmp_path / "run.yml"
+    file.write_text("denoise: true\ntta: false\nverbose: 2\noutput_spaces: [orig]\nomp-nthreads:\nmodel: gm ~ age\n")
+    config = parse([str(dataset), str(tmp_path / "out"), "participant", f"--config_file={file}"])
+    assert (config.denoise, config.tta, config.verbose, config.output_spaces) == (True, False, 2, ("orig",))
+    assert config.model == ("gm ~ age",)

@@ -115,10 +115,11 @@ def open_image(path: Path) -> nib.Nifti1Image:
 
 
 def _set_codes(out: nib.Nifti1Image, img: nib.Nifti1Image) -> None:
-    """The codes of the file are kept: the grid means what it meant there."""
-    code = int(img.header["sform_code"]) or int(img.header["qform_code"])
-    out.set_sform(out.affine, code)
-    out.set_qform(out.affine, code)
+    """The codes of the file are kept: the grid means what it meant there. A form that was not used has the other's."""
+    sform, qform = int(img.header["sform_code"]), int(img.header["qform_code"])
+    agree = qform and corner_distance(img.get_qform(), out.affine, img.shape[:3]) <= GEOMETRY_TOLERANCE_MM
+    out.set_sform(out.affine, sform or qform)
+    out.set_qform(out.affine, qform if agree else sform or qform)
 
 
 def _harmonise_affine(img: nib.Nifti1Image, path: Path) -> tuple[np.ndarray, tuple[str, ...], tuple[str, ...]]:

@@ -189,3 +189,19 @@ def test_header_check_finds_what_needs_no_voxels(tmp_path: Path) -> None:
 def test_every_case_is_documented() -> None:
     text = DOCS.read_text()
     assert [case for case in (*REFUSED, *USED) if f"| {case} |" not in text] == []
+
+
+@pytest.mark.parametrize(
+    ("sform", "qform", "moved_mm", "kept"),
+    [(1, 2, 0, (1, 2)), (2, 1, 0, (2, 1)), (1, 0, 0, (1, 1)), (0, 2, 0, (2, 2)), (1, 2, 4, (1, 1))],
+)
+def test_codes_are_the_files_own_unless_the_form_was_not_used(
+    sform: int, qform: int, moved_mm: float, kept: tuple[int, int], tmp_path: Path
+) -> None:
+    img = image(sform=sform, qform=qform)
+    moved = AFFINE.copy()
+    moved[0, 3] += moved_mm
+    img.set_qform(moved, qform)
+    nib.save(img, tmp_path / "sub-01_T1w.nii.gz")
+    for found in (load_scan(tmp_path / "sub-01_T1w.nii.gz").image, read_grid(tmp_path / "sub-01_T1w.nii.gz")):
+        assert (int(found.header["sform_code"]), int(found.header["qform_code"])) == kept
