@@ -83,7 +83,7 @@ def _parser() -> Parser:
     add(
         "bids_dir",
         type=Path,
-        help="root of the BIDS dataset, which is only read; at the group level its tables alone (participants.tsv, ...)",
+        help="root of the BIDS dataset, which is only read; at the group level its tables alone",
     )
     add("out_dir", type=Path, help="folder of the derivatives")
     add("level", metavar="{participant,group}", help="analysis level")

@@ -118,8 +118,9 @@ def build(variant: str) -> None:
         given = [f"--build-arg={name}={value}" for name, value in {**arguments, **settings}.items()]
         # Each layer that is kept is another copy of what is installed: too many for the CUDA image's many GB.
         layers = f"--layers={str(variant == 'cpu').lower()}"
+        names = ["-t", tag(variant), "-t", f"localhost/{plain_name(variant)}"]
         _do(["buildah", *_store(), "bud", "--isolation", "chroot", "--pull-never", "--network", "host", "--format",
-             "docker", layers, *given, *mounts, "-t", tag(variant), "-t", f"localhost/{plain_name(variant)}", str(ROOT)])  # fmt: skip
+             "docker", layers, *given, *mounts, *names, str(ROOT)])  # fmt: skip
     check_image(variant)
 
 
