@@ -441,6 +441,17 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
+def recorded_outputs(record_file: Path, out_dir: Path) -> list[Path]:
+    """Files that a session's record names and that lie in `out_dir`; none where there is no record that can be read."""
+    try:
+        names = json.loads(record_file.read_text(encoding="utf-8"))["outputs"]
+        paths = [out_dir / str(name) for name in names]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    inside = out_dir.resolve()
+    return [path for path in paths if path.is_file() and inside in path.resolve().parents]
+
+
 def lookup_table(labels: Sequence[Label]) -> str:
     """Text of a ``_dseg.tsv``."""
     rows = ["index\tname\tabbreviation\tcolor"]

@@ -340,9 +340,7 @@ class WriteSession(SimpleInterface):
         out_dir = Path(self.inputs.out_dir)
         folder = out_dir / session["folder"]
         record_file = folder / f"{session['name']}_provenance.json"
-        record_file.unlink(missing_ok=True)
-        for left_over in folder.glob(".*.tmp"):  # of a run that was killed while it wrote; the session is locked
-            left_over.unlink(missing_ok=True)
+        self._remove_earlier(out_dir, folder, record_file)
         written: list[Path] = []
         for name, source, sidecar in self._products():
             target = folder / name
@@ -363,6 +361,20 @@ class WriteSession(SimpleInterface):
         bids.write_json(record_file, self._record(outputs))
         self._results["record_file"] = str(record_file)
         return runtime
+
+    def _remove_earlier(self, out_dir: Path, folder: Path, record_file: Path) -> None:
+        """What an earlier run wrote, with other scans or options perhaps: whoever reads by name would take it for ours.
+
+        The session is locked. Where a run was killed while it wrote there is no record, but names that tell.
+        """
+        name = self.inputs.session["name"]
+        earlier = bids.recorded_outputs(record_file, out_dir)
+        record_file.unlink(missing_ok=True)
+        for table in ("volumes", "lesions", "load", "qc"):
+            earlier += folder.glob(f"{name}_{table}.*")
+        earlier += (out_dir / f"sub-{self.inputs.session['subject']}" / "figures").glob(f"{name}_desc-*.png")
+        for path in (*earlier, *folder.glob(".*.tmp")):
+            path.unlink(missing_ok=True)
 
     def _products(self) -> Iterable[tuple[str, str, dict[str, Any] | None]]:
         """(name, source, sidecar) of every image and transform."""
@@ -434,7 +446,8 @@ class WriteSession(SimpleInterface):
         )
         if index:
             steps.append(f"rigidly registered to the {self.inputs.session['scans'][0]['contrast']}")
-        return ", ".join(steps).capitalize() + "."
+        told = ", ".join(steps)
+        return f"{told[:1].upper()}{told[1:]}."
 
     def _lookup_tables(self) -> Iterator[str]:
         """Write them beside the segmentations, one for all spaces (BIDS' inheritance), and give their names."""

@@ -1,4 +1,4 @@
-"""What is written of compartments, and what is recorded of a scan that only the lesion model was shown."""
+"""What is written of a session, of compartments among it, and what is recorded; what an earlier run wrote goes."""
 
 from __future__ import annotations
 
@@ -91,3 +91,43 @@ def test_a_scan_without_notes_is_an_error(tmp_path: Path, inputs: dict[str, Any]
     inputs["notes"] = [[]]
     with pytest.raises(ValueError, match="shorter"):
         WriteSession(**inputs).run(cwd=str(tmp_path))
+
+
+def left_behind(out: Path) -> set[str]:
+    return {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_what_an_earlier_run_wrote_and_this_one_does_not_is_gone(
+    killed: bool, tmp_path: Path, inputs: dict[str, Any]
+) -> None:
+    out = tmp_path / "out"
+    table, picture = tmp_path / "lesions.tsv", tmp_path / "desc-lesion_image.png"
+    for path in (table, picture):
+        path.write_text("of an earlier run")
+    WriteSession(**inputs | {"tables": [str(table)], "pictures": [str(picture)]}).run(cwd=str(tmp_path))
+    kept = [out / "sub-01/anat/sub-01_note.txt", out / "sub-01/figures/sub-01_ses-2_desc-lesion_image.png"]
+    for path in kept:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("of somebody else")
+    if killed:
+        (out / "sub-01/anat/sub-01_provenance.json").unlink()
+    inputs["results"] = inputs["results"][:1]  # no lesions this time
+    del inputs["compartments_file"], inputs["compartments"]
+    WriteSession(**inputs).run(cwd=str(tmp_path))
+    record = json.loads((out / "sub-01/anat/sub-01_provenance.json").read_text())
+    there = left_behind(out) - {path.relative_to(out).as_posix() for path in kept}
+    assert all(path.is_file() for path in kept)
+    assert not [name for name in there if name.endswith(("_lesions.tsv", ".png"))]
+    if not killed:
+        assert there == {*record["outputs"], "sub-01/anat/sub-01_provenance.json"}
+
+
+def test_a_record_cannot_remove_files_elsewhere(tmp_path: Path, inputs: dict[str, Any]) -> None:
+    folder, precious = tmp_path / "out/sub-01/anat", tmp_path / "precious.txt"
+    folder.mkdir(parents=True)
+    precious.write_text("mine")
+    names = {"../precious.txt": 1, str(precious): 1, "sub-01": 1}
+    (folder / "sub-01_provenance.json").write_text(json.dumps({"outputs": names}))
+    WriteSession(**inputs).run(cwd=str(tmp_path))
+    assert precious.is_file()
