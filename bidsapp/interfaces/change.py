@@ -329,8 +329,20 @@ def _disagreements(pair: _Pair) -> list[float]:
 
 def _comparability(pair: _Pair) -> Iterator[str]:
     yield from _protocol(pair)
+    if differing := _processed_differently(pair.first.record, pair.second.record):
+        yield f"processed differently ({', '.join(differing)}): run both sessions with the same options and version"
     if (worst := max(_disagreements(pair))) > LEAST_AGREEMENT_MM:
         yield f"the registrations disagree by {worst:.1f} mm: look at the pictures"
+
+
+def _processed_differently(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
+    """Which of the options, the networks and the version differ between two records."""
+    facts = [
+        {"version": one.get("version"), "networks": one.get("methods", {}).get("networks"), **one.get("options", {})}
+        for one in (first, second)
+    ]
+    names = dict.fromkeys([*facts[0], *facts[1]])
+    return [name.replace("_", " ") for name in names if facts[0].get(name) != facts[1].get(name)]
 
 
 def _protocol(pair: _Pair) -> Iterator[str]:

@@ -87,6 +87,6 @@ def _anatomy(
     if "native_structures" in files:
         structures = array(files["native_structures"], np.int32)
         if regions.can_locate(structures):
-            return regions.anatomy_from_structures(structures)
+            return regions.anatomy_from_structures(structures, voxel_size_mm=edges)
     zones = resample(template_zones(), image, transform=field, interpolation="nearest")
     return regions.anatomy_from_tissue(posteriors, np.asarray(zones.dataobj), voxel_size_mm=edges, priors=priors)

@@ -91,13 +91,14 @@ def can_locate(structures: np.ndarray) -> bool:
     return all(bool(np.isin(structures, _indices(PARTS[name])).any()) for name in ("ventricles", "cortex"))
 
 
-def anatomy_from_structures(structures: np.ndarray) -> Anatomy:
+def anatomy_from_structures(structures: np.ndarray, *, voxel_size_mm: Sequence[float]) -> Anatomy:
     """Anatomy of a segmentation into structures.
 
     Parameters
     ----------
     structures : ndarray of int, shape (X, Y, Z)
         Labels of `labels.STRUCTURES` (FreeSurfer's); lesions as `labels.STRUCTURE_LESION` or as what they lie in.
+    voxel_size_mm : sequence of float
 
     Raises
     ------
@@ -118,7 +119,7 @@ def anatomy_from_structures(structures: np.ndarray) -> Anatomy:
         )
     lesion = structures == STRUCTURE_LESION.index
     if lesion.any():
-        nearest = _nearest_structure(structures, lesion)
+        nearest = _nearest_structure(structures, lesion, voxel_size_mm)
         for name in ("infratentorial", "deep_gray"):
             parts[name][lesion] = np.isin(nearest, _indices(PARTS[name]))
     return Anatomy(**parts, source="structures")
@@ -128,11 +129,11 @@ def _indices(names: Sequence[str]) -> list[int]:
     return [index for part in STRUCTURES if part.name in names for index in (part.left, part.right)]
 
 
-def _nearest_structure(structures: np.ndarray, lesion: np.ndarray) -> np.ndarray:
-    """Label of the structure nearest (in voxels) to each lesion voxel, in the order of the mask."""
+def _nearest_structure(structures: np.ndarray, lesion: np.ndarray, voxel_size_mm: Sequence[float]) -> np.ndarray:
+    """Label of the structure nearest (in mm) to each lesion voxel, in the order of the mask."""
     box = ndimage.find_objects((structures > 0).astype(np.uint8))[0]
     known = (structures[box] > 0) & ~lesion[box]
-    _, where = ndimage.distance_transform_edt(~known, return_indices=True)
+    _, where = ndimage.distance_transform_edt(~known, sampling=voxel_size_mm, return_indices=True)
     return np.asarray(structures[box][tuple(index[lesion[box]] for index in where)])
 
 

@@ -185,7 +185,9 @@ def without_rim(lesions: np.ndarray, excess: np.ndarray, *, voxel_size_mm: tuple
     box = bounding_box(lesions, margin=2)
     inside, size = lesions[box], np.array(voxel_size_mm)
     smooth = ndimage.gaussian_filter(excess[box], 0.5 / size)
-    brightest = ndimage.maximum_filter(np.where(inside, smooth, 0), tuple(2 * np.int64(REACH_MM / size) + 1))
+    brightest = ndimage.maximum_filter(
+        np.where(inside, smooth, 0), tuple(2 * np.round(REACH_MM / size).astype(int) + 1)
+    )
     deep = ndimage.distance_transform_edt(inside, sampling=size) > RIM_MM
     out = np.zeros_like(lesions)
     out[box] = inside & (deep | (smooth >= SHARE * brightest))

@@ -43,7 +43,7 @@ def lesions() -> np.ndarray:
 
 def located(mask: np.ndarray, labels: np.ndarray) -> dict[tuple[int, ...], str]:
     found, sizes = label_lesions(mask)
-    out = locate(found, len(sizes), anatomy_from_structures(labels), voxel_size_mm=(1, 1, 1))
+    out = locate(found, len(sizes), anatomy_from_structures(labels, voxel_size_mm=(1, 1, 1)), voxel_size_mm=(1, 1, 1))
     first = [tuple(int(i) for i in np.argwhere(found == index + 1)[0]) for index in range(len(sizes))]
     return dict(zip(first, out["region"].tolist(), strict=True))
 
@@ -65,22 +65,44 @@ def test_every_region_by_hand(marked):
 def test_distances_are_in_mm_of_each_axis():
     mask = np.zeros(SHAPE, bool)
     mask[24, 14, 9] = True  # 3 voxels beyond the ventricle's last (21) along x, 13 beyond the cortex' last (1) along y
-    out = locate(mask.astype(int), 1, anatomy_from_structures(structures()), voxel_size_mm=(0.9, 1.5, 3))
+    out = locate(
+        mask.astype(int), 1, anatomy_from_structures(structures(), voxel_size_mm=(1, 1, 1)), voxel_size_mm=(0.9, 1.5, 3)
+    )
     assert out["ventricle_distance_mm"].tolist() == pytest.approx([2.7])
     assert out["cortex_distance_mm"].tolist() == pytest.approx([13 * 1.5])
     assert out["region"].tolist() == ["periventricular"]
-    rounded = locate(mask.astype(int), 1, anatomy_from_structures(structures()), voxel_size_mm=(1.000003, 1.5, 3))
+    rounded = locate(
+        mask.astype(int),
+        1,
+        anatomy_from_structures(structures(), voxel_size_mm=(1, 1, 1)),
+        voxel_size_mm=(1.000003, 1.5, 3),
+    )
     assert rounded["region"].tolist() == ["periventricular"]  # 3.000009 mm
-    further = locate(mask.astype(int), 1, anatomy_from_structures(structures()), voxel_size_mm=(1.1, 1.5, 3))
+    further = locate(
+        mask.astype(int), 1, anatomy_from_structures(structures(), voxel_size_mm=(1, 1, 1)), voxel_size_mm=(1.1, 1.5, 3)
+    )
     assert further["region"].tolist() == ["deep_white_matter"]  # 3.3 mm
 
 
 def test_one_voxel_in_touch_does_not_make_a_lesion_juxtacortical():
     mask = np.zeros(SHAPE, bool)
     mask[30, 2:22, 10] = True  # a line of 20 voxels: its end (5 %) touches the cortex, nothing else is near
-    out = locate(mask.astype(int), 1, anatomy_from_structures(structures()), voxel_size_mm=(1, 1, 1))
+    out = locate(
+        mask.astype(int), 1, anatomy_from_structures(structures(), voxel_size_mm=(1, 1, 1)), voxel_size_mm=(1, 1, 1)
+    )
     assert out["cortex_distance_mm"].tolist() == [1]
     assert out["region"].tolist() == ["deep_white_matter"]
+
+
+def test_a_lesion_lies_in_what_is_nearest_in_millimetres():
+    """White matter beside it, deep gray matter in the slices above and below: near ones, and far ones."""
+    labels = structures()
+    labels[30:34, 20:24, [11, 13]] = 10
+    labels[31:33, 21:23, 12] = 77
+    mask = labels == 77
+    for size, region in (((1, 1, 0.8), "deep_gray_matter"), ((0.5, 0.5, 6), "deep_white_matter")):
+        anatomy = anatomy_from_structures(labels, voxel_size_mm=size)
+        assert locate(mask.astype(int), 1, anatomy, voxel_size_mm=size)["region"] == [region]
 
 
 def test_only_ventricles_with_cortex_can_locate():
@@ -91,7 +113,7 @@ def test_only_ventricles_with_cortex_can_locate():
 
 def test_other_labels_are_refused():
     with pytest.raises(ValueError, match="FreeSurfer"):
-        anatomy_from_structures(np.ones(SHAPE, int))
+        anatomy_from_structures(np.ones(SHAPE, int), voxel_size_mm=(1, 1, 1))
 
 
 def test_tissue_tells_the_same_with_the_templates_zones():
@@ -103,7 +125,7 @@ def test_tissue_tells_the_same_with_the_templates_zones():
     zone = lookup[labels]
     zone[19:22, :, :][zone[19:22, :, :] == zones.VENTRICLES] = zones.CEREBRUM
     anatomy = anatomy_from_tissue(posteriors, zone, voxel_size_mm=(1, 1, 1))
-    expected = anatomy_from_structures(labels)
+    expected = anatomy_from_structures(labels, voxel_size_mm=(1, 1, 1))
     for name in ("ventricles", "cortex", "infratentorial", "deep_gray"):
         assert np.array_equal(getattr(anatomy, name), getattr(expected, name)), name
     with pytest.raises(ValueError, match="priors"):
@@ -154,7 +176,11 @@ def test_the_load_recomputed_without_the_table(rng):
     probability[0:2, 10, 10] = 0.3  # 2 voxels that were left out
     affine = np.diag([0.9, 1.1, 3.0, 1.0])
     voxel = 0.9 * 1.1 * 3.0
-    context = Context(anatomy_from_structures(labels), {"FLAIR": rng.random(SHAPE)}, Tissues(labels == 2, labels == 3))
+    context = Context(
+        anatomy_from_structures(labels, voxel_size_mm=(1, 1, 1)),
+        {"FLAIR": rng.random(SHAPE)},
+        Tissues(labels == 2, labels == 3),
+    )
     table = lesion_table(mask, probability, affine=affine, to_mni=lambda p: p - (18, 0, 0), context=context)
     row = load_row(table, mask, probability, voxel_volume_mm3=voxel, volumes={"lesion_load_percent_tiv": 0.5})
     assert list(row) == list(LOAD_COLUMNS)

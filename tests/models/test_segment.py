@@ -230,6 +230,8 @@ def test_short_lesions_are_no_lesions() -> None:
     found = lesion_mask(probability, threshold=0.5, voxel_size_mm=(1, 1, 2))
     assert np.argwhere(found).tolist() == [[1, 1, 1], [1, 1, 2], [5, 4, 6], [6, 5, 6], [7, 6, 6]]
     assert not lesion_mask(probability, threshold=0.7, voxel_size_mm=(1, 1, 2)).any()
+    rounded = lesion_mask(probability, threshold=0.5, voxel_size_mm=(0.9999999, 0.9999999, 1.5))
+    assert np.count_nonzero(rounded) == 5  # as header after header is rounded
 
 
 def test_a_lesion_without_a_sure_voxel_is_none() -> None:

@@ -67,6 +67,7 @@ def session(out: Path, label: str, rng: np.random.Generator, *, with_new: bool) 
         "reference": "FLAIR",
         "contrasts": ["FLAIR"],
         "inputs": [{"contrast": "FLAIR", "voxel_size_mm": [2.5, 2.5, 2.5]}],
+        "options": {"denoise": with_new, "tta": False},
         "outputs": {path.relative_to(out).as_posix(): path.stat().st_size for path in sorted(folder.iterdir())},
     }
     bids.write_json(folder / f"{start}_provenance.json", record)
@@ -105,6 +106,7 @@ def test_a_new_lesion_from_files_to_tables(dataset, tmp_path, rng, monkeypatch):
     assert row["new_mm3"] == pytest.approx(truth, rel=0.15)
     assert row["lesion_change_mm3_per_year"] == pytest.approx(row["lesion_change_mm3"] / row["years"], rel=1e-3)
     assert abs(row["brain_change_percent"]) < 0.5
+    assert "processed differently (denoise)" in row["notes"]
     table = pd.read_csv(anat / "sub-01_lesionchanges.tsv", sep="\t", keep_default_na=False)
     new = table[table["status"] == "new"].iloc[0]
     expected = AFFINE @ [*NEW, 1]  # the field to MNI is empty, and the sessions lie on each other
