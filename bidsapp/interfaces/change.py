@@ -519,13 +519,15 @@ def _write_rows(
     path: Path, name: str, rows: Sequence[Mapping[str, Any]], dictionary: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[Path]:
     from bidsapp.interfaces.outputs import _cell as format_cell
+    from bidsapp.measure.volumes import KEY_COLUMNS
 
     columns = ["participant_id", *dictionary]
     lines = ["\t".join(columns)]
     lines += ["\t".join([name, *(format_cell(row.get(column)) for column in dictionary)]) for row in rows]
     table, sidecar = path.with_suffix(".tsv"), path.with_suffix(".json")
     bids.write_text(table, "\n".join(lines) + "\n")
-    bids.write_json(sidecar, {column: dict(about) for column, about in dictionary.items()})
+    known = KEY_COLUMNS | dict(dictionary)
+    bids.write_json(sidecar, {column: dict(known[column]) for column in columns})
     yield from (table, sidecar)
 
 

@@ -224,11 +224,14 @@ def _write_table(
     columns: list[str] | None = None,
 ) -> list[str]:
     """A table and its data dictionary; n/a, never 0, for what was not measured."""
+    from bidsapp.measure.volumes import KEY_COLUMNS
+
     columns = columns or list(rows[0])
     lines = ["\t".join(columns), *("\t".join(_cell(row[column]) for column in columns) for row in rows)]
     table, sidecar = Path(folder) / f"{name}.tsv", Path(folder) / f"{name}.json"
     bids.write_text(table, "\n".join(lines) + "\n")
-    bids.write_json(sidecar, {column: dict(dictionary[column]) for column in columns if column in dictionary})
+    known = KEY_COLUMNS | dict(dictionary)
+    bids.write_json(sidecar, {column: dict(known[column]) for column in columns if column in known})
     return [str(table), str(sidecar)]
 
 

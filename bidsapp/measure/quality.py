@@ -49,7 +49,7 @@ QC_COLUMNS: dict[str, dict[str, str]] = {
         "Description": "Each with the lesions in it.",
     },
     "mask_on_edge": {
-        "LongName": "Brain cut off by the field of view",
+        "LongName": "Part of the brain's surface at the edge of the image",
         "Description": "Voxels of the brain mask on the outermost planes of the scan, as a fraction of the mask's "
         "surface voxels.",
     },

@@ -7,6 +7,14 @@ import numpy as np
 from bidsapp.labels import EXTRA_AXIAL_CSF, STRUCTURES
 from bidsapp.measure.lesions import SHARED_LOAD_COLUMNS, label_lesions
 
+#: Data dictionary of what names the row of a table.
+KEY_COLUMNS: dict[str, dict[str, str]] = {
+    "participant_id": {"LongName": "Subject", "Description": "Label of the subject, with sub-."},
+    "session_id": {
+        "LongName": "Session",
+        "Description": "Label of the session, with ses-; n/a where the subject has none.",
+    },
+}
 #: Data dictionary of the volume table, in the order of its columns. ``n/a``: not measured.
 VOLUME_COLUMNS: dict[str, dict[str, str]] = {
     "tiv_mm3": {

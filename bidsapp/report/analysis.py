@@ -15,6 +15,7 @@ from bidsapp.measure import cohort, formula, harmonize, normative, statistics
 from bidsapp.measure.formula import Design, Formula, FormulaError
 from bidsapp.measure.harmonize import HarmonizationError, Harmonized
 from bidsapp.measure.statistics import Fit
+from bidsapp.measure.volumes import KEY_COLUMNS
 from bidsapp.report.covariates import Covariates
 from bidsapp.report.read import BrokenFile, Session, read_json, read_table
 
@@ -39,14 +40,6 @@ OPTIONAL_TABLES = (
     "volumes_harmonized", "harmonization", "lesions", "single_lesions", "changes", "lesionchanges", "models", "checks",
     "comparisons", "zscores",
 )  # fmt: skip
-
-KEY_DICTIONARY = {
-    "participant_id": {"LongName": "Subject", "Description": "Label of the subject, with sub-."},
-    "session_id": {
-        "LongName": "Session",
-        "Description": "Label of the session, with ses-; n/a where the subject has none.",
-    },
-}
 
 
 @dataclass(frozen=True)
@@ -313,7 +306,7 @@ def read_changes(out_dir: Path) -> Changes:
             merged = pd.concat(frames, ignore_index=True).astype(object).replace(["n/a", ""], np.nan)
             merged = merged[["participant_id", *(name for name in merged if name != "participant_id")]]
             found[kind] = merged.apply(cohort.numeric_if_possible)
-            dictionaries[kind] = {**about, "participant_id": KEY_DICTIONARY["participant_id"]}
+            dictionaries[kind] = {**about, "participant_id": KEY_COLUMNS["participant_id"]}
     return Changes(found, dictionaries, tuple(notes))
 
 
@@ -455,7 +448,7 @@ def _values(frame: pd.DataFrame) -> pd.DataFrame:
 def _dictionaries(
     analysis: Analysis, columns: Mapping[str, Mapping[str, Any]], lesions: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, dict[str, Mapping[str, Any]]]:
-    volumes = {**columns, **KEY_DICTIONARY}
+    volumes = {**columns, **KEY_COLUMNS}
     for name in analysis.volumes:
         volumes.setdefault(str(name), {"Description": "From participants.tsv, sessions.tsv or phenotype/."})
     adjusted = " and ".join(analysis.design.adjustments()) or "nothing"
@@ -491,7 +484,7 @@ def _dictionaries(
             "sd_before": "Standard deviation as measured.", "sd_after": "Standard deviation after ComBat.",
         }),
         "lesions": {**_lesion_dictionary(analysis.lesions), **volumes},
-        "single_lesions": {**lesions, **KEY_DICTIONARY},
+        "single_lesions": {**lesions, **KEY_COLUMNS},
         "models": _described(_TERMS),
         "checks": _described({
             "formula": _TERMS["formula"], "part": _TERMS["part"], "method": _TERMS["method"],
@@ -499,7 +492,7 @@ def _dictionaries(
             "verdict": "fine, doubtful (p below 0.05, or beyond the limit named), note, or not fitted.",
         }),
         "comparisons": _described(_COMPARISONS),
-        "zscores": {**KEY_DICTIONARY, **scores},
+        "zscores": {**KEY_COLUMNS, **scores},
     }  # fmt: skip
 
 

@@ -195,7 +195,7 @@ def _sentence(row: Mapping[str, str]) -> str:
     active = [f"{value:.0f} {status}" for status, value in counted.items() if value and status in ACTIVE]
     change = number(row.get("lesion_change_mm3"))
     if not active:
-        return "No lesion changed by more than can be told from none."
+        return "No new, enlarging, shrinking or resolved lesion."
     total = sum(int(value or 0) for status, value in counted.items() if status in ACTIVE)
     told = f"{enumerate_words(active)} {'lesion' if total == 1 else 'lesions'}"
     if change is None:

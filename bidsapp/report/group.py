@@ -12,9 +12,9 @@ import pandas as pd
 
 from bidsapp.measure import cohort
 from bidsapp.measure.formula import AGE_COLUMNS
-from bidsapp.measure.volumes import VOLUME_COLUMNS
+from bidsapp.measure.volumes import KEY_COLUMNS, VOLUME_COLUMNS
 from bidsapp.report import group_figures
-from bidsapp.report.analysis import KEY_DICTIONARY, Z_LIMIT, Analysis, tables
+from bidsapp.report.analysis import Z_LIMIT, Analysis, tables
 from bidsapp.report.group_models import (
     Comparison,
     ModelTerm,
@@ -153,7 +153,7 @@ def collect_cohort(sessions: Sequence[Session]) -> Cohort:
     frames: list[pd.DataFrame] = []
     used: dict[tuple[str, str], Session] = {}
     left_out: list[tuple[str, tuple[str, ...]]] = []
-    dictionary: dict[str, Mapping[str, Any]] = dict(KEY_DICTIONARY)
+    dictionary: dict[str, Mapping[str, Any]] = dict(KEY_COLUMNS)
     for session in sessions:
         why = _unusable(session)
         if why or session.broken:

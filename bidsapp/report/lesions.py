@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from math import pi
 from typing import Any
 
@@ -86,6 +87,7 @@ def view_lesions(session: Session, values: Mapping[str, Value], layout: Mapping[
         tuple(_lesion_cell(record, sources, heading[0]) for heading, sources in columns)
         for record in table.to_dict("records")
     )
+    known = [not rows or any(row[index][0] != "n/a" for row in rows) for index in range(len(columns))]
     load = _first(session.tables.get("load"))
     return Lesions(
         sentence=_lesion_sentence(table.to_dict("records"), values),
@@ -104,8 +106,8 @@ def view_lesions(session: Session, values: Mapping[str, Value], layout: Mapping[
             for column in ("largest_lesion_mm3", "confluence", "t1w_hypointense_count")
             if column in load
         ),
-        headings=tuple(heading for heading, _ in columns),
-        rows=rows,
+        headings=tuple(heading for heading, _ in compress(columns, known)),
+        rows=tuple(tuple(compress(row, known)) for row in rows),
         first=layout["lesions"]["first"],
         projections=_projections(table.to_dict("records"), layout),
     )

@@ -26,7 +26,9 @@ from bidsapp.report.wording import (
 #: A flag of `measure.quality`: "gm_to_wm = 0.7, below 0.9: meaning".
 FLAG = re.compile(r"^(?P<column>\w+) = (?P<value>\S+), (?P<side>below|above) (?P<limit>[^:]+): (?P<meaning>.+)$")
 
-CAUTION = "The sessions were segmented from different contrasts: part of a difference between them may come from that."
+CAUTION = "Part of a difference between sessions may come from the scans:"
+#: Voxels are alike where no edge is this much longer than the other session's.
+EDGE_RATIO = 1.1
 
 _TISSUE = {label.abbreviation: label for label in labels.TISSUE_LOOKUP}
 LEGENDS = {
@@ -157,7 +159,6 @@ def view_subject(sessions: Sequence[Session], layout: Mapping[str, Any], *, exis
     views = tuple(view_session(session, layout, exists=exists) for session in sessions)
     versions = sorted({str(session.record["version"]) for session in sessions if session.record.get("version")})
     done = [session for session in sessions if session.record]
-    contrast_sets = {frozenset(session.record["contrasts"]) for session in done}
     changes = f"sub-{sessions[0].subject}_changes.html"
     return SubjectView(
         subject=sessions[0].subject,
@@ -165,10 +166,35 @@ def view_subject(sessions: Sequence[Session], layout: Mapping[str, Any], *, exis
         lede=_lede(views),
         sessions=views,
         trends=_trends(views, layout) if len(done) > 1 else (),
-        caution=CAUTION if len(contrast_sets) > 1 else "",
+        caution=_caution(done),
         changes=changes if exists(changes) else "",
         methods=methods_text(sessions),
     )
+
+
+def _caution(sessions: Sequence[Session]) -> str:
+    """What of the scans makes sessions less comparable; "" where nothing does."""
+    told = []
+    if len({frozenset(session.record["contrasts"]) for session in sessions}) > 1:
+        told.append("they were segmented from different contrasts")
+    else:
+        unlike = [name for name in ("T1w", "T2w", "FLAIR") if _voxels_differ(sessions, name)]
+        if unlike:
+            told.append(f"voxels of {enumerate_words(unlike)} differ")
+    flagged = [f"session {session.session}" for session in sessions if _flags(session)]
+    if flagged:
+        told.append(f"quality control has something to look at in {enumerate_words(flagged)}")
+    return f"{CAUTION} {'; '.join(told)}." if len(sessions) > 1 and told else ""
+
+
+def _voxels_differ(sessions: Sequence[Session], contrast: str) -> bool:
+    edges = [
+        sorted(_numbers(scan.get("voxel_size_mm")))
+        for session in sessions
+        for scan in session.record.get("inputs", ())
+        if scan.get("contrast") == contrast and len(_numbers(scan.get("voxel_size_mm"))) == 3
+    ]
+    return any(max(ends) > EDGE_RATIO * min(ends) for ends in zip(*edges, strict=True))
 
 
 def view_session(session: Session, layout: Mapping[str, Any], *, exists: Any) -> SessionView:
@@ -441,7 +467,7 @@ def _figure(entry: Mapping[str, Any], session: Session) -> Figure:
     return Figure(
         name=entry["name"],
         title=entry["title"],
-        caption=entry["caption"],
+        caption=entry["caption"].format(lesion_scan=_lesion_scan(session.record)),
         alt=entry["alt"],
         image=pair[0],
         overlay=pair[1],
@@ -450,6 +476,11 @@ def _figure(entry: Mapping[str, Any], session: Session) -> Figure:
         legend=tuple(legend),
         missing=missing if None in pair else "",
     )
+
+
+def _lesion_scan(record: Mapping[str, Any]) -> str:
+    """What lesions are drawn on (`figures.draw`)."""
+    return "FLAIR" if "FLAIR" in record.get("contrasts", ()) else str(record.get("reference") or "scan")
 
 
 def _tissue_legend(session: Session) -> list[tuple[str, str]]:

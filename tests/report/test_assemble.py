@@ -220,6 +220,28 @@ def test_several_sessions_are_compared(tmp_path, write_session):
     assert "different contrasts" in view.caution
 
 
+def test_what_makes_sessions_less_comparable_is_told_where_they_are_compared(tmp_path, write_session):
+    def caution(subject: str) -> str:
+        return view_subject(read_subject(tmp_path, subject), assemble.layout(), exists=lambda path: True).caution
+
+    thin, thick = ([{"contrast": "T1w", "voxel_size_mm": edges}] for edges in ([1, 1, 1], [3, 1, 1]))
+    write_session("alike", "1", inputs=thin)
+    write_session("alike", "2", inputs=thin)
+    assert caution("alike") == ""
+    write_session("flagged", "1", inputs=thin)
+    write_session("flagged", "2", inputs=thin, qc={"flags": "gm_to_wm = 0.7, below 0.9: odd"})
+    assert caution("flagged").endswith(": quality control has something to look at in session 2.")
+    write_session("thick", "1", inputs=thin)
+    write_session("thick", "2", inputs=thick)
+    assert caution("thick").endswith(": voxels of T1w differ.")
+
+
+@pytest.mark.parametrize(("contrasts", "scan"), [(["T1w", "FLAIR"], "FLAIR"), (["T1w"], "T1w")])
+def test_pictures_of_lesions_name_the_scan_they_are_drawn_on(contrasts, scan, tmp_path, write_session):
+    write_session("01", contrasts=contrasts)
+    assert f"Drawn on the {scan}." in page_of(tmp_path).text
+
+
 def test_lesion_table_opens_beyond_twenty(tmp_path, write_session):
     write_session("01", lesions=25)
     page = page_of(tmp_path)
