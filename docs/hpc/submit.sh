@@ -1,9 +1,10 @@
 #!/bin/bash
 # submit.sh DATA OUT IMAGE [options of sbatch for the array ...]
 # One SLURM task per session that is not done yet, at most AT_ONCE (100) at a time, then the group level.
-# After failures, or when scans were added: the same again. BIDSAPP_OPTIONS="--denoise" gives the app options.
+# After failures, or when scans were added: the same again. BIDSAPP_OPTIONS="--denoise" gives the app options,
+# GROUP_OPTIONS='--harmonize site' the group level, APPTAINER_OPTIONS="-B /models:/models:ro" Apptainer.
 set -eu
-[ $# -ge 3 ] || { sed -n 2,4p "$0" >&2; exit 64; }
+[ $# -ge 3 ] || { sed -n 2,5p "$0" >&2; exit 64; }
 here=$(cd "$(dirname "$0")" && pwd)
 DATA=$(cd "$1" && pwd) IMAGE=$(readlink -f "$3")
 mkdir -p "$2/logs/slurm"
@@ -12,7 +13,7 @@ shift 3
 JOBS=$OUT/logs/slurm/jobs-$(date +%Y%m%dT%H%M%S)-$$.txt
 export DATA OUT IMAGE JOBS
 # shellcheck disable=SC2086
-"${APPTAINER:-apptainer}" run --containall --cleanenv -B "$DATA:/data:ro" -B "$OUT:/out" "$IMAGE" \
+"${APPTAINER:-apptainer}" run --containall --cleanenv ${APPTAINER_OPTIONS:-} -B "$DATA:/data:ro" -B "$OUT:/out" "$IMAGE" \
     /data /out participant --list-jobs ${BIDSAPP_OPTIONS:-} > "$JOBS"
 count=$(wc -l < "$JOBS")
 if [ "$count" -eq 0 ]; then
