@@ -27,6 +27,7 @@ import pandas as pd
 from scipy import linalg, optimize, stats
 
 from bidsapp.measure.formula import FUNCTIONS, Formula
+from bidsapp.measure.separation import separating_terms
 
 #: Residual degrees of freedom below which a model is not fitted: its intervals would be guesses.
 MINIMUM_RESIDUAL_DF = 5
@@ -328,16 +329,18 @@ def _gaussian(formula: Formula, data: _Data, notes: tuple[str, ...], *, part: st
     result = sm.OLS(y, x).fit()
     if result.ssr <= 1e-20 * float(data.y @ data.y):
         return _refusal(formula, "the predictors explain the outcome without rest: it is computed from them.", part)
+    alone = _resting_on_one(data)
     if data.repeated:
-        robust = result.get_robustcov_results("cluster", groups=data.subject)
+        clustered = np.asarray(result.get_robustcov_results("cluster", groups=data.subject).bse)
+        robust = np.where(alone, np.nan, clustered)
     else:
-        robust = result.get_robustcov_results("HC3")
+        robust = _hc3(result, alone)
     df = _degrees_of_freedom(data)
     spread = float(np.sqrt(result.mse_resid * (1 + ratio)))
     terms = _terms(
         formula, data, estimate=result.params, se=result.bse, df=df, spread=spread, part=part,
         method="linear mixed model (REML)" if data.repeated else "linear model",
-        p_robust=2 * stats.t.sf(np.abs(result.params / np.asarray(robust.bse)), df),
+        p_robust=2 * stats.t.sf(np.abs(result.params / robust), df),
         kind="ratio" if logged else "difference", covariance=result.cov_params(),
     )  # fmt: skip
     fitted = data.x @ result.params
@@ -353,8 +356,8 @@ def _gaussian(formula: Formula, data: _Data, notes: tuple[str, ...], *, part: st
     standard = residual / np.sqrt(result.mse_resid)
     return Fit(
         formula, part, str(terms["method"].iloc[0]), terms, len(data.y), int(data.subject.max()) + 1,
-        checks=_checks(data, standard, result), notes=notes + _thin(data), fitted=fitted, residuals=standard,
-        index=data.index, summary=summary,
+        checks=(*_checks(data, standard, result), *_support(data, alone)), notes=notes + _thin(data), fitted=fitted,
+        residuals=standard, index=data.index, summary=summary,
     )  # fmt: skip
 
 
@@ -366,6 +369,43 @@ def _thin(data: _Data) -> tuple[str, ...]:
     return (
         f"Only {each:.1f} subjects per parameter, {SESSIONS_PER_PARAMETER} are wanted: the estimates are unstable.",
     )
+
+
+def _resting_on_one(data: _Data) -> np.ndarray:
+    """Which coefficients cannot be estimated without some one subject, such as the only one of a site; shape (p,).
+
+    That subject is fitted exactly whatever it is: errors made of residuals know nothing of such a coefficient.
+    """
+    x = data.x / np.linalg.norm(data.x, axis=0)
+    q, r = np.linalg.qr(x)
+    alone = np.zeros(x.shape[1], bool)
+    for subject in np.flatnonzero(np.bincount(data.subject, weights=(q**2).sum(axis=1)) > 1 - 1e-8):
+        _, size, directions = np.linalg.svd(q[data.subject == subject], full_matrices=False)
+        for one in directions[size > 1 - 1e-8]:
+            moved = np.abs(linalg.solve_triangular(r, one))
+            alone |= moved > 1e-6 * moved.max()
+    return alone
+
+
+def _resting(data: _Data, alone: np.ndarray) -> str:
+    rest = "rests" if alone.sum() == 1 else "rest"
+    return f"{_enumerated([name for name, one in zip(data.names, alone, strict=True) if one])} {rest} on one subject"
+
+
+def _support(data: _Data, alone: np.ndarray) -> tuple[Check, ...]:
+    """Told only where something is wrong."""
+    if not alone.any():
+        return ()
+    told = f"{_resting(data, alone)} alone, without a robust p-value"
+    return (Check("Several subjects for every term", told, np.nan, True),)
+
+
+def _hc3(result: object, alone: np.ndarray) -> np.ndarray:
+    """Standard errors HC3 of least squares (Long and Ervin 2000, Am Stat 54:217); NaN for coefficients `alone`."""
+    x, inverse, residual = result.model.wexog, result.model.pinv_wexog, result.wresid  # type: ignore[attr-defined]
+    left = 1 - np.einsum("ij,ji->i", x, inverse)
+    scaled = np.where(left > 1e-8, residual / left.clip(1e-8), 0)
+    return np.where(alone, np.nan, np.sqrt(inverse**2 @ scaled**2))
 
 
 def _checks(data: _Data, standard: np.ndarray, result: object) -> tuple[Check, ...]:
@@ -456,33 +496,38 @@ def _generalised(
 ) -> Fit:
     """Logistic (``part`` is set) or quasi-Poisson model; robust for dependent sessions."""
     import statsmodels.api as sm
-    from statsmodels.tools.sm_exceptions import PerfectSeparationError, PerfectSeparationWarning
 
     logistic = bool(part)
-    # On centred predictors of one size: the iterations are then steady whatever the units.
+    apart = separating_terms(data.x, y, data.terms, counts=not logistic)
+    if apart:
+        return _refusal(formula, _separated(apart, logistic=logistic), part)
+    # On predictors of one size: the iterations are then steady whatever the units.
     scale = np.where(np.ptp(data.x, axis=0) > 0, data.x.std(axis=0), 1)
     options = {"cov_type": "cluster", "cov_kwds": {"groups": data.subject}} if data.repeated else {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        warnings.simplefilter("error", PerfectSeparationWarning)
-        try:
-            result = sm.GLM(y, data.x / scale, family=family).fit(scale=None if logistic else "X2", **options)
-        except (PerfectSeparationError, PerfectSeparationWarning, np.linalg.LinAlgError):
-            return _refusal(
-                formula, "a predictor tells exactly which sessions have lesions: no odds can be given.", part
-            )
-        robust = sm.GLM(y, data.x / scale, family=family).fit(cov_type="HC0") if not data.repeated else result
-    if not (result.converged and np.isfinite(result.bse).all() and (np.abs(result.params) < 50).all()):
+        result = sm.GLM(y, data.x / scale, family=family).fit(scale=None if logistic else "X2", **options)
+    if not (result.converged and np.isfinite(result.bse).all()):
         return _refusal(formula, "the fit did not settle: the data say too little about a predictor.", part)
+    alone = _resting_on_one(data)
+    if data.repeated and alone.any():
+        return _refusal(formula, f"{_resting(data, alone)}: errors by subject cannot be told. Leave it out.", part)
     subjects = int(data.subject.max()) + 1
     spare = np.full(data.x.shape[1], subjects - data.x.shape[1] if data.repeated else len(y) - data.x.shape[1], float)
     if logistic and not data.repeated:
         spare[:] = np.inf
+    if data.repeated:
+        robust = result.bse
+    else:
+        # The fit's last step is weighted least squares, and HC3 is of that (as vcovHC of R's sandwich has it).
+        weight = family.variance(result.mu)  # type: ignore[attr-defined]
+        working = result.predict(which="linear") + (y - result.mu) / weight
+        robust = _hc3(sm.WLS(working, data.x / scale, weights=weight).fit(), alone)
     method = "logistic" if logistic else "Poisson, free dispersion"
     terms = _terms(
         formula, data, estimate=result.params / scale, se=result.bse / scale, df=spare, spread=np.nan, part=part,
         method=method + (", errors clustered by subject" if data.repeated else ""),
-        p_robust=2 * stats.norm.sf(np.abs(result.params / robust.bse)), kind="odds ratio" if logistic else "rate ratio",
+        p_robust=2 * stats.t.sf(np.abs(result.params / robust), spare), kind="odds ratio" if logistic else "rate ratio",
         covariance=np.asarray(result.cov_params()) / np.outer(scale, scale),
     )  # fmt: skip
     dispersion = float(np.sum((y - result.mu) ** 2 / family.variance(result.mu)) / (len(y) - data.x.shape[1]))  # type: ignore[attr-defined]
@@ -495,9 +540,25 @@ def _generalised(
         check = Check("Dispersion is allowed for", f"dispersion {dispersion:.3g} (1 for Poisson)", np.nan, False)
         summary = f"dispersion {dispersion:.3g}"
     return Fit(
-        formula, part, str(terms["method"].iloc[0]), terms, len(y), subjects, checks=(check,),
-        notes=notes + _thin(data), summary=summary,
+        formula, part, str(terms["method"].iloc[0]), terms, len(y), subjects,
+        checks=(check, *_support(data, alone)), notes=notes + _thin(data), summary=summary,
     )  # fmt: skip
+
+
+def _separated(terms: Sequence[str], *, logistic: bool) -> str:
+    told = _enumerated(terms)
+    tells = "tells" if len(terms) == 1 else "tell, together,"
+    which, ratio = ("which of them have lesions", "odds ratio") if logistic else ("which counts are zero", "rate ratio")
+    what = "where all or none have lesions" if logistic else "where all counts are zero"
+    return (
+        f"{told} {tells} of some or all sessions exactly {which} (such as a group {what}): there is no finite {ratio}."
+        f" Leave {'it' if len(terms) == 1 else 'one'} out, or see Wilcoxon's test among the comparisons."
+    )
+
+
+def _enumerated(terms: Sequence[str]) -> str:
+    plain = [plain_term(term) for term in terms]
+    return plain[0] if len(plain) == 1 else f"{', '.join(plain[:-1])} and {plain[-1]}"
 
 
 # --- terms -----------------------------------------------------------------------------------------------------------

@@ -252,3 +252,76 @@ def test_intervals_hold_the_truth_as_often_as_they_say():
         inside += row["ci_low"] <= 2.0 <= row["ci_high"]
         false += fits_of("y ~ group", frame_of(y=rng.normal(size=20), group=group))[0].terms["p"][1] < 0.05
     assert inside / 150 == pytest.approx(0.95, abs=0.053) and false / 150 == pytest.approx(0.05, abs=0.053)
+
+
+def several(frame: pd.DataFrame, sessions: int) -> pd.DataFrame:
+    """The same rows as so many sessions of each subject."""
+    place = np.arange(len(frame))
+    return frame.assign(
+        participant_id=[f"sub-{i // sessions:03}" for i in place],
+        session_id=[f"ses-{i % sessions + 1}" for i in place],
+    )
+
+
+@pytest.mark.parametrize("sessions", [1, 2])
+@pytest.mark.parametrize("outcome", ["lesion", "lesion_count"])
+def test_separation_is_refused_by_name_but_a_strong_effect_is_fitted(rng, sessions, outcome):
+    # All patients have lesions (or no control has any): the ratio runs away to infinity, whatever the errors say.
+    n = 80
+    patient = np.repeat([False, True], n // 2)
+    some = patient | (rng.random(n) < 0.5) if outcome == "lesion" else patient
+    y = np.where(some, rng.poisson(8, n) + 1.0, 0)
+    age = np.repeat(rng.normal(45, 9, n // sessions), sessions)
+    columns = {"group": np.where(patient, "patient", "control"), "age": age}
+    fit = fits_of(f"{outcome} ~ group + age", several(frame_of(**{outcome: y}, **columns), sessions))[0]
+    assert fit.terms.empty and fit.refused.startswith("group tells") and "no finite" in fit.refused
+    # One patient without and one control with lesions: strong, and finite.
+    y[[0, 1, 2, 3, 4, 5, -2, -1]] = [4, 4, 4, 4, 4, 4, 0, 0]
+    fit = fits_of(f"{outcome} ~ group + age", several(frame_of(**{outcome: y}, **columns), sessions))[0]
+    row = fit.terms.set_index("term").loc["group = patient"]
+    assert not fit.refused and 5 < row["estimate"] < 500 and row["ci_high"] < 1e4
+
+
+def test_separation_by_a_number_and_by_two_together_is_named(rng):
+    n = 60
+    age, tiv = rng.normal(45, 9, n), rng.normal(1500, 90, n)
+    lesion = np.where(age > 45, 1.0, 0) * rng.uniform(1, 2, n)
+    assert fits_of("lesion ~ age + tiv", frame_of(lesion=lesion, age=age, tiv=tiv))[0].refused.startswith("age tells")
+    lesion = np.where((age - 45) / 9 + (tiv - 1500) / 90 > 0, 1.0, 0) * rng.uniform(1, 2, n)
+    refused = fits_of("lesion ~ age + tiv", frame_of(lesion=lesion, age=age, tiv=tiv))[0].refused
+    assert refused.startswith("age and tiv tell, together,")
+    eta = 3 * (age - 45) / 9  # as steep as effects get, and no separation
+    lesion = (rng.random(n) < 1 / (1 + np.exp(-eta))).astype(float)
+    assert not fits_of("lesion ~ age + tiv", frame_of(lesion=lesion, age=age, tiv=tiv))[0].refused
+
+
+def test_robust_p_values_are_hc3_of_every_model(rng):
+    x = rng.normal(size=40)
+    frame = frame_of(y=x + x**2 * rng.normal(size=40), x=x, lesion_count=rng.negative_binomial(2, 0.2, 40))
+    linear, count = (fits_of(f"{outcome} ~ x", frame)[0].terms for outcome in ("y", "lesion_count"))
+    reference = sm.OLS(frame["y"], sm.add_constant(x)).fit()
+    expected = 2 * stats.t.sf(np.abs(reference.params / reference.HC3_se), 38)
+    assert linear["p_robust"].to_numpy() == pytest.approx(expected)
+    # HC3 of a generalised model by its definition: scores over one less the leverage (Zeileis 2006, J Stat Softw 16:9).
+    design = sm.add_constant(x)
+    fitted = sm.GLM(frame["lesion_count"].to_numpy(), design, family=sm.families.Poisson()).fit()
+    bread = np.linalg.inv(design.T @ (fitted.mu[:, None] * design))
+    leverage = fitted.mu * np.einsum("ij,jk,ik->i", design, bread, design)
+    scores = design * ((frame["lesion_count"].to_numpy() - fitted.mu) / (1 - leverage))[:, None]
+    errors = np.sqrt(np.diag(bread @ scores.T @ scores @ bread))
+    assert count["p_robust"].to_numpy() == pytest.approx(2 * stats.t.sf(np.abs(fitted.params / errors), 38))
+
+
+def test_level_of_one_subject_has_no_robust_p_value_and_is_told(rng):
+    site = ["a"] * 20 + ["b"] * 19 + ["c"]
+    frame = frame_of(y=rng.normal(size=40), age=rng.normal(45, 9, 40), site=site, lesion_count=rng.poisson(5, 40))
+    for outcome in ("y", "lesion_count"):
+        (fit,) = fits_of(f"{outcome} ~ age + site", frame)
+        p = fit.terms.set_index("term")["p_robust"]
+        assert np.isnan(p["site = c"]) and p[["age", "site = b"]].notna().all()
+        (check,) = (check for check in fit.checks if check.name == "Several subjects for every term")
+        assert check.doubtful and check.finding.startswith("site = c rests on one subject")
+    twice = several(frame.loc[frame.index.repeat(2)].reset_index(drop=True), 2)
+    twice["y"] += rng.normal(0, 0.1, 80)
+    assert np.isnan(fits_of("y ~ age + site", twice)[0].terms.set_index("term")["p_robust"]["site = c"])
+    assert "errors by subject" in fits_of("lesion_count ~ age + site", twice)[0].refused
