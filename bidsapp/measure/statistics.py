@@ -35,6 +35,8 @@ MINIMUM_RESIDUAL_DF = 5
 SESSIONS_PER_PARAMETER = 10
 #: Subjects with and without the event, at least, for a logistic model (of its parameters, and of this number).
 MINIMUM_EVENTS = 5
+#: Least share of a predictor's variance within subjects with which it counts as varying there (TIV hardly does).
+WITHIN_SHARE = 0.1
 #: A check with a smaller p-value is called doubtful.
 DOUBTFUL = 0.05
 #: Cook's distance of an influential session (Cook and Weisberg 1982); variance inflation that hurts (Marquardt 1970).
@@ -124,9 +126,24 @@ class _Data:
     def repeated(self) -> bool:
         return len(np.unique(self.subject)) < len(self.subject)
 
+    @property
+    def subjects(self) -> int:
+        return int(self.subject.max()) + 1
+
     def rows(self, keep: np.ndarray) -> _Data:
         _, subject = np.unique(self.subject[keep], return_inverse=True)
         return _Data(self.y[keep], self.x[keep], self.names, self.terms, self.factors, subject, self.index[keep])
+
+    def columns(self, keep: np.ndarray) -> _Data:
+        """With some of the predictors only; terms without any column are gone."""
+        terms, start = {}, 0
+        for name, where in self.terms.items():
+            stop = start + int(keep[where].sum())
+            if stop > start:
+                terms[name] = slice(start, stop)
+            start = stop
+        names = [name for name, one in zip(self.names, keep, strict=True) if one]
+        return replace(self, x=self.x[:, keep], names=names, terms=terms)
 
 
 def fit(formula: Formula, frame: pd.DataFrame) -> list[Fit]:
@@ -142,12 +159,23 @@ def fit(formula: Formula, frame: pd.DataFrame) -> list[Fit]:
     Returns
     -------
     list of Fit
-        Never raises for want of data: such a `Fit` has `refused`.
+        Never raises for want of data, nor where the numbers fail: such a `Fit` has `refused`.
     """
+    try:
+        return _fit(formula, frame)
+    except (ArithmeticError, ValueError, IndexError, SyntaxError) as error:  # numpy's LinAlgError is a ValueError
+        why = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        return [_refusal(formula, f"it cannot be computed ({why}). Use a simpler formula.")]
+
+
+def _fit(formula: Formula, frame: pd.DataFrame) -> list[Fit]:
     data, left_out, problem = _design(formula, frame)
     if data is None:
         return [_refusal(formula, problem)]
-    notes = tuple(left_out)
+    formula, data, fallback, problem = _sufficient(formula, data)
+    if problem:
+        return [_refusal(formula, problem)]
+    notes = (*left_out, *fallback)
     outcome = formula.outcome
     if formula.plain and outcome.endswith("_count") and (data.y >= 0).all():
         return [_counts(formula, data, notes)]
@@ -189,7 +217,8 @@ def _design(formula: Formula, frame: pd.DataFrame) -> tuple[_Data | None, list[s
     import patsy
 
     needed = list(formula.variables)
-    complete = frame[[*dict.fromkeys([*needed, "participant_id"])]].replace([np.inf, -np.inf], np.nan)
+    columns = [*dict.fromkeys([*needed, "participant_id"])]
+    complete = frame[columns].iloc[_order(frame)].replace([np.inf, -np.inf], np.nan)
     whole = complete.notna().all(axis=1)
     notes = _left_out(complete, whole, needed)
     used = complete[whole].copy()
@@ -218,9 +247,7 @@ def _design(formula: Formula, frame: pd.DataFrame) -> tuple[_Data | None, list[s
         if term.factors and all(info.factor_infos[factor].type == "categorical" for factor in term.factors)
     }
     terms = {name: info.term_name_slices[name] for name in info.term_names}
-    data = _Data(y[:, 0], matrix, list(info.column_names), terms, factors, subject, used.index)
-    problem = _too_few(data)
-    return (None, notes, problem) if problem else (data, notes, "")
+    return _Data(y[:, 0], matrix, list(info.column_names), terms, factors, subject, used.index), notes, ""
 
 
 def _left_out(frame: pd.DataFrame, whole: pd.Series, needed: Sequence[str]) -> list[str]:
@@ -233,7 +260,9 @@ def _left_out(frame: pd.DataFrame, whole: pd.Series, needed: Sequence[str]) -> l
 def _too_few(data: _Data) -> str:
     """Why the data cannot carry the model, or ""."""
     sessions, parameters = data.x.shape
-    subjects = int(data.subject.max()) + 1
+    subjects = data.subjects
+    if not parameters:
+        return "it has no predictor. Name one, or write 1 for the mean alone."
     spare = int(_degrees_of_freedom(data).min())
     if spare < MINIMUM_RESIDUAL_DF:
         return (
@@ -256,12 +285,66 @@ def _degrees_of_freedom(data: _Data) -> np.ndarray:
     sessions, parameters = data.x.shape
     if not data.repeated:
         return np.full(parameters, sessions - parameters)
-    subjects = int(data.subject.max()) + 1
-    first = np.full((subjects, parameters), np.nan)
-    first[data.subject[::-1]] = data.x[::-1]
-    within = (data.x != first[data.subject]).any(axis=0)
-    between_df, within_df = subjects - int((~within).sum()), sessions - subjects - int(within.sum())
+    within = _within(data)
+    between_df = data.subjects - int((~within).sum())
+    within_df = sessions - data.subjects - int(within.sum())
     return np.where(within, within_df, between_df)
+
+
+def _within(data: _Data) -> np.ndarray:
+    """Which predictors vary within subjects, by an analysis of variance of what the others do not tell of them.
+
+    nlme counts a predictor as within subjects if any subject has two values, so that a head size measured anew at each
+    of a few rescans would take its degrees of freedom from these. Shape (p,).
+    """
+    count = np.bincount(data.subject)
+    varies = (data.x != data.x[np.unique(data.subject, return_index=True)[1]][data.subject]).any(axis=0)
+    own = np.linalg.pinv(data.x / np.linalg.norm(data.x, axis=0).clip(1e-300)).T
+    total = np.stack([np.bincount(data.subject, weights=column) for column in own.T], axis=1)
+    square = ((own - (total / count[:, None])[data.subject]) ** 2).sum(axis=0) / max(len(own) - len(count), 1)
+    return np.asarray(varies & (square > WITHIN_SHARE * own.var(axis=0, ddof=1)))
+
+
+def _sufficient(formula: Formula, data: _Data) -> tuple[Formula, _Data, tuple[str, ...], str]:
+    """What can be fitted: all sessions, else each subject's first; a note where it is these; why nothing can, or "".
+
+    A few subjects who were scanned twice do not tell what changes within subjects, and must not cost the others their
+    model.
+    """
+    problem = _too_few(data)
+    if not problem or not data.repeated or not len(data.names):
+        return formula, data, (), problem
+    within = int(_within(data).sum())
+    if not within or len(data.y) - data.subjects - within >= MINIMUM_RESIDUAL_DF:
+        return formula, data, (), problem
+    shorter, once, dropped = _once(formula, data)
+    if not set(once.names) - {"Intercept"} or _too_few(once):
+        return formula, data, (), problem
+    several = int((np.bincount(data.subject) > 1).sum())
+    note = (
+        f"{several} of {data.subjects} subjects have several sessions, too few for what changes within subjects: the"
+        f" first of each subject is used{_without(dropped)}."
+    )
+    return shorter, once, (note,), ""
+
+
+def _once(formula: Formula, data: _Data) -> tuple[Formula, _Data, list[str]]:
+    """The first session of each subject; predictors that then say nothing (time) are left out, and told."""
+    _, first = np.unique(data.subject, return_index=True)
+    once = data.rows(np.sort(first))
+    keep = np.array([name == "Intercept" for name in once.names]) | (np.ptp(once.x, axis=0) > 0)
+    for name, where in once.terms.items():
+        keep[where] &= not re.search(r"\b(time|session_id)\b", name)
+    shorter = once.columns(keep)
+    dropped = [name for name in data.terms if name not in shorter.terms]
+    right = " + ".join(name for name in shorter.terms if name != "Intercept") or "1"
+    right = right if "Intercept" in shorter.terms else f"0 + {right}"
+    needed = [name for name in formula.variables[1:] if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", right)]
+    return Formula(formula.left, right, formula.outcome, (formula.outcome, *needed)), shorter, dropped
+
+
+def _without(dropped: Sequence[str]) -> str:
+    return f", without {_enumerated(dropped)}" if dropped else ""
 
 
 def _refusal(formula: Formula, why: str, part: str = "") -> Fit:
@@ -323,6 +406,14 @@ def _gaussian(formula: Formula, data: _Data, notes: tuple[str, ...], *, part: st
 
     if np.ptp(data.y) <= 1e-12 * max(1.0, np.abs(data.y).max()):
         return _refusal(formula, "the outcome is the same for all sessions.", part)
+    if data.repeated and _same_within(data):
+        shorter, data, dropped = _once(formula, data)
+        same = f"{formula.left} is the same in all sessions of each subject"
+        if not set(data.names) - {"Intercept"}:
+            return _refusal(formula, f"{same}: what changes between sessions cannot explain it.", part)
+        if problem := _too_few(data):
+            return _refusal(formula, f"{same}, who counts once: {problem}", part)
+        formula, notes = shorter, (*notes, f"{same}, who counts once, in the first session{_without(dropped)}.")
     ratio, y, x = (0.0, data.y, data.x)
     if data.repeated:
         ratio, y, x = random_intercept(data.y, data.x, data.subject)
@@ -355,14 +446,20 @@ def _gaussian(formula: Formula, data: _Data, notes: tuple[str, ...], *, part: st
         summary = f"R² {result.rsquared:.3f}, adjusted {result.rsquared_adj:.3f}"
     standard = residual / np.sqrt(result.mse_resid)
     return Fit(
-        formula, part, str(terms["method"].iloc[0]), terms, len(data.y), int(data.subject.max()) + 1,
+        formula, part, str(terms["method"].iloc[0]), terms, len(data.y), data.subjects,
         checks=(*_checks(data, standard, result), *_support(data, alone)), notes=notes + _thin(data), fitted=fitted,
         residuals=standard, index=data.index, summary=summary,
     )  # fmt: skip
 
 
+def _same_within(data: _Data) -> bool:
+    """Whether the outcome says nothing but who the subject is: its sessions are no further observations then."""
+    _, first = np.unique(data.subject, return_index=True)
+    return bool(np.abs(data.y - data.y[first][data.subject]).max() <= 1e-12 * np.abs(data.y).max())
+
+
 def _thin(data: _Data) -> tuple[str, ...]:
-    subjects = int(data.subject.max()) + 1
+    subjects = data.subjects
     each = subjects / data.x.shape[1]
     if each >= SESSIONS_PER_PARAMETER:
         return ()
@@ -420,7 +517,8 @@ def _checks(data: _Data, standard: np.ndarray, result: object) -> tuple[Check, .
             test, (normal, p_normal) = "Shapiro-Wilk W", tuple(stats.shapiro(standard))
         else:
             test, (normal, p_normal) = "Jarque-Bera", tuple(stats.jarque_bera(standard))
-        spread, p_spread = het_breuschpagan(standard, data.x)[:2] if data.x.shape[1] > 1 else (np.nan, np.nan)
+        design = _with_constant(data.x)
+        spread, p_spread = het_breuschpagan(standard, design)[:2] if design.shape[1] > 1 else (np.nan, np.nan)
         cook = OLSInfluence(result).cooks_distance[0]
     checks = [
         Check("Residuals are normal", f"{test} = {normal:.4g}", float(p_normal), bool(p_normal < DOUBTFUL)),
@@ -438,6 +536,12 @@ def _checks(data: _Data, standard: np.ndarray, result: object) -> tuple[Check, .
         told = f"largest variance inflation {value:.3g} ({name}, limit {VIF_LIMIT:g})"
         checks.append(Check("Predictors differ", told, np.nan, value > VIF_LIMIT))
     return tuple(checks)
+
+
+def _with_constant(x: np.ndarray) -> np.ndarray:
+    """The predictors beside a constant, which a formula may have left out (``0 + group``)."""
+    wide = np.c_[np.ones(len(x)), x[:, np.ptp(x, axis=0) > 0]]
+    return wide if np.linalg.matrix_rank(wide) == wide.shape[1] else wide[:, :-1]
 
 
 def _variance_inflation(data: _Data) -> tuple[str, float] | None:
@@ -459,16 +563,15 @@ def _two_parts(formula: Formula, data: _Data, notes: tuple[str, ...]) -> list[Fi
     fits = [_logistic(formula, data, some.astype(float), notes)]
     if not some.any():
         return [*fits, _refusal(formula, "no session has a lesion.", "load")]
-    present = data.rows(some)
+    loads, present, fallback, problem = _sufficient(formula, data.rows(some))
     moving = np.ptp(present.x, axis=0) > 0
-    problem = _too_few(present)
-    if not problem and not all(moving | (np.array(data.names) == "Intercept")):
+    if not problem and not all(moving | (np.array(present.names) == "Intercept")):
         problem = "a predictor is the same for all sessions with lesions."
     if problem:
         return [*fits, _refusal(formula, problem, "load")]
     logged = replace(present, y=np.log(present.y))
     few = (f"{int((~some).sum())} sessions without lesions are in the other part.",) if not some.all() else ()
-    return [*fits, _gaussian(formula, logged, notes + few, part="load", logged=True)]
+    return [*fits, _gaussian(loads, logged, (*notes, *few, *fallback), part="load", logged=True)]
 
 
 def _logistic(formula: Formula, data: _Data, event: np.ndarray, notes: tuple[str, ...]) -> Fit:
@@ -512,7 +615,7 @@ def _generalised(
     alone = _resting_on_one(data)
     if data.repeated and alone.any():
         return _refusal(formula, f"{_resting(data, alone)}: errors by subject cannot be told. Leave it out.", part)
-    subjects = int(data.subject.max()) + 1
+    subjects = data.subjects
     spare = np.full(data.x.shape[1], subjects - data.x.shape[1] if data.repeated else len(y) - data.x.shape[1], float)
     if logistic and not data.repeated:
         spare[:] = np.inf
@@ -586,7 +689,7 @@ def _terms(
         with np.errstate(over="ignore"):
             ends = [np.exp(end) for end in ends]
     shared = {"formula": formula.text, "outcome": formula.outcome, "part": part, "method": method}
-    sizes = {"sessions": len(data.y), "subjects": int(data.subject.max()) + 1}
+    sizes = {"sessions": len(data.y), "subjects": data.subjects}
     rows = []
     for i, name in enumerate(data.names):
         effect, low, high, about = _effect(name, estimate[i], reach[i], statistic[i], df[i], spread)
@@ -654,6 +757,25 @@ def plain_term(name: str) -> str:
 # --- two groups, two sessions ----------------------------------------------------------------------------------------
 
 
+def _order(frame: pd.DataFrame) -> np.ndarray:
+    """Rows by time, as far as it is known, then by the session's label with digits as numbers (ses-2 before ses-10)."""
+    labels = frame["session_id"].astype(object).fillna("").map(str)
+    rank = {label: place for place, label in enumerate(sorted(labels.unique(), key=_natural))}
+    keys = [labels.map(rank).to_numpy()]
+    if _has_time(frame):
+        keys.append(frame["time"].to_numpy(float))  # n/a comes last
+    return np.lexsort(keys)
+
+
+def _has_time(frame: pd.DataFrame) -> bool:
+    return "time" in frame and pd.api.types.is_numeric_dtype(frame["time"]) and bool(frame["time"].notna().any())
+
+
+def _natural(label: str) -> list[tuple[int, str]]:
+    """Digits by their value, text by its letters."""
+    return [(int(digits or -1), text) for digits, text in re.findall(r"(\d+)|(\D+)", label)]
+
+
 def compare_groups(frame: pd.DataFrame, factor: str, measures: Sequence[str]) -> pd.DataFrame:
     """Every level of a factor against the first, measure by measure: Welch's t test beside Wilcoxon's rank-sum test.
 
@@ -662,7 +784,7 @@ def compare_groups(frame: pd.DataFrame, factor: str, measures: Sequence[str]) ->
     Parameters
     ----------
     frame : DataFrame
-        From `formula.model_frame`; rows in order of the sessions.
+        From `formula.model_frame`.
     factor : str
         A categorical column.
     measures : sequence of str
@@ -674,7 +796,7 @@ def compare_groups(frame: pd.DataFrame, factor: str, measures: Sequence[str]) ->
         reference_median, difference with its interval (Welch 1947), t, p_t, p_rank (exact in small samples without
         ties), hedges_g (Hedges 1981), q_t and q_rank (Benjamini-Hochberg over the measures of a comparison).
     """
-    first = frame.drop_duplicates("participant_id")
+    first = frame.iloc[_order(frame)].drop_duplicates("participant_id")
     levels = list(first[factor].cat.categories)
     rows = []
     for level in levels[1:]:
@@ -695,7 +817,16 @@ def compare_sessions(frame: pd.DataFrame, measures: Sequence[str]) -> pd.DataFra
     DataFrame
         As `compare_groups`; the reference is the first session, and the effect is Cohen's d of differences (d_z).
     """
-    order = frame.sort_values("time", kind="stable") if "time" in frame else frame
+    order, named = frame.iloc[_order(frame)], "last session against first"
+    if _has_time(frame):
+        # A session of unknown date has no place in the order: it must not become anyone's last.
+        unknown = order["time"].isna().groupby(order["participant_id"]).transform("any")
+        repeated = order["participant_id"].duplicated(keep=False)
+        subjects = order.loc[unknown & repeated, "participant_id"].nunique()
+        order = order[~unknown]
+        named += f" ({subjects} subjects left out, time n/a)" if subjects else ""
+    else:
+        named += " (in the order of their labels, time n/a)"
     several = order[order["participant_id"].duplicated(keep=False)]
     first, last = (several.drop_duplicates("participant_id", keep=which) for which in ("first", "last"))
     first, last = (part.set_index("participant_id").sort_index() for part in (first, last))
@@ -704,7 +835,7 @@ def compare_sessions(frame: pd.DataFrame, measures: Sequence[str]) -> pd.DataFra
         pairs = pd.DataFrame({"first": first[measure], "last": last[measure]}).dropna().to_numpy(float)
         change = pairs[:, 1] - pairs[:, 0]
         if len(pairs) >= MINIMUM_COMPARED and np.ptp(change) > 0:
-            rows.append({"comparison": "last session against first", "column": measure} | paired(pairs, change))
+            rows.append({"comparison": named, "column": measure} | paired(pairs, change))
     return _with_q(pd.DataFrame(rows))
 
 
