@@ -27,6 +27,7 @@ import pandas as pd
 from scipy import linalg, optimize, stats
 
 from bidsapp.measure.formula import FUNCTIONS, Formula
+from bidsapp.measure.separation import separating_terms
 
 #: Residual degrees of freedom below which a model is not fitted: its intervals would be guesses.
 MINIMUM_RESIDUAL_DF = 5
@@ -34,6 +35,8 @@ MINIMUM_RESIDUAL_DF = 5
 SESSIONS_PER_PARAMETER = 10
 #: Subjects with and without the event, at least, for a logistic model (of its parameters, and of this number).
 MINIMUM_EVENTS = 5
+#: Least share of a predictor's variance within subjects with which it counts as varying there (TIV hardly does).
+WITHIN_SHARE = 0.1
 #: A check with a smaller p-value is called doubtful.
 DOUBTFUL = 0.05
 #: Cook's distance of an influential session (Cook and Weisberg 1982); variance inflation that hurts (Marquardt 1970).
@@ -123,9 +126,24 @@ class _Data:
     def repeated(self) -> bool:
         return len(np.unique(self.subject)) < len(self.subject)
 
+    @property
+    def subjects(self) -> int:
+        return int(self.subject.max()) + 1
+
     def rows(self, keep: np.ndarray) -> _Data:
         _, subject = np.unique(self.subject[keep], return_inverse=True)
         return _Data(self.y[keep], self.x[keep], self.names, self.terms, self.factors, subject, self.index[keep])
+
+    def columns(self, keep: np.ndarray) -> _Data:
+        """With some of the predictors only; terms without any column are gone."""
+        terms, start = {}, 0
+        for name, where in self.terms.items():
+            stop = start + int(keep[where].sum())
+            if stop > start:
+                terms[name] = slice(start, stop)
+            start = stop
+        names = [name for name, one in zip(self.names, keep, strict=True) if one]
+        return replace(self, x=self.x[:, keep], names=names, terms=terms)
 
 
 def fit(formula: Formula, frame: pd.DataFrame) -> list[Fit]:
@@ -141,12 +159,23 @@ def fit(formula: Formula, frame: pd.DataFrame) -> list[Fit]:
     Returns
     -------
     list of Fit
-        Never raises for want of data: such a `Fit` has `refused`.
+        Never raises for want of data, nor where the numbers fail: such a `Fit` has `refused`.
     """
+    try:
+        return _fit(formula, frame)
+    except (ArithmeticError, ValueError, IndexError, SyntaxError) as error:  # numpy's LinAlgError is a ValueError
+        why = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        return [_refusal(formula, f"it cannot be computed ({why}). Use a simpler formula.")]
+
+
+def _fit(formula: Formula, frame: pd.DataFrame) -> list[Fit]:
     data, left_out, problem = _design(formula, frame)
     if data is None:
         return [_refusal(formula, problem)]
-    notes = tuple(left_out)
+    formula, data, fallback, problem = _sufficient(formula, data)
+    if problem:
+        return [_refusal(formula, problem)]
+    notes = (*left_out, *fallback)
     outcome = formula.outcome
     if formula.plain and outcome.endswith("_count") and (data.y >= 0).all():
         return [_counts(formula, data, notes)]
@@ -188,7 +217,8 @@ def _design(formula: Formula, frame: pd.DataFrame) -> tuple[_Data | None, list[s
     import patsy
 
     needed = list(formula.variables)
-    complete = frame[[*dict.fromkeys([*needed, "participant_id"])]].replace([np.inf, -np.inf], np.nan)
+    columns = [*dict.fromkeys([*needed, "participant_id"])]
+    complete = frame[columns].iloc[_order(frame)].replace([np.inf, -np.inf], np.nan)
     whole = complete.notna().all(axis=1)
     notes = _left_out(complete, whole, needed)
     used = complete[whole].copy()
@@ -217,9 +247,7 @@ def _design(formula: Formula, frame: pd.DataFrame) -> tuple[_Data | None, list[s
         if term.factors and all(info.factor_infos[factor].type == "categorical" for factor in term.factors)
     }
     terms = {name: info.term_name_slices[name] for name in info.term_names}
-    data = _Data(y[:, 0], matrix, list(info.column_names), terms, factors, subject, used.index)
-    problem = _too_few(data)
-    return (None, notes, problem) if problem else (data, notes, "")
+    return _Data(y[:, 0], matrix, list(info.column_names), terms, factors, subject, used.index), notes, ""
 
 
 def _left_out(frame: pd.DataFrame, whole: pd.Series, needed: Sequence[str]) -> list[str]:
@@ -232,7 +260,9 @@ def _left_out(frame: pd.DataFrame, whole: pd.Series, needed: Sequence[str]) -> l
 def _too_few(data: _Data) -> str:
     """Why the data cannot carry the model, or ""."""
     sessions, parameters = data.x.shape
-    subjects = int(data.subject.max()) + 1
+    subjects = data.subjects
+    if not parameters:
+        return "it has no predictor. Name one, or write 1 for the mean alone."
     spare = int(_degrees_of_freedom(data).min())
     if spare < MINIMUM_RESIDUAL_DF:
         return (
@@ -255,12 +285,66 @@ def _degrees_of_freedom(data: _Data) -> np.ndarray:
     sessions, parameters = data.x.shape
     if not data.repeated:
         return np.full(parameters, sessions - parameters)
-    subjects = int(data.subject.max()) + 1
-    first = np.full((subjects, parameters), np.nan)
-    first[data.subject[::-1]] = data.x[::-1]
-    within = (data.x != first[data.subject]).any(axis=0)
-    between_df, within_df = subjects - int((~within).sum()), sessions - subjects - int(within.sum())
+    within = _within(data)
+    between_df = data.subjects - int((~within).sum())
+    within_df = sessions - data.subjects - int(within.sum())
     return np.where(within, within_df, between_df)
+
+
+def _within(data: _Data) -> np.ndarray:
+    """Which predictors vary within subjects, by an analysis of variance of what the others do not tell of them.
+
+    nlme counts a predictor as within subjects if any subject has two values, so that a head size measured anew at each
+    of a few rescans would take its degrees of freedom from these. Shape (p,).
+    """
+    count = np.bincount(data.subject)
+    varies = (data.x != data.x[np.unique(data.subject, return_index=True)[1]][data.subject]).any(axis=0)
+    own = np.linalg.pinv(data.x / np.linalg.norm(data.x, axis=0).clip(1e-300)).T
+    total = np.stack([np.bincount(data.subject, weights=column) for column in own.T], axis=1)
+    square = ((own - (total / count[:, None])[data.subject]) ** 2).sum(axis=0) / max(len(own) - len(count), 1)
+    return np.asarray(varies & (square > WITHIN_SHARE * own.var(axis=0, ddof=1)))
+
+
+def _sufficient(formula: Formula, data: _Data) -> tuple[Formula, _Data, tuple[str, ...], str]:
+    """What can be fitted: all sessions, else each subject's first; a note where it is these; why nothing can, or "".
+
+    A few subjects who were scanned twice do not tell what changes within subjects, and must not cost the others their
+    model.
+    """
+    problem = _too_few(data)
+    if not problem or not data.repeated or not len(data.names):
+        return formula, data, (), problem
+    within = int(_within(data).sum())
+    if not within or len(data.y) - data.subjects - within >= MINIMUM_RESIDUAL_DF:
+        return formula, data, (), problem
+    shorter, once, dropped = _once(formula, data)
+    if not set(once.names) - {"Intercept"} or _too_few(once):
+        return formula, data, (), problem
+    several = int((np.bincount(data.subject) > 1).sum())
+    note = (
+        f"{several} of {data.subjects} subjects have several sessions, too few for what changes within subjects: the"
+        f" first of each subject is used{_without(dropped)}."
+    )
+    return shorter, once, (note,), ""
+
+
+def _once(formula: Formula, data: _Data) -> tuple[Formula, _Data, list[str]]:
+    """The first session of each subject; predictors that then say nothing (time) are left out, and told."""
+    _, first = np.unique(data.subject, return_index=True)
+    once = data.rows(np.sort(first))
+    keep = np.array([name == "Intercept" for name in once.names]) | (np.ptp(once.x, axis=0) > 0)
+    for name, where in once.terms.items():
+        keep[where] &= not re.search(r"\b(time|session_id)\b", name)
+    shorter = once.columns(keep)
+    dropped = [name for name in data.terms if name not in shorter.terms]
+    right = " + ".join(name for name in shorter.terms if name != "Intercept") or "1"
+    right = right if "Intercept" in shorter.terms else f"0 + {right}"
+    needed = [name for name in formula.variables[1:] if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", right)]
+    return Formula(formula.left, right, formula.outcome, (formula.outcome, *needed)), shorter, dropped
+
+
+def _without(dropped: Sequence[str]) -> str:
+    return f", without {_enumerated(dropped)}" if dropped else ""
 
 
 def _refusal(formula: Formula, why: str, part: str = "") -> Fit:
@@ -322,22 +406,32 @@ def _gaussian(formula: Formula, data: _Data, notes: tuple[str, ...], *, part: st
 
     if np.ptp(data.y) <= 1e-12 * max(1.0, np.abs(data.y).max()):
         return _refusal(formula, "the outcome is the same for all sessions.", part)
+    if data.repeated and _same_within(data):
+        shorter, data, dropped = _once(formula, data)
+        same = f"{formula.left} is the same in all sessions of each subject"
+        if not set(data.names) - {"Intercept"}:
+            return _refusal(formula, f"{same}: what changes between sessions cannot explain it.", part)
+        if problem := _too_few(data):
+            return _refusal(formula, f"{same}, who counts once: {problem}", part)
+        formula, notes = shorter, (*notes, f"{same}, who counts once, in the first session{_without(dropped)}.")
     ratio, y, x = (0.0, data.y, data.x)
     if data.repeated:
         ratio, y, x = random_intercept(data.y, data.x, data.subject)
     result = sm.OLS(y, x).fit()
     if result.ssr <= 1e-20 * float(data.y @ data.y):
         return _refusal(formula, "the predictors explain the outcome without rest: it is computed from them.", part)
+    alone = _resting_on_one(data)
     if data.repeated:
-        robust = result.get_robustcov_results("cluster", groups=data.subject)
+        clustered = np.asarray(result.get_robustcov_results("cluster", groups=data.subject).bse)
+        robust = np.where(alone, np.nan, clustered)
     else:
-        robust = result.get_robustcov_results("HC3")
+        robust = _hc3(result, alone)
     df = _degrees_of_freedom(data)
     spread = float(np.sqrt(result.mse_resid * (1 + ratio)))
     terms = _terms(
         formula, data, estimate=result.params, se=result.bse, df=df, spread=spread, part=part,
         method="linear mixed model (REML)" if data.repeated else "linear model",
-        p_robust=2 * stats.t.sf(np.abs(result.params / np.asarray(robust.bse)), df),
+        p_robust=2 * stats.t.sf(np.abs(result.params / robust), df),
         kind="ratio" if logged else "difference", covariance=result.cov_params(),
     )  # fmt: skip
     fitted = data.x @ result.params
@@ -352,20 +446,63 @@ def _gaussian(formula: Formula, data: _Data, notes: tuple[str, ...], *, part: st
         summary = f"R² {result.rsquared:.3f}, adjusted {result.rsquared_adj:.3f}"
     standard = residual / np.sqrt(result.mse_resid)
     return Fit(
-        formula, part, str(terms["method"].iloc[0]), terms, len(data.y), int(data.subject.max()) + 1,
-        checks=_checks(data, standard, result), notes=notes + _thin(data), fitted=fitted, residuals=standard,
-        index=data.index, summary=summary,
+        formula, part, str(terms["method"].iloc[0]), terms, len(data.y), data.subjects,
+        checks=(*_checks(data, standard, result), *_support(data, alone)), notes=notes + _thin(data), fitted=fitted,
+        residuals=standard, index=data.index, summary=summary,
     )  # fmt: skip
 
 
+def _same_within(data: _Data) -> bool:
+    """Whether the outcome says nothing but who the subject is: its sessions are no further observations then."""
+    _, first = np.unique(data.subject, return_index=True)
+    return bool(np.abs(data.y - data.y[first][data.subject]).max() <= 1e-12 * np.abs(data.y).max())
+
+
 def _thin(data: _Data) -> tuple[str, ...]:
-    subjects = int(data.subject.max()) + 1
+    subjects = data.subjects
     each = subjects / data.x.shape[1]
     if each >= SESSIONS_PER_PARAMETER:
         return ()
     return (
         f"Only {each:.1f} subjects per parameter, {SESSIONS_PER_PARAMETER} are wanted: the estimates are unstable.",
     )
+
+
+def _resting_on_one(data: _Data) -> np.ndarray:
+    """Which coefficients cannot be estimated without some one subject, such as the only one of a site; shape (p,).
+
+    That subject is fitted exactly whatever it is: errors made of residuals know nothing of such a coefficient.
+    """
+    x = data.x / np.linalg.norm(data.x, axis=0)
+    q, r = np.linalg.qr(x)
+    alone = np.zeros(x.shape[1], bool)
+    for subject in np.flatnonzero(np.bincount(data.subject, weights=(q**2).sum(axis=1)) > 1 - 1e-8):
+        _, size, directions = np.linalg.svd(q[data.subject == subject], full_matrices=False)
+        for one in directions[size > 1 - 1e-8]:
+            moved = np.abs(linalg.solve_triangular(r, one))
+            alone |= moved > 1e-6 * moved.max()
+    return alone
+
+
+def _resting(data: _Data, alone: np.ndarray) -> str:
+    rest = "rests" if alone.sum() == 1 else "rest"
+    return f"{_enumerated([name for name, one in zip(data.names, alone, strict=True) if one])} {rest} on one subject"
+
+
+def _support(data: _Data, alone: np.ndarray) -> tuple[Check, ...]:
+    """Told only where something is wrong."""
+    if not alone.any():
+        return ()
+    told = f"{_resting(data, alone)} alone, without a robust p-value"
+    return (Check("Several subjects for every term", told, np.nan, True),)
+
+
+def _hc3(result: object, alone: np.ndarray) -> np.ndarray:
+    """Standard errors HC3 of least squares (Long and Ervin 2000, Am Stat 54:217); NaN for coefficients `alone`."""
+    x, inverse, residual = result.model.wexog, result.model.pinv_wexog, result.wresid  # type: ignore[attr-defined]
+    left = 1 - np.einsum("ij,ji->i", x, inverse)
+    scaled = np.where(left > 1e-8, residual / left.clip(1e-8), 0)
+    return np.where(alone, np.nan, np.sqrt(inverse**2 @ scaled**2))
 
 
 def _checks(data: _Data, standard: np.ndarray, result: object) -> tuple[Check, ...]:
@@ -380,7 +517,8 @@ def _checks(data: _Data, standard: np.ndarray, result: object) -> tuple[Check, .
             test, (normal, p_normal) = "Shapiro-Wilk W", tuple(stats.shapiro(standard))
         else:
             test, (normal, p_normal) = "Jarque-Bera", tuple(stats.jarque_bera(standard))
-        spread, p_spread = het_breuschpagan(standard, data.x)[:2] if data.x.shape[1] > 1 else (np.nan, np.nan)
+        design = _with_constant(data.x)
+        spread, p_spread = het_breuschpagan(standard, design)[:2] if design.shape[1] > 1 else (np.nan, np.nan)
         cook = OLSInfluence(result).cooks_distance[0]
     checks = [
         Check("Residuals are normal", f"{test} = {normal:.4g}", float(p_normal), bool(p_normal < DOUBTFUL)),
@@ -398,6 +536,12 @@ def _checks(data: _Data, standard: np.ndarray, result: object) -> tuple[Check, .
         told = f"largest variance inflation {value:.3g} ({name}, limit {VIF_LIMIT:g})"
         checks.append(Check("Predictors differ", told, np.nan, value > VIF_LIMIT))
     return tuple(checks)
+
+
+def _with_constant(x: np.ndarray) -> np.ndarray:
+    """The predictors beside a constant, which a formula may have left out (``0 + group``)."""
+    wide = np.c_[np.ones(len(x)), x[:, np.ptp(x, axis=0) > 0]]
+    return wide if np.linalg.matrix_rank(wide) == wide.shape[1] else wide[:, :-1]
 
 
 def _variance_inflation(data: _Data) -> tuple[str, float] | None:
@@ -419,16 +563,15 @@ def _two_parts(formula: Formula, data: _Data, notes: tuple[str, ...]) -> list[Fi
     fits = [_logistic(formula, data, some.astype(float), notes)]
     if not some.any():
         return [*fits, _refusal(formula, "no session has a lesion.", "load")]
-    present = data.rows(some)
+    loads, present, fallback, problem = _sufficient(formula, data.rows(some))
     moving = np.ptp(present.x, axis=0) > 0
-    problem = _too_few(present)
-    if not problem and not all(moving | (np.array(data.names) == "Intercept")):
+    if not problem and not all(moving | (np.array(present.names) == "Intercept")):
         problem = "a predictor is the same for all sessions with lesions."
     if problem:
         return [*fits, _refusal(formula, problem, "load")]
     logged = replace(present, y=np.log(present.y))
     few = (f"{int((~some).sum())} sessions without lesions are in the other part.",) if not some.all() else ()
-    return [*fits, _gaussian(formula, logged, notes + few, part="load", logged=True)]
+    return [*fits, _gaussian(loads, logged, (*notes, *few, *fallback), part="load", logged=True)]
 
 
 def _logistic(formula: Formula, data: _Data, event: np.ndarray, notes: tuple[str, ...]) -> Fit:
@@ -456,33 +599,38 @@ def _generalised(
 ) -> Fit:
     """Logistic (``part`` is set) or quasi-Poisson model; robust for dependent sessions."""
     import statsmodels.api as sm
-    from statsmodels.tools.sm_exceptions import PerfectSeparationError, PerfectSeparationWarning
 
     logistic = bool(part)
-    # On centred predictors of one size: the iterations are then steady whatever the units.
+    apart = separating_terms(data.x, y, data.terms, counts=not logistic)
+    if apart:
+        return _refusal(formula, _separated(apart, logistic=logistic), part)
+    # On predictors of one size: the iterations are then steady whatever the units.
     scale = np.where(np.ptp(data.x, axis=0) > 0, data.x.std(axis=0), 1)
     options = {"cov_type": "cluster", "cov_kwds": {"groups": data.subject}} if data.repeated else {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        warnings.simplefilter("error", PerfectSeparationWarning)
-        try:
-            result = sm.GLM(y, data.x / scale, family=family).fit(scale=None if logistic else "X2", **options)
-        except (PerfectSeparationError, PerfectSeparationWarning, np.linalg.LinAlgError):
-            return _refusal(
-                formula, "a predictor tells exactly which sessions have lesions: no odds can be given.", part
-            )
-        robust = sm.GLM(y, data.x / scale, family=family).fit(cov_type="HC0") if not data.repeated else result
-    if not (result.converged and np.isfinite(result.bse).all() and (np.abs(result.params) < 50).all()):
+        result = sm.GLM(y, data.x / scale, family=family).fit(scale=None if logistic else "X2", **options)
+    if not (result.converged and np.isfinite(result.bse).all()):
         return _refusal(formula, "the fit did not settle: the data say too little about a predictor.", part)
-    subjects = int(data.subject.max()) + 1
+    alone = _resting_on_one(data)
+    if data.repeated and alone.any():
+        return _refusal(formula, f"{_resting(data, alone)}: errors by subject cannot be told. Leave it out.", part)
+    subjects = data.subjects
     spare = np.full(data.x.shape[1], subjects - data.x.shape[1] if data.repeated else len(y) - data.x.shape[1], float)
     if logistic and not data.repeated:
         spare[:] = np.inf
+    if data.repeated:
+        robust = result.bse
+    else:
+        # The fit's last step is weighted least squares, and HC3 is of that (as vcovHC of R's sandwich has it).
+        weight = family.variance(result.mu)  # type: ignore[attr-defined]
+        working = result.predict(which="linear") + (y - result.mu) / weight
+        robust = _hc3(sm.WLS(working, data.x / scale, weights=weight).fit(), alone)
     method = "logistic" if logistic else "Poisson, free dispersion"
     terms = _terms(
         formula, data, estimate=result.params / scale, se=result.bse / scale, df=spare, spread=np.nan, part=part,
         method=method + (", errors clustered by subject" if data.repeated else ""),
-        p_robust=2 * stats.norm.sf(np.abs(result.params / robust.bse)), kind="odds ratio" if logistic else "rate ratio",
+        p_robust=2 * stats.t.sf(np.abs(result.params / robust), spare), kind="odds ratio" if logistic else "rate ratio",
         covariance=np.asarray(result.cov_params()) / np.outer(scale, scale),
     )  # fmt: skip
     dispersion = float(np.sum((y - result.mu) ** 2 / family.variance(result.mu)) / (len(y) - data.x.shape[1]))  # type: ignore[attr-defined]
@@ -495,9 +643,25 @@ def _generalised(
         check = Check("Dispersion is allowed for", f"dispersion {dispersion:.3g} (1 for Poisson)", np.nan, False)
         summary = f"dispersion {dispersion:.3g}"
     return Fit(
-        formula, part, str(terms["method"].iloc[0]), terms, len(y), subjects, checks=(check,),
-        notes=notes + _thin(data), summary=summary,
+        formula, part, str(terms["method"].iloc[0]), terms, len(y), subjects,
+        checks=(check, *_support(data, alone)), notes=notes + _thin(data), summary=summary,
     )  # fmt: skip
+
+
+def _separated(terms: Sequence[str], *, logistic: bool) -> str:
+    told = _enumerated(terms)
+    tells = "tells" if len(terms) == 1 else "tell, together,"
+    which, ratio = ("which of them have lesions", "odds ratio") if logistic else ("which counts are zero", "rate ratio")
+    what = "where all or none have lesions" if logistic else "where all counts are zero"
+    return (
+        f"{told} {tells} of some or all sessions exactly {which} (such as a group {what}): there is no finite {ratio}."
+        f" Leave {'it' if len(terms) == 1 else 'one'} out, or see Wilcoxon's test among the comparisons."
+    )
+
+
+def _enumerated(terms: Sequence[str]) -> str:
+    plain = [plain_term(term) for term in terms]
+    return plain[0] if len(plain) == 1 else f"{', '.join(plain[:-1])} and {plain[-1]}"
 
 
 # --- terms -----------------------------------------------------------------------------------------------------------
@@ -525,7 +689,7 @@ def _terms(
         with np.errstate(over="ignore"):
             ends = [np.exp(end) for end in ends]
     shared = {"formula": formula.text, "outcome": formula.outcome, "part": part, "method": method}
-    sizes = {"sessions": len(data.y), "subjects": int(data.subject.max()) + 1}
+    sizes = {"sessions": len(data.y), "subjects": data.subjects}
     rows = []
     for i, name in enumerate(data.names):
         effect, low, high, about = _effect(name, estimate[i], reach[i], statistic[i], df[i], spread)
@@ -593,6 +757,25 @@ def plain_term(name: str) -> str:
 # --- two groups, two sessions ----------------------------------------------------------------------------------------
 
 
+def _order(frame: pd.DataFrame) -> np.ndarray:
+    """Rows by time, as far as it is known, then by the session's label with digits as numbers (ses-2 before ses-10)."""
+    labels = frame["session_id"].astype(object).fillna("").map(str)
+    rank = {label: place for place, label in enumerate(sorted(labels.unique(), key=_natural))}
+    keys = [labels.map(rank).to_numpy()]
+    if _has_time(frame):
+        keys.append(frame["time"].to_numpy(float))  # n/a comes last
+    return np.lexsort(keys)
+
+
+def _has_time(frame: pd.DataFrame) -> bool:
+    return "time" in frame and pd.api.types.is_numeric_dtype(frame["time"]) and bool(frame["time"].notna().any())
+
+
+def _natural(label: str) -> list[tuple[int, str]]:
+    """Digits by their value, text by its letters."""
+    return [(int(digits or -1), text) for digits, text in re.findall(r"(\d+)|(\D+)", label)]
+
+
 def compare_groups(frame: pd.DataFrame, factor: str, measures: Sequence[str]) -> pd.DataFrame:
     """Every level of a factor against the first, measure by measure: Welch's t test beside Wilcoxon's rank-sum test.
 
@@ -601,7 +784,7 @@ def compare_groups(frame: pd.DataFrame, factor: str, measures: Sequence[str]) ->
     Parameters
     ----------
     frame : DataFrame
-        From `formula.model_frame`; rows in order of the sessions.
+        From `formula.model_frame`.
     factor : str
         A categorical column.
     measures : sequence of str
@@ -613,7 +796,7 @@ def compare_groups(frame: pd.DataFrame, factor: str, measures: Sequence[str]) ->
         reference_median, difference with its interval (Welch 1947), t, p_t, p_rank (exact in small samples without
         ties), hedges_g (Hedges 1981), q_t and q_rank (Benjamini-Hochberg over the measures of a comparison).
     """
-    first = frame.drop_duplicates("participant_id")
+    first = frame.iloc[_order(frame)].drop_duplicates("participant_id")
     levels = list(first[factor].cat.categories)
     rows = []
     for level in levels[1:]:
@@ -634,7 +817,16 @@ def compare_sessions(frame: pd.DataFrame, measures: Sequence[str]) -> pd.DataFra
     DataFrame
         As `compare_groups`; the reference is the first session, and the effect is Cohen's d of differences (d_z).
     """
-    order = frame.sort_values("time", kind="stable") if "time" in frame else frame
+    order, named = frame.iloc[_order(frame)], "last session against first"
+    if _has_time(frame):
+        # A session of unknown date has no place in the order: it must not become anyone's last.
+        unknown = order["time"].isna().groupby(order["participant_id"]).transform("any")
+        repeated = order["participant_id"].duplicated(keep=False)
+        subjects = order.loc[unknown & repeated, "participant_id"].nunique()
+        order = order[~unknown]
+        named += f" ({subjects} subjects left out, time n/a)" if subjects else ""
+    else:
+        named += " (in the order of their labels, time n/a)"
     several = order[order["participant_id"].duplicated(keep=False)]
     first, last = (several.drop_duplicates("participant_id", keep=which) for which in ("first", "last"))
     first, last = (part.set_index("participant_id").sort_index() for part in (first, last))
@@ -643,7 +835,7 @@ def compare_sessions(frame: pd.DataFrame, measures: Sequence[str]) -> pd.DataFra
         pairs = pd.DataFrame({"first": first[measure], "last": last[measure]}).dropna().to_numpy(float)
         change = pairs[:, 1] - pairs[:, 0]
         if len(pairs) >= MINIMUM_COMPARED and np.ptp(change) > 0:
-            rows.append({"comparison": "last session against first", "column": measure} | paired(pairs, change))
+            rows.append({"comparison": named, "column": measure} | paired(pairs, change))
     return _with_q(pd.DataFrame(rows))
 
 

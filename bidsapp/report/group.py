@@ -28,7 +28,7 @@ from bidsapp.report.group_models import (
     view_models,
     view_terms,
 )
-from bidsapp.report.read import PictureFile, Session
+from bidsapp.report.read import Session
 from bidsapp.report.subject import Notice, flag_warnings, volume_values
 from bidsapp.report.wording import Value, count_of, describe, enumerate_words
 
@@ -112,12 +112,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure of the group: title, caption, PNG with its size, and the same as a drawing or a map to download."""
+    """A figure of the group: title, caption, the drawing, and paths of what may be downloaded beside it (maps)."""
 
     title: str
     caption: str
-    png: PictureFile
-    others: tuple[str, ...]
+    drawing: group_figures.Drawing
+    others: tuple[str, ...] = ()
     plot: bool = False
 
 
@@ -265,8 +265,7 @@ def draw_figures(out_dir: Path, analysis: Analysis, group: Cohort, layout: Mappi
                      "Effect sizes with 95 % confidence intervals, coloured where q is below 0.05."))  # fmt: skip
     pictures = []
     for stem, figure, title, caption in made:
-        png, others = group_figures.save(out_dir, stem, figure)
-        pictures.append(Picture(title, caption, png, others, plot=True))
+        pictures.append(Picture(title, caption, group_figures.save(out_dir, stem, figure), plot=True))
     return pictures
 
 

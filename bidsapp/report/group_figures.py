@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pandas as pd
 
 from bidsapp.image.save import replacing
 from bidsapp.report.analysis import Analysis
-from bidsapp.report.read import PictureFile, png_size
+from bidsapp.report.read import png_size
 
 FOLDER = "group_figures"
 #: Colours of groups; they differ for colour-blind eyes (Wong 2011, Nat Methods 8:441).
@@ -23,11 +25,21 @@ MAXIMUM_DOTS = 2000
 SLICES_MM = (-30, -15, 0, 12, 24, 36, 48, 60)
 LOG_P_LIMIT = 1.30103  # -log10(0.05)
 
-# Same bytes every time: no date, no random identifiers; text stays text.
+# Same bytes every time: no date, no random identifiers; text stays text, and "$" in a group's name no formula.
 _STYLE = {
-    "svg.hashsalt": "bidsapp", "svg.fonttype": "none", "font.size": 9, "axes.spines.top": False,
-    "axes.spines.right": False, "axes.linewidth": 0.8, "figure.constrained_layout.use": True,
+    "svg.hashsalt": "bidsapp", "svg.fonttype": "none", "text.parse_math": False, "font.size": 9,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.8, "figure.constrained_layout.use": True,
 }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure on disk, and as a data URI for the page, which is one file: its size in pixels, paths of PNG and SVG."""
+
+    image: str
+    width: int
+    height: int
+    files: tuple[str, ...]
 
 
 def _figure(**options: Any) -> Any:
@@ -40,8 +52,8 @@ def _figure(**options: Any) -> Any:
     return pyplot.subplots(**options)
 
 
-def save(out_dir: Path, stem: str, figure: Any) -> tuple[PictureFile, tuple[str, ...]]:
-    """Write ``group_figures/<stem>.png`` and ``.svg``; returns the picture and the drawing's path."""
+def save(out_dir: Path, stem: str, figure: Any) -> Drawing:
+    """Write ``group_figures/<stem>.png`` and ``.svg``."""
     from matplotlib import pyplot
 
     folder = out_dir / FOLDER
@@ -51,7 +63,8 @@ def save(out_dir: Path, stem: str, figure: Any) -> tuple[PictureFile, tuple[str,
             figure.savefig(aside, format=kind, dpi=DPI, metadata=metadata)
     pyplot.close(figure)
     png = folder / f"{stem}.png"
-    return PictureFile(f"{FOLDER}/{stem}.png", *png_size(png)), (f"{FOLDER}/{stem}.svg",)
+    image = "data:image/png;base64," + base64.b64encode(png.read_bytes()).decode()
+    return Drawing(image, *png_size(png), (f"{FOLDER}/{stem}.png", f"{FOLDER}/{stem}.svg"))
 
 
 def by_group(analysis: Analysis, columns: Sequence[str], names: Sequence[str], units: Sequence[str]) -> Any:

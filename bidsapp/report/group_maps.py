@@ -178,8 +178,7 @@ def _tissue_picture(out_dir: Path, tissues: list[tuple[str, MeanMap]], names: li
 
 
 def _picture(out_dir: Path, stem: str, figure: Any, title: str, caption: str, names: list[str]) -> Picture:
-    png, others = save(out_dir, stem, figure)
-    return Picture(title, caption, png, (*others, *(f"{FOLDER}/{name}" for name in names)))
+    return Picture(title, caption, save(out_dir, stem, figure), tuple(f"{FOLDER}/{name}" for name in names))
 
 
 def _background(image: nib.Nifti1Image) -> np.ndarray | None:

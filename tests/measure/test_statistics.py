@@ -252,3 +252,165 @@ def test_intervals_hold_the_truth_as_often_as_they_say():
         inside += row["ci_low"] <= 2.0 <= row["ci_high"]
         false += fits_of("y ~ group", frame_of(y=rng.normal(size=20), group=group))[0].terms["p"][1] < 0.05
     assert inside / 150 == pytest.approx(0.95, abs=0.053) and false / 150 == pytest.approx(0.05, abs=0.053)
+
+
+def several(frame: pd.DataFrame, sessions: int) -> pd.DataFrame:
+    """The same rows as so many sessions of each subject."""
+    place = np.arange(len(frame))
+    return frame.assign(
+        participant_id=[f"sub-{i // sessions:03}" for i in place],
+        session_id=[f"ses-{i % sessions + 1}" for i in place],
+    )
+
+
+@pytest.mark.parametrize("sessions", [1, 2])
+@pytest.mark.parametrize("outcome", ["lesion", "lesion_count"])
+def test_separation_is_refused_by_name_but_a_strong_effect_is_fitted(rng, sessions, outcome):
+    # All patients have lesions (or no control has any): the ratio runs away to infinity, whatever the errors say.
+    n = 80
+    patient = np.repeat([False, True], n // 2)
+    some = patient | (rng.random(n) < 0.5) if outcome == "lesion" else patient
+    y = np.where(some, rng.poisson(8, n) + 1.0, 0)
+    age = np.repeat(rng.normal(45, 9, n // sessions), sessions)
+    columns = {"group": np.where(patient, "patient", "control"), "age": age}
+    fit = fits_of(f"{outcome} ~ group + age", several(frame_of(**{outcome: y}, **columns), sessions))[0]
+    assert fit.terms.empty and fit.refused.startswith("group tells") and "no finite" in fit.refused
+    # One patient without and one control with lesions: strong, and finite.
+    y[[0, 1, 2, 3, 4, 5, -2, -1]] = [4, 4, 4, 4, 4, 4, 0, 0]
+    fit = fits_of(f"{outcome} ~ group + age", several(frame_of(**{outcome: y}, **columns), sessions))[0]
+    row = fit.terms.set_index("term").loc["group = patient"]
+    assert not fit.refused and 5 < row["estimate"] < 500 and row["ci_high"] < 1e4
+
+
+def test_separation_by_a_number_and_by_two_together_is_named(rng):
+    n = 60
+    age, tiv = rng.normal(45, 9, n), rng.normal(1500, 90, n)
+    lesion = np.where(age > 45, 1.0, 0) * rng.uniform(1, 2, n)
+    assert fits_of("lesion ~ age + tiv", frame_of(lesion=lesion, age=age, tiv=tiv))[0].refused.startswith("age tells")
+    lesion = np.where((age - 45) / 9 + (tiv - 1500) / 90 > 0, 1.0, 0) * rng.uniform(1, 2, n)
+    refused = fits_of("lesion ~ age + tiv", frame_of(lesion=lesion, age=age, tiv=tiv))[0].refused
+    assert refused.startswith("age and tiv tell, together,")
+    eta = 3 * (age - 45) / 9  # as steep as effects get, and no separation
+    lesion = (rng.random(n) < 1 / (1 + np.exp(-eta))).astype(float)
+    assert not fits_of("lesion ~ age + tiv", frame_of(lesion=lesion, age=age, tiv=tiv))[0].refused
+
+
+def test_robust_p_values_are_hc3_of_every_model(rng):
+    x = rng.normal(size=40)
+    frame = frame_of(y=x + x**2 * rng.normal(size=40), x=x, lesion_count=rng.negative_binomial(2, 0.2, 40))
+    linear, count = (fits_of(f"{outcome} ~ x", frame)[0].terms for outcome in ("y", "lesion_count"))
+    reference = sm.OLS(frame["y"], sm.add_constant(x)).fit()
+    expected = 2 * stats.t.sf(np.abs(reference.params / reference.HC3_se), 38)
+    assert linear["p_robust"].to_numpy() == pytest.approx(expected)
+    # HC3 of a generalised model by its definition: scores over one less the leverage (Zeileis 2006, J Stat Softw 16:9).
+    design = sm.add_constant(x)
+    fitted = sm.GLM(frame["lesion_count"].to_numpy(), design, family=sm.families.Poisson()).fit()
+    bread = np.linalg.inv(design.T @ (fitted.mu[:, None] * design))
+    leverage = fitted.mu * np.einsum("ij,jk,ik->i", design, bread, design)
+    scores = design * ((frame["lesion_count"].to_numpy() - fitted.mu) / (1 - leverage))[:, None]
+    errors = np.sqrt(np.diag(bread @ scores.T @ scores @ bread))
+    assert count["p_robust"].to_numpy() == pytest.approx(2 * stats.t.sf(np.abs(fitted.params / errors), 38))
+
+
+def test_level_of_one_subject_has_no_robust_p_value_and_is_told(rng):
+    site = ["a"] * 20 + ["b"] * 19 + ["c"]
+    frame = frame_of(y=rng.normal(size=40), age=rng.normal(45, 9, 40), site=site, lesion_count=rng.poisson(5, 40))
+    for outcome in ("y", "lesion_count"):
+        (fit,) = fits_of(f"{outcome} ~ age + site", frame)
+        p = fit.terms.set_index("term")["p_robust"]
+        assert np.isnan(p["site = c"]) and p[["age", "site = b"]].notna().all()
+        (check,) = (check for check in fit.checks if check.name == "Several subjects for every term")
+        assert check.doubtful and check.finding.startswith("site = c rests on one subject")
+    twice = several(frame.loc[frame.index.repeat(2)].reset_index(drop=True), 2)
+    twice["y"] += rng.normal(0, 0.1, 80)
+    assert np.isnan(fits_of("y ~ age + site", twice)[0].terms.set_index("term")["p_robust"]["site = c"])
+    assert "errors by subject" in fits_of("lesion_count ~ age + site", twice)[0].refused
+
+
+def test_outcome_that_is_the_same_within_subjects_counts_once(rng):
+    group, score = np.repeat(["control", "patient"], 20), rng.normal(3, 1, 40)
+    age = rng.normal(45, 9, 40)
+    once = frame_of(score=score, group=group, age=age)
+    thrice = several(once.loc[once.index.repeat(3)].reset_index(drop=True), 3)
+    thrice["time"] = np.tile([0.0, 1, 2], 40)
+    expected = fits_of("score ~ group + age", once)[0].terms
+    for text in ("score ~ group + age", "score ~ group*time + age"):
+        (fit,) = fits_of(text, thrice)
+        assert (fit.method, fit.sessions, fit.formula.text) == ("linear model", 40, "score ~ group + age")
+        assert fit.terms[["estimate", "se", "df", "p"]].equals(expected[["estimate", "se", "df", "p"]])
+        assert "score is the same in all sessions of each subject, who counts once" in " ".join(fit.notes)
+    assert "without time and group : time" in " ".join(fit.notes)
+    assert "cannot explain it" in fits_of("score ~ time", thrice)[0].refused
+    thrice["lesion"] = np.exp(thrice["score"])
+    assert fits_of("lesion ~ group + age", thrice)[1].sessions == 40
+    # No false positives: the errors are those of 40 subjects, not of 120 sessions.
+    thrice["score"] += rng.normal(0, 0.1, 120)
+    assert fits_of("score ~ group + age", thrice)[0].method.startswith("linear mixed model")
+
+
+@pytest.mark.parametrize(("rescans", "sessions"), [(3, 100), (40, 140)])
+def test_a_few_rescans_cost_no_model(rng, rescans, sessions):
+    place = np.r_[np.arange(100), np.arange(rescans)]
+    group, tiv, gm = np.where(np.arange(100) % 2, "b", "a"), rng.normal(1500, 90, 100), rng.normal(600, 20, 100)
+    frame = frame_of(gm=gm[place] + rng.normal(0, 2, len(place)), group=group[place], age=rng.normal(45, 9, 100)[place],
+                     tiv=tiv[place] + rng.normal(0, 3, len(place)))  # fmt: skip
+    frame = frame.assign(participant_id=[f"sub-{i:03}" for i in place], session_id="ses-1", time=0.0)
+    frame.loc[100:, "session_id"], frame.loc[100:, "time"] = "ses-2", rng.uniform(0.2, 1, rescans)
+    frame = frame.iloc[::-1]
+    (fit,) = fits_of("gm ~ group*time + age + tiv", frame)
+    assert not fit.refused and fit.sessions == sessions and fit.subjects == 100
+    df = fit.terms.set_index("term")["df"]
+    if rescans < 10:
+        assert fit.formula.text == "gm ~ group + age + tiv" and set(df) == {96} and max(fit.index) == 99
+        assert "3 of 100 subjects have several sessions, too few" in fit.notes[0]
+        assert "without time and group : time" in fit.notes[0]
+        # Without time nothing varies within subjects: TIV, measured anew, is known between them.
+        (fit,) = fits_of("gm ~ group + tiv", frame)
+        assert fit.sessions == 103 and set(fit.terms["df"]) == {97}
+        assert "degrees of freedom" in fits_of("gm ~ time", frame)[0].refused
+    else:
+        assert df["tiv"] == 96 and df["time"] == 38
+
+
+def test_loads_of_a_few_rescans_are_fitted_too(rng):
+    place = np.r_[np.arange(60), np.arange(4)]
+    frame = frame_of(lesion=rng.lognormal(size=64) * np.r_[np.tile([0, 1], 30), [1] * 4],
+                     age=rng.normal(45, 9, 60)[place])  # fmt: skip
+    frame = frame.assign(participant_id=[f"sub-{i:03}" for i in place], time=np.r_[np.zeros(60), [1, 1, 1, 1.5]])
+    _, load = fits_of("lesion ~ age + time", frame)
+    assert not load.refused and load.formula.text == "lesion ~ age"
+
+
+def test_numerical_failures_are_told(rng, monkeypatch):
+    frame = frame_of(y=rng.normal(size=30), group=["a", "b", "c"] * 10, age=rng.normal(45, 9, 30))
+    (fit,) = fits_of("y ~ 0 + group", frame)
+    means = frame.groupby("group", observed=True)["y"].mean()
+    assert fit.terms["estimate"][:3].to_numpy() == pytest.approx(means.to_numpy())
+    (same,) = fits_of("y ~ group", frame)
+    spread = [check for one in (fit, same) for check in one.checks if check.name == "Spread is even"]
+    assert spread[0].p == pytest.approx(spread[1].p)
+    assert "no predictor" in fits_of("y ~ 0", frame)[0].refused
+    assert "df=2 is too small" in fits_of("y ~ bs(age, df=2)", frame)[0].refused
+
+    def fails(*_args, **_options):
+        raise np.linalg.LinAlgError("SVD did not converge")
+
+    monkeypatch.setattr(statistics, "_gaussian", fails)
+    assert "SVD did not converge" in fits_of("y ~ age", frame)[0].refused
+
+
+def test_sessions_are_compared_in_the_order_of_time_or_of_their_numbers(rng):
+    loss = rng.normal(-10, 1, 12)
+    y = np.c_[np.full(12, 600.0), 600 + loss].ravel()
+    frame = several(frame_of(y=y, group=["a"] * 12 + ["b"] * 12), 2)
+    frame["session_id"] = ["ses-2", "ses-10"] * 12
+    frame = frame.sort_values(["participant_id", "session_id"])
+    row = statistics.compare_sessions(frame, ["y"]).iloc[0]
+    assert row["difference"] == pytest.approx(loss.mean()) and "in the order of their labels" in row["comparison"]
+    assert statistics.compare_groups(frame.assign(y=frame["y"] + loss[0]), "group", ["y"]).empty  # all 600 at first
+    # ses-10 came first; of the first subject one date is not known, and neither session may be called the last.
+    frame["time"] = np.where(frame["session_id"] == "ses-10", 0.0, 1.0)
+    frame.loc[0, "time"] = np.nan
+    row = statistics.compare_sessions(frame, ["y"]).iloc[0]
+    assert row["n"] == 11 and row["difference"] == pytest.approx(-loss[1:].mean())
+    assert row["comparison"] == "last session against first (1 subjects left out, time n/a)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import nibabel as nib
 import numpy as np
@@ -145,9 +146,20 @@ def test_maps_and_figures(tmp_path, cohort):
     for stem in ("distributions", "age", "effects", "lesion_frequency", "lesion_difference", "tissue_means"):
         for kind in ("svg", "png"):
             assert (tmp_path / "group_figures" / f"group_{stem}.{kind}").stat().st_size > 1000
+    # The page is one file: its pictures are in it.
+    sources = re.findall(r'<img src="([^"]*)"', page)
+    assert len(sources) == 6 and all(source.startswith("data:image/png;base64,") for source in sources)
     first = {path.name: path.read_bytes() for path in (tmp_path / "group_figures").iterdir()}
     run(tmp_path, cohort, permutations=100, processes=2)
     assert first == {path.name: path.read_bytes() for path in (tmp_path / "group_figures").iterdir()}
+
+
+def test_dollars_in_the_name_of_a_group_are_text(tmp_path, cohort):
+    people = cohort / "participants.tsv"
+    people.write_text(people.read_text().replace("\tMS\t", "\tMS$x_$\t"))
+    run(tmp_path, cohort, maps=False)
+    drawing = (tmp_path / "group_figures" / "group_distributions.svg").read_text()
+    assert ">MS$x_$</text>" in drawing
 
 
 def test_changes_between_sessions_are_modelled_too(tmp_path, cohort, rng):
