@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from bidsapp.measure.cohort import KEYS
+from bidsapp.measure.cohort import AGE_COLUMNS, GROUP_COLUMNS, KEYS, SEX_COLUMNS, SITE_COLUMNS
 
 #: Names that people use, and the column each stands for in a model. Any column may also go without ``_mm3``.
 SHORT_NAMES = {
@@ -27,11 +27,6 @@ FUNCTIONS = {"log": np.log, "log2": np.log2, "log10": np.log10, "log1p": np.log1
 PATSY_FUNCTIONS = ("C", "I", "Q", "center", "scale", "standardize", "bs", "cr", "cc", "Treatment", "Sum", "Poly")
 _KEYWORDS = ("df", "degree", "reference")
 
-#: Columns of participants.tsv by what they mean, the first that is there.
-GROUP_COLUMNS = ("group", "diagnosis", "dx", "disease", "condition", "cohort", "phenotype")
-AGE_COLUMNS = ("age", "age_years", "age_at_scan", "age_at_baseline")
-SEX_COLUMNS = ("sex", "gender")
-SITE_COLUMNS = ("site", "scanner", "center", "centre", "institution")
 #: A level that reads like one of these is what the others are compared with.
 REFERENCE_LEVEL = re.compile(r"^(hc|hcs|healthy.*|controls?|ctrls?|con|cn|nc|hv|reference|none|0|0\.0)$", re.IGNORECASE)
 
@@ -105,12 +100,13 @@ def model_frame(frame: pd.DataFrame, *, categories: Iterable[str] = ()) -> pd.Da
         Same rows; ``time`` (years since the subject's first session) and ``age_first`` where they can be told.
     """
     out: dict[str, pd.Series] = {}
-    coded = {name.lower() for name in (*categories, *GROUP_COLUMNS, *SEX_COLUMNS, *SITE_COLUMNS)}
+    coded = {name.lower() for name in (*categories, *GROUP_COLUMNS, *SEX_COLUMNS, *SITE_COLUMNS)} - set(AGE_COLUMNS)
+    names = set(map(str, frame.columns))
     for name in map(str, frame.columns):
         column = frame[name]
         if not pd.api.types.is_numeric_dtype(column) or (name.lower() in coded and column.nunique() <= MAXIMUM_LEVELS):
             out[name] = _factor(column)
-        elif name.endswith("_mm3"):
+        elif name.endswith("_mm3") and name.removesuffix("_mm3") not in names:
             out[name.removesuffix("_mm3")] = column.astype(float) / 1000
         else:
             out[name] = column.astype(float)
@@ -346,7 +342,7 @@ def _number_problem(frame: pd.DataFrame, column: str) -> str:
 def _factor(column: pd.Series) -> pd.Series:
     """Text as a factor: levels in order, a control group first."""
     known = column.dropna()
-    text = known.map(lambda value: f"{value:g}" if isinstance(value, float) else str(value))
+    text = known.map(lambda value: f"{value:.15g}" if isinstance(value, float) else str(value))
     levels = sorted(text.unique(), key=lambda level: (not REFERENCE_LEVEL.match(level), level))
     if column.name in KEYS:
         return text.reindex(column.index).astype(object)

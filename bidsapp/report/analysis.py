@@ -133,9 +133,11 @@ def analyse(
     """
     options, changes = options or Options(), changes or Changes()
     measures = tuple(str(name) for name in merged if name not in cohort.KEYS)
-    volumes, notes = cohort.add_covariates(merged, covariates.tables)
+    loads, about_loads = _loads(merged, measures, sessions)
+    taken = [*measures, *map(str, loads), *map(str, changes.tables.get("changes", pd.DataFrame()))]
+    covariates = covariates.beside(taken)
     categories = covariates.categories
-    loads, about_loads = _loads(volumes, measures, sessions)
+    volumes, notes = cohort.add_covariates(merged, covariates.tables, codes=categories)
     frame = formula.model_frame(pd.concat([volumes, loads], axis=1), categories=categories)
     design = formula.find_design(frame)
     harmonized: Harmonized | None = None
@@ -234,9 +236,9 @@ def _single_lesions(sessions: Sequence[Session]) -> tuple[pd.DataFrame, dict[str
 
 
 def _loads(
-    volumes: pd.DataFrame, measures: Sequence[str], sessions: Sequence[Session]
+    merged: pd.DataFrame, measures: Sequence[str], sessions: Sequence[Session]
 ) -> tuple[pd.DataFrame, dict[str, Mapping[str, Any]]]:
-    """The sessions' tables of lesion load (by region and size), in the rows of `volumes`, and their dictionary."""
+    """The sessions' tables of lesion load (by region and size), in the rows of `merged`, and their dictionary."""
     frames, about = [], {}
     for session in sessions:
         table = session.tables.get("load")
@@ -246,13 +248,13 @@ def _loads(
         frames.append(table.assign(participant_id=subject, session_id=visit))
         about |= {k: v for k, v in session.dictionaries.get("load", {}).items() if k not in about}
     if not frames:
-        return pd.DataFrame(index=volumes.index), about
-    merged = cohort.merge_sessions(frames)
-    merged = merged.drop(columns=[name for name in merged if name in measures])
-    merged[cohort.KEYS] = merged[cohort.KEYS].astype(object).fillna("")
-    keys = volumes[cohort.KEYS].astype(object).fillna("")
-    beside = keys.merge(merged, on=cohort.KEYS, how="left").drop(columns=cohort.KEYS)
-    return beside.set_index(volumes.index).apply(cohort.numeric_if_possible), about
+        return pd.DataFrame(index=merged.index), about
+    loads = cohort.merge_sessions(frames)
+    loads = loads.drop(columns=[name for name in loads if name in measures])
+    loads[cohort.KEYS] = loads[cohort.KEYS].astype(object).fillna("")
+    keys = merged[cohort.KEYS].astype(object).fillna("")
+    beside = keys.merge(loads, on=cohort.KEYS, how="left").drop(columns=cohort.KEYS)
+    return beside.set_index(merged.index).apply(cohort.numeric_if_possible), about
 
 
 def _lesions(
@@ -263,7 +265,7 @@ def _lesions(
     loads: pd.DataFrame,
 ) -> pd.DataFrame:
     """Loads and counts of every session: from its volumes, its table of loads, and its single lesions."""
-    own = [name for name in measures if "lesion" in name and "_with_lesions" not in name]
+    own = [name for name in measures if cohort.is_lesion(name)]
     table = pd.concat([volumes[[*cohort.KEYS, *own]], loads], axis=1)
     if "volume_mm3" not in single:
         return table
@@ -328,7 +330,7 @@ def _change_frame(
     ]
     own = [name for name in own if name not in cohort.KEYS]
     keyed = changes.assign(session_id=changes["session_from"])[[*cohort.KEYS, *own]]
-    joined, _ = cohort.add_covariates(keyed, covariates.tables)
+    joined, _ = cohort.add_covariates(keyed, covariates.tables, codes=covariates.categories)
     out = formula.model_frame(joined, categories=covariates.categories)
     keys = [(str(row["participant_id"]), str(row["session_id"])) for row in frame[cohort.KEYS].to_dict("records")]
     if "tiv" in frame and "tiv" not in out:

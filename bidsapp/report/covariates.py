@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from bidsapp.measure.cohort import KEYS, covariate_label
 from bidsapp.report.read import BrokenFile, read_json, read_table
 
 
@@ -34,6 +35,22 @@ class Covariates:
     def categories(self) -> list[str]:
         """Columns of codes: their dictionary lists levels."""
         return [name for name, about in self.dictionary.items() if about.get("Levels")]
+
+    def beside(self, measures: Iterable[str]) -> Covariates:
+        """The same, with other names for the columns that are called as a measure is; a note says so."""
+        taken = tuple(measures)
+        tables, dictionary, notes = [], dict(self.dictionary), list(self.notes)
+        for name, table in self.tables:
+            columns = [str(column) for column in table if column not in KEYS]
+            labels = {column: covariate_label(column, name, taken) for column in columns}
+            for column, label in labels.items():
+                if label != column:
+                    notes.append(f"{column} of {name} goes by {label} here: {column} is also the name of a measure.")
+                    dictionary[label] = self.dictionary.get(column, {})
+            tables.append((name, table.rename(columns=labels)))
+        renamed = {column for _, table in self.tables for column in table} - {c for _, table in tables for c in table}
+        dictionary = {column: about for column, about in dictionary.items() if column not in renamed}
+        return replace(self, tables=tuple(tables), dictionary=dictionary, notes=tuple(notes))
 
 
 def read_covariates(bids_dir: Path | None, out_dir: Path) -> Covariates:

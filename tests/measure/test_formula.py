@@ -27,6 +27,13 @@ def test_volumes_are_in_ml_and_controls_are_the_reference(merged):
     assert frame["age"].dtype == float
 
 
+def test_long_codes_stay_apart_and_age_is_never_a_factor(merged):
+    codes = merged.assign(site=[1234561.0, 1234562.0] * 5 + [np.nan] * 2)
+    frame = model_frame(codes, categories=["age"])
+    assert list(frame["site"].cat.categories) == ["1234561", "1234562"]
+    assert frame["age"].dtype == float
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

@@ -191,3 +191,18 @@ def test_loads_by_region_are_in_the_table_and_may_be_modelled(tmp_path, cohort):
     terms = tables["group_models.tsv"].set_index(["outcome", "term"])
     assert terms.loc[("periventricular", "group = MS"), "estimate"] == pytest.approx(2, rel=0.3)
     assert terms.loc[("infratentorial_count", "group = MS"), "estimate_kind"] == "rate ratio"
+
+
+def test_covariates_named_as_measures_are_renamed_and_keep_their_dictionary(tmp_path, cohort):
+    table = pd.read_csv(cohort / "participants.tsv", sep="\t", dtype=str)
+    table.assign(lesion=["yes", "no"] * 12, GM="7").to_csv(cohort / "participants.tsv", sep="\t", index=False)
+    about = {"lesion": {"Description": "Seen by eye.", "Levels": {"yes": "yes", "no": "no"}}}
+    (cohort / "participants.json").write_text(json.dumps(about))
+    page, tables = run(tmp_path, cohort, maps=False)
+    volumes = tables["group_volumes.tsv"]
+    assert volumes["gm_mm3"].min() > 1e5 and set(volumes["participants_lesion"]) == {"yes", "no"}
+    assert set(volumes["participants_GM"]) == {7}
+    told = json.loads((tmp_path / "group_volumes.json").read_text())
+    assert told["participants_lesion"]["Description"] == "Seen by eye."
+    assert "lesion of participants.tsv goes by participants_lesion here" in page
+    assert {"gm", "lesion"} <= set(tables["group_models.tsv"]["outcome"])
