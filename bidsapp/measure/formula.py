@@ -33,6 +33,8 @@ REFERENCE_LEVEL = re.compile(r"^(hc|hcs|healthy.*|controls?|ctrls?|con|cn|nc|hv|
 #: Fewer subjects in a level of a factor say nothing about it.
 MINIMUM_PER_LEVEL = 3
 MAXIMUM_LEVELS = 20
+#: A column of which so much is missing would take half the cohort out of every model.
+MOSTLY_MISSING = "it is n/a for more than half the sessions"
 
 _TOKEN = re.compile(
     r"""\s*(?:
@@ -174,6 +176,8 @@ class Design:
         Columns of the model frame; None where there is none that varies.
     notes : tuple of str
         Why a column was not used.
+    session_age : str or None
+        The age at each session, where `age` is the one at the first.
     """
 
     group: str | None
@@ -183,6 +187,7 @@ class Design:
     tiv: str | None
     time: str | None
     notes: tuple[str, ...] = ()
+    session_age: str | None = None
 
     def predictors(self, *, outcome: str = "") -> list[str]:
         """Terms of the default model of an outcome."""
@@ -192,8 +197,11 @@ class Design:
         return first + rest + ([self.tiv] if self.tiv and not relative(outcome) else [])
 
     def adjustments(self, *, outcome: str = "") -> list[str]:
-        """What makes subjects comparable: age, sex and TIV, without the group."""
-        terms = [term for term in (self.age, self.sex) if term]
+        """What makes sessions comparable: their own age, sex and TIV, without the group.
+
+        The age at the first session would make everybody seem ill who is seen again after ten years.
+        """
+        terms = [term for term in (self.session_age or self.age, self.sex) if term]
         return terms + ([self.tiv] if self.tiv and not relative(outcome) else [])
 
 
@@ -207,29 +215,54 @@ def relative(outcome: str) -> bool:
     return outcome == "tiv" or "fraction" in outcome or "percent" in outcome
 
 
-def find_design(frame: pd.DataFrame, *, without_site: bool = False) -> Design:
+def find_design(frame: pd.DataFrame, *, site: str | None = None) -> Design:
     """See which of the usual columns are there and vary.
 
     Parameters
     ----------
     frame : DataFrame
         From `model_frame`.
-    without_site : bool
-        The site's effect was removed already.
+    site : str, optional
+        The column of the sites, where it is known.
     """
     notes: list[str] = []
     chosen: dict[str, str | None] = {}
-    factors = {"group": GROUP_COLUMNS, "sex": SEX_COLUMNS, "site": () if without_site else SITE_COLUMNS}
+    factors = {"group": GROUP_COLUMNS, "sex": SEX_COLUMNS, "site": (site.lower(),) if site else SITE_COLUMNS}
     for role, names in factors.items():
         chosen[role] = _first(frame, names, _factor_problem, notes)
     ages = ("age_first", *AGE_COLUMNS)
     chosen["age"] = _first(frame, ages, _number_problem, notes)
+    chosen["session_age"] = _first(frame, AGE_COLUMNS, _number_problem, [])
     chosen["tiv"] = _first(frame, ("tiv",), _number_problem, notes)
     chosen["time"] = _first(frame, ("time",), _number_problem, [])
     repeated = frame["participant_id"].duplicated().any()
     if repeated and chosen["time"] is None and 2 <= frame["session_id"].nunique() <= 4:
         chosen["time"] = "session_id"
     return Design(**chosen, notes=tuple(notes))
+
+
+def without_small_levels(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Groups, sexes and sites of fewer than `MINIMUM_PER_LEVEL` subjects as n/a, where two and more others remain.
+
+    Two subjects of a third group should not cost the comparison of the other two.
+
+    Returns
+    -------
+    frame : DataFrame
+    notes : list of str
+    """
+    notes = []
+    for name in map(str, frame.columns):
+        factor = isinstance(frame[name].dtype, pd.CategoricalDtype)
+        if not factor or name.lower() not in {*GROUP_COLUMNS, *SEX_COLUMNS, *SITE_COLUMNS}:
+            continue
+        counts = frame.groupby(name, observed=True)["participant_id"].nunique()
+        small = counts.index[counts < MINIMUM_PER_LEVEL].tolist()
+        if small and 2 <= len(counts) - len(small) <= MAXIMUM_LEVELS:
+            frame = frame.assign(**{name: frame[name].cat.remove_categories(small)})
+            few = ", ".join(map(str, small))
+            notes.append(f"{name} {few}: fewer than {MINIMUM_PER_LEVEL} subjects, taken as n/a in models.")
+    return frame, notes
 
 
 def default_formulas(design: Design, measures: Sequence[str]) -> list[Formula]:
@@ -322,6 +355,8 @@ def _factor_problem(frame: pd.DataFrame, column: str) -> str:
         counts = frame.groupby(column, observed=True)["participant_id"].nunique()
     else:
         return "it holds numbers, not groups"
+    if len(counts) and frame[column].notna().mean() < 0.5:
+        return MOSTLY_MISSING
     if len(counts) < 2:
         return "it is the same for all" if len(counts) else "it is n/a for all"
     if len(counts) > MAXIMUM_LEVELS:
@@ -335,7 +370,7 @@ def _number_problem(frame: pd.DataFrame, column: str) -> str:
     if not pd.api.types.is_numeric_dtype(values):
         return "it holds text, not numbers"
     if values.notna().mean() < 0.5:
-        return "it is n/a for more than half the sessions"
+        return MOSTLY_MISSING
     return "" if values.nunique() > 1 else "it is the same for all"
 
 

@@ -138,20 +138,24 @@ def analyse(
     covariates = covariates.beside(taken)
     categories = covariates.categories
     volumes, notes = cohort.add_covariates(merged, covariates.tables, codes=categories)
-    frame = formula.model_frame(pd.concat([volumes, loads], axis=1), categories=categories)
+    if options.harmonize:
+        categories.append(options.harmonize)  # sites may be told by numbers
+    frame, few = formula.without_small_levels(formula.model_frame(_side_by_side(volumes, loads), categories=categories))
     design = formula.find_design(frame)
     harmonized: Harmonized | None = None
     if options.harmonize:
         try:
-            harmonized = harmonize.harmonize(volumes, frame, design, options.harmonize)
-            frame = formula.model_frame(pd.concat([harmonized.frame, loads], axis=1), categories=categories)
-            design = formula.find_design(frame, without_site=True)
+            harmonized = harmonize.harmonize(volumes, frame, design, options.harmonize, measures=measures)
+            done = formula.model_frame(_side_by_side(harmonized.frame, loads), categories=categories)
+            frame, _ = formula.without_small_levels(done)
+            design = formula.find_design(frame, site=harmonized.site)
         except HarmonizationError as error:
             notes.append(f"The table was not harmonised: {error}")
     known = [name for name in measures if pd.api.types.is_numeric_dtype(volumes[name]) and volumes[name].notna().any()]
     short = [name.removesuffix("_mm3") for name in known]
     intervals, changed = _change_frame(changes.tables.get("changes", pd.DataFrame()), frame, covariates)
     fits = _fit_all([(frame, short), (intervals, changed)], design, options.models)
+    notes += _without_site(fits, harmonized)
     group = design.group
     found = [statistics.compare_groups(frame, group, short)] if group else []
     if group and len(intervals):
@@ -164,7 +168,7 @@ def analyse(
         volumes, measures, frame, design, tuple(fits), statistics.with_fdr(fits),
         pd.concat(found, ignore_index=True) if found else pd.DataFrame(),
         normative.adjusted_scores(frame, design, short), harmonized=harmonized,
-        single_lesions=single, notes=(*covariates.notes, *notes, *design.notes, *changes.notes),
+        single_lesions=single, notes=(*covariates.notes, *notes, *few, *design.notes, *changes.notes),
         changes=changes.tables.get("changes", pd.DataFrame()),
         lesion_changes=changes.tables.get("lesionchanges", pd.DataFrame()), intervals=intervals,
     )  # fmt: skip
@@ -174,6 +178,24 @@ def analyse(
     result = replace(result, lesions=_lesions(volumes, measures, sessions, single, loads))
     described = _dictionaries(result, {**covariates.dictionary, **about_loads, **dictionary}, about_lesions)
     return replace(result, dictionaries={**described, **changes.dictionaries})
+
+
+def _without_site(fits: Sequence[Fit], harmonized: Harmonized | None) -> list[str]:
+    """A word on models that leave out the sites that were harmonised."""
+    if harmonized is None:
+        return []
+    done = {name.removesuffix("_mm3") for name in harmonized.columns}
+    site = harmonized.site
+    if all(site in one.formula.variables for one in fits if one.formula.outcome in done):
+        return []
+    return [
+        f"Some models of harmonised measures do not have {site} among their predictors: where groups are not even over"
+        f" the sites, their p-values are too small. Add + {site}."
+    ]
+
+
+def _side_by_side(volumes: pd.DataFrame, loads: pd.DataFrame) -> pd.DataFrame:
+    return pd.concat([volumes, loads], axis=1)
 
 
 def _fit_all(frames: Sequence[tuple[pd.DataFrame, Sequence[str]]], design: Design, asked: Sequence[str]) -> list[Fit]:
@@ -331,7 +353,7 @@ def _change_frame(
     own = [name for name in own if name not in cohort.KEYS]
     keyed = changes.assign(session_id=changes["session_from"])[[*cohort.KEYS, *own]]
     joined, _ = cohort.add_covariates(keyed, covariates.tables, codes=covariates.categories)
-    out = formula.model_frame(joined, categories=covariates.categories)
+    out, _ = formula.without_small_levels(formula.model_frame(joined, categories=covariates.categories))
     keys = [(str(row["participant_id"]), str(row["session_id"])) for row in frame[cohort.KEYS].to_dict("records")]
     if "tiv" in frame and "tiv" not in out:
         tiv = dict(zip(keys, frame["tiv"], strict=True))

@@ -108,3 +108,19 @@ def test_time_of_repeated_sessions(merged, source):
     assert design.time == "time" and frame["time"][:2].to_list() == pytest.approx([0, 2], abs=0.01)
     assert design.age == ("age_first" if source == "ages" else "age")
     assert design.predictors()[0] == "group*time"
+
+
+def test_a_small_level_is_left_out_and_the_column_stays(merged):
+    few = merged.assign(group=["CIS"] * 2 + ["MS", "HC"] * 5, site=["a"] * 10 + ["b"] * 2)
+    frame, notes = formula.without_small_levels(model_frame(few))
+    assert list(frame["group"].cat.categories) == ["HC", "MS"] and frame["group"].isna().sum() == 2
+    assert notes == ["group CIS: fewer than 3 subjects, taken as n/a in models."]  # of the sites one would remain
+    assert list(frame["site"].cat.categories) == ["a", "b"] and find_design(frame).group == "group"
+
+
+def test_a_group_known_for_few_is_not_used(merged):
+    design = find_design(
+        model_frame(merged.assign(group=["HC", "MS"] * 3 + [np.nan] * 6, sex=[1, 2, 2] + [np.nan] * 9))
+    )
+    assert design.group == "group" and design.sex is None
+    assert "sex is not used: it is n/a for more than half the sessions." in design.notes

@@ -99,6 +99,10 @@ def test_harmonised_and_raw_tables_are_apart(tmp_path, cohort):
     pd.testing.assert_frame_equal(raw, before["group_volumes.tsv"])
     assert not np.allclose(raw["gm_mm3"], done["gm_mm3"]) and (raw["lesion_mm3"] == done["lesion_mm3"]).all()
     assert "ComBat" in json.loads((tmp_path / "group_volumes_harmonized.json").read_text())["gm_mm3"]["Description"]
+    assert "do not have scanner among their predictors" in page
+    page, tables = run(tmp_path, cohort, maps=False, harmonize="scanner")
+    assert all("+ scanner" in text for text in tables["group_models.tsv"]["formula"])  # lesions, and harmonised volumes
+    assert "do not have scanner among" not in page
     assert "harmonised across" in page and set(tables["group_harmonization.tsv"]["site"]) == {"a", "b"}
     page, tables = run(tmp_path, cohort, maps=False, harmonize="sex_at_birth")
     assert "was not harmonised: there is no column" in page and "group_volumes_harmonized.tsv" not in tables
