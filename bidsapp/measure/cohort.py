@@ -75,7 +75,7 @@ def merge_sessions(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
     if len(twice):
         names = sorted({" ".join(row.dropna().astype(str)) for _, row in twice[KEYS].iterrows()})
         raise ValueError(f"More than one row for {', '.join(names)}: remove the derivatives that are out of date.")
-    merged = merged.sort_values(KEYS, kind="stable", na_position="first").reset_index(drop=True)
+    merged = merged.iloc[order_sessions(merged)].reset_index(drop=True)
     return merged.apply(lambda column: column if column.name in KEYS else numeric_if_possible(column))
 
 
@@ -208,6 +208,39 @@ def lesion_summary(lesions: pd.DataFrame) -> pd.DataFrame:
 def is_lesion(column: str) -> bool:
     """Whether a column tells of lesions, not of a tissue with the lesions in it (``gm_with_lesions_mm3``)."""
     return "lesion" in column and "_with_lesions" not in column
+
+
+def natural(label: object) -> tuple[tuple[int, int, str], ...]:
+    """Sorting key of a label: ses-2 before ses-10, letters by the alphabet."""
+    parts = re.findall(r"\d+|\D+", str(label))
+    return tuple((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts)
+
+
+def order_sessions(frame: pd.DataFrame) -> np.ndarray:
+    """Places of the rows in order of subject, time and label: whoever takes a first row takes the first session.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        With the key columns, and perhaps ``time`` in numbers. Subjects with a session of unknown time go by the labels.
+
+    Returns
+    -------
+    ndarray of int
+    """
+    labels = sorted(frame["session_id"].dropna().unique(), key=natural)
+    rank = frame["session_id"].map({label: place for place, label in enumerate(labels)}).fillna(-1).astype(float)
+    subject = frame["participant_id"].astype(str)
+    time = pd.Series(0.0, frame.index)
+    if "time" in frame and pd.api.types.is_numeric_dtype(frame["time"]):
+        time = frame["time"].where(frame["time"].notna().groupby(subject).transform("all"), 0.0)
+    return np.lexsort((rank, time, pd.factorize(subject, sort=True)[0]))
+
+
+def moments(column: pd.Series) -> pd.Series:
+    """Dates and times of BIDS (any form of ISO 8601, with a time zone or without), NaT for what is none."""
+    text = column.astype(object).map(str, na_action="ignore")
+    return pd.to_datetime(text, errors="coerce", utc=True, format="ISO8601")
 
 
 def even_out(values: pd.DataFrame) -> pd.DataFrame:

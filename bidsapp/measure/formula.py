@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from bidsapp.measure.cohort import AGE_COLUMNS, GROUP_COLUMNS, KEYS, SEX_COLUMNS, SITE_COLUMNS
+from bidsapp.measure.cohort import AGE_COLUMNS, GROUP_COLUMNS, KEYS, SEX_COLUMNS, SITE_COLUMNS, moments
 
 #: Names that people use, and the column each stands for in a model. Any column may also go without ``_mm3``.
 SHORT_NAMES = {
@@ -384,22 +384,52 @@ def _factor(column: pd.Series) -> pd.Series:
     return pd.Series(pd.Categorical(text.reindex(column.index), categories=levels), index=column.index)
 
 
+def _age_column(columns: Iterable[object]) -> str | None:
+    folded: Mapping[str, str] = {str(name).lower(): str(name) for name in columns}
+    return next((folded[name] for name in AGE_COLUMNS if name in folded), None)
+
+
 def _with_time(frame: pd.DataFrame) -> pd.DataFrame:
-    """Add ``time`` from dates or from ages that differ between a subject's sessions."""
+    """Add ``time`` from dates, or from ages that differ between a subject's sessions, and ``age_first`` of the latter.
+
+    Dates come first: ages are often whole years. A subject goes by ages where only those are known of every session.
+    """
     subject = frame["participant_id"]
     if not subject.duplicated().any():
         return frame
-    folded: Mapping[str, str] = {str(name).lower(): str(name) for name in frame.columns}
-    age = next((folded[name] for name in AGE_COLUMNS if name in folded), None)
-    if age is not None and pd.api.types.is_numeric_dtype(frame[age]):
-        first = frame[age].groupby(subject).transform("min")
-        if (frame[age] - first > 0).any():
-            frame = frame.assign(age_first=first)
-            if "time" not in frame:
-                frame = frame.assign(time=frame[age] - first)
-    if "acq_time" in frame and "time" not in frame:
-        dates = pd.to_datetime(frame["acq_time"].astype(object), errors="coerce", utc=True)
-        days = (dates - dates.groupby(subject).transform("min")).dt.total_seconds() / 86400
-        if (days > 0).any():
-            frame = frame.assign(time=days / 365.25)
-    return frame
+    by_date, by_age = _years_by_date(frame), _years_by_age(frame)
+    if by_age is not None:
+        age = frame[_age_column(frame.columns)]
+        frame = frame.assign(age_first=age.groupby(subject).transform("min"))
+    if "time" in frame or (by_date is None and by_age is None):
+        return frame
+    if by_date is None or by_age is None:
+        return frame.assign(time=by_age if by_date is None else by_date)
+    dated, aged = (years.notna().groupby(subject).transform("all") for years in (by_date, by_age))
+    return frame.assign(time=by_date.where(dated | ~aged, by_age))
+
+
+def _years_by_date(frame: pd.DataFrame) -> pd.Series | None:
+    """Years since the subject's first date; None where there are no dates that differ."""
+    if "acq_time" not in frame:
+        return None
+    dates = moments(frame["acq_time"])
+    days = (dates - dates.groupby(frame["participant_id"]).transform("min")).dt.total_seconds() / 86400
+    return days / 365.25 if (days > 0).any() else None
+
+
+def _years_by_age(frame: pd.DataFrame) -> pd.Series | None:
+    """Years since the subject's youngest age; None where ages do not differ within any subject.
+
+    Where they do for some, a subject whose age is the same at all of several sessions has the one of participants.tsv:
+    nothing is known of the time between them.
+    """
+    age = _age_column(frame.columns)
+    if age is None or not pd.api.types.is_numeric_dtype(frame[age]):
+        return None
+    by_subject = frame[age].groupby(frame["participant_id"])
+    years = frame[age] - by_subject.transform("min")
+    if not (years > 0).any():
+        return None
+    stale = (by_subject.transform("size") > 1) & (by_subject.transform("nunique") < 2)
+    return years.where(~stale)

@@ -68,7 +68,7 @@ class Analysis:
     Attributes
     ----------
     volumes : DataFrame
-        One row per session: measures, then covariates.
+        One row per session, by subject and time: measures, then covariates.
     measures : tuple of str
         The measured columns of `volumes`.
     frame : DataFrame
@@ -141,6 +141,8 @@ def analyse(
     if options.harmonize:
         categories.append(options.harmonize)  # sites may be told by numbers
     frame, few = formula.without_small_levels(formula.model_frame(_side_by_side(volumes, loads), categories=categories))
+    order = cohort.order_sessions(frame)
+    volumes, loads, frame = (table.iloc[order].reset_index(drop=True) for table in (volumes, loads, frame))
     design = formula.find_design(frame)
     harmonized: Harmonized | None = None
     if options.harmonize:

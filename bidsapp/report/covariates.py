@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from bidsapp.measure.cohort import KEYS, covariate_label
+from bidsapp.measure.cohort import KEYS, covariate_label, moments
 from bidsapp.report.read import BrokenFile, read_json, read_table
 
 
@@ -69,6 +69,10 @@ def read_covariates(bids_dir: Path | None, out_dir: Path) -> Covariates:
             dictionary |= {k: v for k, v in _dictionary(path, notes, root).items() if k not in dictionary}
     if not (root / "participants.tsv").is_file():
         notes.append(f"There is no participants.tsv in {root.name}: nothing is known of the subjects but their scans.")
+    dates = _dates_of_scans(root, notes)
+    if len(dates):
+        tables.append(("scans.tsv", dates))
+        dictionary.setdefault("acq_time", {"Description": "When the session's first scan was made, of scans.tsv."})
     sessions = []
     for path in sorted(root.glob("sub-*/sub-*_sessions.tsv")):
         table = _attempt(read_table, path, notes, root)
@@ -84,6 +88,20 @@ def read_covariates(bids_dir: Path | None, out_dir: Path) -> Covariates:
         tables.append(("sessions.tsv", pd.concat(sessions, ignore_index=True)))
         dictionary |= _dictionary(root / "sessions.tsv", notes, root)
     return Covariates(tuple(tables), dictionary, tuple(notes))
+
+
+def _dates_of_scans(root: Path, notes: list[str]) -> pd.DataFrame:
+    """The earliest date of every session's scans: BIDS's usual place for it. A date in sessions.tsv wins over it."""
+    rows = []
+    for path in sorted(root.glob("sub-*/ses-*/sub-*_ses-*_scans.tsv")):
+        table = _attempt(read_table, path, notes, root)
+        if table is None or "acq_time" not in table:
+            continue
+        when = moments(table["acq_time"])
+        if when.notna().any():
+            text = table["acq_time"][when.idxmin()]
+            rows.append({"participant_id": path.parts[-3], "session_id": path.parts[-2], "acq_time": text})
+    return pd.DataFrame(rows)
 
 
 def _dictionary(path: Path, notes: list[str], root: Path) -> dict[str, Mapping[str, Any]]:

@@ -199,3 +199,11 @@ def test_codes_and_text_are_not_mended():
                            "word": ["a", "b", "c", "4"] * 5})  # fmt: skip
     found, notes = cohort.add_covariates(merged, [("participants.tsv", people)], codes=["arm"])
     assert (found["site"][0], found["arm"][0], found["word"][0]) == ("B", "x", "a") and notes == []
+
+
+def test_sessions_go_by_time_then_by_number():
+    rows = [("sub-1", "ses-post", 1.0), ("sub-1", "ses-pre", 0.0), ("sub-2", "ses-10", np.nan), ("sub-2", "ses-2", 3.0)]
+    table = pd.DataFrame(rows, columns=[*cohort.KEYS, "time"])
+    assert cohort.order_sessions(table).tolist() == [1, 0, 3, 2]
+    merged = merge_sessions([frame("sub-1", "ses-10", x=1.0), frame("sub-1", "ses-2", x=2.0)])
+    assert merged["session_id"].to_list() == ["ses-2", "ses-10"]

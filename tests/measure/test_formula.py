@@ -124,3 +124,27 @@ def test_a_group_known_for_few_is_not_used(merged):
     )
     assert design.group == "group" and design.sex is None
     assert "sex is not used: it is n/a for more than half the sessions." in design.notes
+
+
+def sessions_of(**columns) -> pd.DataFrame:
+    """Two subjects of three sessions each."""
+    keys = {"participant_id": np.repeat(["sub-1", "sub-2"], 3), "session_id": ["ses-1", "ses-2", "ses-3"] * 2}
+    return model_frame(pd.DataFrame(keys | columns))
+
+
+def test_time_is_from_dates_in_any_form_before_ages():
+    dates = ["2020-01-01", "2020-07-01T12:00:00.000Z", "2021-01-01 12:00"]
+    frame = sessions_of(age=[45, 45, 46, 50, 51, 51], acq_time=dates * 2)
+    assert frame["time"].to_list() == pytest.approx([0, 0.5, 1] * 2, abs=0.005)
+    assert frame["age_first"].to_list() == [45] * 3 + [50] * 3
+
+
+def test_a_subject_without_dates_goes_by_ages():
+    dates = ["2020-01-01", "2020-07-01", "2021-01-01", "2020-01-01", np.nan, np.nan]
+    frame = sessions_of(age=[45, 45, 46, 50, 51, 53], acq_time=dates)
+    assert frame["time"].to_list() == pytest.approx([0, 0.5, 1, 0, 1, 3], abs=0.005)
+
+
+def test_an_age_of_participants_tsv_says_nothing_of_the_time_between_sessions():
+    frame = sessions_of(age=[45, 45, 46, 50, 50, 50])
+    assert frame["time"][:3].to_list() == [0, 0, 1] and frame["time"][3:].isna().all()
