@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import keyword
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -66,12 +67,15 @@ class Formula:
         Column of the left side.
     variables : tuple of str
         All columns it needs, the outcome first.
+    notes : tuple of str
+        What is read otherwise than it was written.
     """
 
     left: str
     right: str
     outcome: str
     variables: tuple[str, ...]
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def text(self) -> str:
@@ -80,7 +84,7 @@ class Formula:
     @property
     def plain(self) -> bool:
         """Whether the outcome stands on the left as it is, not as a function of it."""
-        return self.left == self.outcome
+        return self.left == _quoted(self.outcome)
 
 
 def model_frame(frame: pd.DataFrame, *, categories: Iterable[str] = ()) -> pd.DataFrame:
@@ -149,7 +153,9 @@ def parse(text: str, columns: Sequence[str], *, measures: Sequence[str] = ()) ->
     for match in _RANDOM_INTERCEPT.finditer(right):
         if column_of(match[1], columns) != "participant_id":
             raise FormulaError(f"{text!r}: a random intercept is there for subjects only: (1|subject).")
-    right, needed = _resolve(_RANDOM_INTERCEPT.sub("", right).strip() or "1", columns, text)
+    right, needed, notes = _resolve_right(_RANDOM_INTERCEPT.sub("", right).strip() or "1", columns, text)
+    if right.replace(" ", "") in ("0", "-1", "+0"):
+        raise FormulaError(f"{text!r} has no predictors. Write '{left.strip()} ~ 1' for the mean.")
     sides = list(measures) if left.strip().lower() == "all" and "all" not in columns else _outcomes(left)
     formulas = []
     for side in sides:
@@ -160,7 +166,7 @@ def parse(text: str, columns: Sequence[str], *, measures: Sequence[str] = ()) ->
             if side in measures and left.strip().lower() == "all":
                 continue
             raise FormulaError(f"{text!r}: {variables[0]} stands on both sides.")
-        formulas.append(Formula(resolved, right, variables[0], (variables[0], *needed)))
+        formulas.append(Formula(resolved, right, variables[0], (variables[0], *needed), notes))
     if not formulas:
         raise FormulaError(f"{text!r}: there is no measure that it could explain.")
     return formulas
@@ -265,19 +271,27 @@ def without_small_levels(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     return frame, notes
 
 
-def default_formulas(design: Design, measures: Sequence[str]) -> list[Formula]:
+def default_formulas(design: Design, measures: Sequence[str], *, years: str | None = None) -> list[Formula]:
     """One model for each measure: group (by time), age, sex, site and TIV, as far as they are there.
 
     Without any of group, age, sex and time there is nothing to ask, and no model.
+
+    Parameters
+    ----------
+    design : Design
+    measures : sequence of str
+    years : str, optional
+        Length of the interval of which the measures are changes; rates per year do without.
     """
     if not (design.group or design.age or design.sex or design.time):
         return []
     formulas = []
     for outcome in measures:
         terms = design.predictors(outcome=outcome)
+        terms += [years] if years and "per_year" not in outcome else []
         names = [name for term in terms for name in term.split("*")]
         if outcome not in names:
-            formulas.append(Formula(outcome, " + ".join(terms), outcome, (outcome, *names)))
+            formulas.append(Formula(_quoted(outcome), " + ".join(terms), outcome, (outcome, *names)))
     return formulas
 
 
@@ -286,8 +300,33 @@ def _outcomes(left: str) -> list[str]:
     return [part.strip() for part in re.split(r",(?![^()]*\))", left) if part.strip()]
 
 
-def _resolve(side: str, columns: Sequence[str], whole: str) -> tuple[str, tuple[str, ...]]:
-    """A side with the real names of its columns, and these."""
+def _resolve_right(side: str, columns: Sequence[str], whole: str) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+    """The predictors with the real names of their columns, these, and a note.
+
+    The age at a session is the first age and the time since: beside time, age would take half of its effect.
+    """
+    right, needed = _resolve(side, columns, whole)
+    age = _age_column(columns)
+    if age not in needed or "time" not in needed or "age_first" not in columns:
+        return right, needed, ()
+    right, needed = _resolve(side, columns, whole, {age: "age_first"})
+    note = (
+        f"Beside time, {age} is the age at the first session (age_first): the age at each session holds time already."
+    )
+    return right, needed, (note,)
+
+
+def _quoted(column: str) -> str:
+    """A column as patsy reads it; what is no word, or one of Python's or patsy's own, goes with Q."""
+    plain = column.isidentifier() and not keyword.iskeyword(column) and column != "Intercept"
+    return column if plain else f"Q({column!r})"
+
+
+def _resolve(
+    side: str, columns: Sequence[str], whole: str, instead: Mapping[str | None, str] | None = None
+) -> tuple[str, tuple[str, ...]]:
+    """A side with the real names of its columns (or of those that take their place), and these."""
+    instead = instead or {}
     words: list[str] = []
     used: list[str] = []
     place = 0
@@ -299,10 +338,10 @@ def _resolve(side: str, columns: Sequence[str], whole: str) -> tuple[str, tuple[
         text = match[0].strip()
         after = side[place:].lstrip()[:1]
         if match["name"]:
-            text = _word(text, after, columns, whole, used)
+            text = _word(text, after, columns, whole, used, instead)
         elif match["string"]:
             if words[-2:] == ["Q", "("]:
-                used.append(_known(text[1:-1], columns, whole))
+                used.append(_known(text[1:-1], columns, whole, instead))
                 text = repr(used[-1])
         elif text == "|":
             raise FormulaError(f"{whole!r}: of random effects only (1|subject) is there.")
@@ -311,7 +350,9 @@ def _resolve(side: str, columns: Sequence[str], whole: str) -> tuple[str, tuple[
     return re.sub(r"\s+", " ", spaced).strip(), tuple(dict.fromkeys(used))
 
 
-def _word(text: str, after: str, columns: Sequence[str], whole: str, used: list[str]) -> str:
+def _word(
+    text: str, after: str, columns: Sequence[str], whole: str, used: list[str], instead: Mapping[str | None, str]
+) -> str:
     """A name in a formula: a function, an option of one, or a column."""
     bare = text.removeprefix("np.")
     if after == "(":
@@ -324,17 +365,17 @@ def _word(text: str, after: str, columns: Sequence[str], whole: str, used: list[
         return text
     if text in PATSY_FUNCTIONS[-3:] and column_of(text, columns) is None:
         return text
-    column = _known(text, columns, whole)
+    column = _known(text, columns, whole, instead)
     used.append(column)
-    return column if column.isidentifier() else f"Q({column!r})"
+    return _quoted(column)
 
 
-def _known(name: str, columns: Sequence[str], whole: str) -> str:
+def _known(name: str, columns: Sequence[str], whole: str, instead: Mapping[str | None, str]) -> str:
     column = column_of(name, columns)
     if column is None:
         there = ", ".join(str(known) for known in columns if known not in KEYS)
         raise FormulaError(f"{whole!r}: there is no column {name!r}. There are: {there}.")
-    return column
+    return instead.get(column, column)
 
 
 def _first(frame: pd.DataFrame, names: Iterable[str], problem: object, notes: list[str]) -> str | None:

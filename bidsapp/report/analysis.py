@@ -207,7 +207,9 @@ def _fit_all(frames: Sequence[tuple[pd.DataFrame, Sequence[str]]], design: Desig
     if not asked:
         found += [(one, sessions) for one in formula.default_formulas(design, measures)]
         if len(intervals):
-            found += [(one, intervals) for one in formula.default_formulas(formula.find_design(intervals), changed)]
+            years = "years" if "years" in intervals and intervals["years"].nunique() > 1 else None
+            own = formula.find_design(intervals)
+            found += [(one, intervals) for one in formula.default_formulas(own, changed, years=years)]
     for text in asked:
         try:
             some = formula.parse(text, [str(name) for name in sessions.columns], measures=measures)
@@ -223,7 +225,18 @@ def _fit_all(frames: Sequence[tuple[pd.DataFrame, Sequence[str]]], design: Desig
                 raise
             found += [(one, intervals) for one in some]
     unique = dict(found)
-    return [part for one, frame in unique.items() for part in statistics.fit(one, frame)]
+    return [part for one, frame in unique.items() for part in _fit(one, frame)]
+
+
+def _fit(asked: Formula, frame: pd.DataFrame) -> list[Fit]:
+    """The parts of one model; what patsy or a solver cannot do is told, and the other models are fitted."""
+    try:
+        fits = statistics.fit(asked, frame)
+    except Exception as error:  # of patsy's splines and contrasts alone there are a dozen kinds
+        why = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        empty = pd.DataFrame(columns=statistics.TERM_COLUMNS)
+        fits = [Fit(asked, "", "", empty, refused=f"it cannot be fitted: {why}. Write the formula otherwise.")]
+    return [replace(one, notes=(*asked.notes, *one.notes)) for one in fits]
 
 
 def _with_units(table: pd.DataFrame, known: Sequence[str]) -> pd.DataFrame:

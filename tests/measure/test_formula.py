@@ -72,6 +72,7 @@ def test_several_outcomes_and_all(merged):
         ("gm ~ (age|subject)", "only (1|subject)"),
         ("gm ~ gm + age", "both sides"),
         ("gm + tiv ~ age", "must name one column"),
+        ("gm ~ 0", "has no predictors"),
     ],
 )
 def test_what_is_no_formula_says_why(merged, text, why):
@@ -126,6 +127,13 @@ def test_a_group_known_for_few_is_not_used(merged):
     assert "sex is not used: it is n/a for more than half the sessions." in design.notes
 
 
+@pytest.mark.parametrize("word", ["class", "lambda", "None", "Intercept"])
+def test_columns_may_be_words_of_python(merged, word):
+    frame = model_frame(merged.rename(columns={"EDSS score": word}))
+    (one,) = parse(f"gm ~ age + {word}", list(frame.columns))
+    assert one.text == f"gm ~ age + Q('{word}')" and one.variables == ("gm", "age", word)
+
+
 def sessions_of(**columns) -> pd.DataFrame:
     """Two subjects of three sessions each."""
     keys = {"participant_id": np.repeat(["sub-1", "sub-2"], 3), "session_id": ["ses-1", "ses-2", "ses-3"] * 2}
@@ -137,6 +145,15 @@ def test_time_is_from_dates_in_any_form_before_ages():
     frame = sessions_of(age=[45, 45, 46, 50, 51, 51], acq_time=dates * 2)
     assert frame["time"].to_list() == pytest.approx([0, 0.5, 1] * 2, abs=0.005)
     assert frame["age_first"].to_list() == [45] * 3 + [50] * 3
+
+
+def test_beside_time_the_age_is_the_first_one():
+    columns = list(sessions_of(Age=[45, 45, 46, 50, 51, 51], gm_mm3=1.0).columns)
+    (one,) = parse("gm ~ time*age", columns)
+    assert one.text == "gm ~ time * age_first" and one.variables == ("gm", "time", "age_first")
+    assert "Age is the age at the first session" in one.notes[0]
+    (one,) = parse("gm ~ age", columns)
+    assert one.text == "gm ~ Age" and one.notes == ()
 
 
 def test_a_subject_without_dates_goes_by_ages():

@@ -88,6 +88,10 @@ def test_asked_models_and_wrong_ones(tmp_path, cohort):
     terms = tables["group_models.tsv"]
     assert list(dict.fromkeys(terms["formula"])) == ["gm ~ age", "wm ~ age", "log(gm) ~ group"]
     assert set(terms.loc[terms["formula"] == "log(gm) ~ group", "unit"].fillna("")) == {""}
+    page, tables = run(tmp_path, cohort, maps=False, models=("gm ~ bs(age, df=2)", "wm ~ age"))
+    checks = tables["group_checks.tsv"].set_index("formula")
+    assert "it cannot be fitted: df=2 is too small" in checks.loc["gm ~ bs(age,df=2)", "finding"]
+    assert set(tables["group_models.tsv"]["formula"]) == {"wm ~ age"} and "df=2 is too small" in page
     with pytest.raises(FormulaError, match="no column 'hippo'"):
         run(tmp_path, cohort, maps=False, models=("hippo ~ age",))
 
@@ -172,6 +176,11 @@ def test_changes_between_sessions_are_modelled_too(tmp_path, cohort, rng):
     assert "Shrinking brain" in page and 'href="./sub-01.html#ses-2"' in page
     compared = tables["group_comparisons.tsv"].set_index("column")
     assert compared.loc["brain_change_percent_per_year", "p_rank"] < 0.001
+    path.write_text(path.read_text().replace("\t1.5\t", "\t3\t"))  # now the intervals differ
+    _, differ = run(tmp_path, cohort, maps=False)
+    right = differ["group_models.tsv"].set_index("outcome")["formula"].str.endswith("+ years").groupby(level=0).all()
+    assert right["new_count"] and not right["brain_change_percent_per_year"]
+    path.write_text(path.read_text().replace("\t3\t", "\t1.5\t"))
     _, tables = run(tmp_path, cohort, maps=False, models=("new_count ~ group + years",))
     assert "the same" in tables["group_checks.tsv"]["finding"][0]  # years
 
