@@ -224,15 +224,18 @@ def test_covariates_named_as_measures_are_renamed_and_keep_their_dictionary(tmp_
 def test_the_first_session_is_the_first_by_the_dates_of_the_scans(tmp_path, write_session, rng):
     bids = tmp_path / "bids"
     for i in range(12):
-        for label, year, gm in (("post", 2022, 500_000), ("pre", 2020, 600_000)):
+        for label, year, gm in (("b", 2022, 500_000), ("a", 2020, 600_000)) if i == 0 else (
+            ("post", 2022, 500_000), ("pre", 2020, 600_000),
+        ):  # fmt: skip
             write_session(f"{i:02}", label, volumes={"gm_mm3": str(gm + 1000 * rng.normal())}, lesions=0)
             path = bids / f"sub-{i:02}" / f"ses-{label}" / f"sub-{i:02}_ses-{label}_scans.tsv"
             path.parent.mkdir(parents=True)
-            path.write_text(f"filename\tacq_time\nanat/a.nii.gz\tn/a\nanat/b.nii.gz\t{year}-01-01T10:00:00\n")
+            date = "n/a" if (i, label) == (0, "a") else f"{year}-01-01T10:00:00"  # sub-00 goes by the labels
+            path.write_text(f"filename\tacq_time\nanat/a.nii.gz\tn/a\nanat/b.nii.gz\t{date}\n")
     _, tables = run(tmp_path, bids, maps=False)
-    assert tables["group_volumes.tsv"]["session_id"].to_list() == ["ses-pre", "ses-post"] * 12
-    assert tables["group_volumes.tsv"]["acq_time"][0] == "2020-01-01T10:00:00"
+    assert tables["group_volumes.tsv"]["session_id"].to_list() == ["ses-a", "ses-b"] + ["ses-pre", "ses-post"] * 11
+    assert tables["group_volumes.tsv"]["acq_time"][2] == "2020-01-01T10:00:00"
     change = tables["group_comparisons.tsv"].set_index("column").loc["gm", "difference"]
-    assert change == pytest.approx(-100, abs=2)  # ml
+    assert change == pytest.approx(-100, abs=2)  # ml, of all twelve
     slope = tables["group_models.tsv"].set_index(["outcome", "term"]).loc[("gm", "time"), "estimate"]
     assert slope == pytest.approx(-50, abs=1)  # ml a year
