@@ -19,6 +19,16 @@ MINIMUM_SUBJECTS = 5
 #: A column of lesions with more values than this is no class.
 MAXIMUM_CLASSES = 40
 
+#: Columns of participants.tsv by what they mean, the first that is there.
+GROUP_COLUMNS = ("group", "diagnosis", "dx", "disease", "condition", "cohort", "phenotype")
+AGE_COLUMNS = ("age", "age_years", "age_at_scan", "age_at_baseline")
+SEX_COLUMNS = ("sex", "gender")
+SITE_COLUMNS = ("site", "scanner", "center", "centre", "institution")
+#: Cells that hold nothing, in small letters. BIDS writes n/a; tables made by hand and by other programs do not.
+MISSING = frozenset({"", "n/a", "na", "nan", ".", "-"})
+#: Share of a column's cells that are numbers above which it is a column of numbers with a few bad cells.
+MOSTLY_NUMBERS = 0.9
+
 # E|x| and the MAD of a standard normal distribution, inverted: both scales then estimate its standard deviation.
 _MAD_TO_SD = 1 / 0.6745
 _MEAN_DEVIATION_TO_SD = 1.253314
@@ -65,11 +75,24 @@ def merge_sessions(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
     if len(twice):
         names = sorted({" ".join(row.dropna().astype(str)) for _, row in twice[KEYS].iterrows()})
         raise ValueError(f"More than one row for {', '.join(names)}: remove the derivatives that are out of date.")
-    merged = merged.sort_values(KEYS, kind="stable", na_position="first").reset_index(drop=True)
+    merged = merged.iloc[order_sessions(merged)].reset_index(drop=True)
     return merged.apply(lambda column: column if column.name in KEYS else numeric_if_possible(column))
 
 
-def add_covariates(merged: pd.DataFrame, tables: Iterable[tuple[str, pd.DataFrame]]) -> tuple[pd.DataFrame, list[str]]:
+def covariate_label(column: str, table: str, taken: Iterable[str]) -> str:
+    """What a column of the dataset is called beside the measures: its name, after its table's where that is taken.
+
+    Models know ``gm_mm3`` as ``gm`` too, and in any letter case: all of these are taken.
+    """
+    return f"{table.removesuffix('.tsv')}_{column}" if _bare(column) in set(map(_bare, taken)) else column
+
+
+def add_covariates(
+    merged: pd.DataFrame,
+    tables: Iterable[tuple[str, pd.DataFrame]],
+    *,
+    codes: Iterable[str] = (),
+) -> tuple[pd.DataFrame, list[str]]:
     """Put what is known of the subjects and sessions beside their measures.
 
     Parameters
@@ -79,20 +102,24 @@ def add_covariates(merged: pd.DataFrame, tables: Iterable[tuple[str, pd.DataFram
     tables : iterable of (str, DataFrame)
         Name and content of ``participants.tsv``, ``sessions.tsv``, ``phenotype/*.tsv``: each with ``participant_id``
         and perhaps ``session_id``, all text. A table with sessions is merged by both, one without by the subject.
+    codes : iterable of str
+        Columns of which every cell is a code, never a number: none is mended.
 
     Returns
     -------
     merged : DataFrame
         The same rows and columns, then those of the tables. Of columns of one name, a value of the session wins over
-        one of the subject, and else the first; a column named as a measure gets its table's name before it.
+        one of the subject, and else the first; a column named as a measure gets its table's name before it
+        (`covariate_label`). Cells that hold nothing (`MISSING`) are NaN.
     notes : list of str
-        What could not be used.
+        What could not be used, and what was read otherwise than it stands there.
     """
     notes: list[str] = []
     keys = merged[KEYS].astype(object).where(merged[KEYS].notna(), "")
+    measured = [name for name in map(str, merged) if name not in KEYS]
     found: dict[str, pd.Series] = {}
     for name, table in tables:
-        table = table.astype(object).replace(["n/a", ""], np.nan)
+        table = table.astype(object).map(_cell)
         by = [key for key in KEYS if key in table]
         if "participant_id" not in by:
             notes.append(f"{name} has no column participant_id: it is not used.")
@@ -104,15 +131,45 @@ def add_covariates(merged: pd.DataFrame, tables: Iterable[tuple[str, pd.DataFram
             notes.append(f"{name} has more than one row of {which}: the first is used.")
             table = table[~twice]
         beside = keys[by].merge(table.assign(**{key: table[key].fillna("") for key in by}), on=by, how="left")
-        for column in table.columns.difference(KEYS, sort=False):
-            label = f"{name.removesuffix('.tsv')}_{column}" if column in merged else str(column)
+        for column in map(str, table.columns.difference(KEYS, sort=False)):
+            label = covariate_label(column, name, measured)
             values = pd.Series(beside[column].to_numpy(), index=merged.index)
             known = found.get(label)
             found[label] = values if known is None else (
                 values.where(values.notna(), known) if "session_id" in by else known.where(known.notna(), values)
             )  # fmt: skip
-    added = pd.DataFrame({label: numeric_if_possible(values) for label, values in found.items()}, index=merged.index)
-    return pd.concat([merged, added], axis=1), notes
+    kept = {code.lower() for code in (*codes, *GROUP_COLUMNS, *SEX_COLUMNS, *SITE_COLUMNS)} - set(AGE_COLUMNS)
+    added = {label: _read(values, label, notes, code=label.lower() in kept) for label, values in found.items()}
+    return pd.concat([merged, pd.DataFrame(added, index=merged.index)], axis=1), notes
+
+
+def _bare(name: str) -> str:
+    return name.lower().removesuffix("_mm3")
+
+
+def _cell(value: object) -> object:
+    """A cell without the blanks around it; NaN where it holds nothing."""
+    text = value.strip() if isinstance(value, str) else value
+    return np.nan if isinstance(text, str) and text.casefold() in MISSING else text
+
+
+def _read(values: pd.Series, label: str, notes: list[str], *, code: bool) -> pd.Series:
+    """A column as numbers where it holds numbers, but for a few bad cells; ages of "89+" (BIDS) are 89."""
+    if label.lower() in AGE_COLUMNS:
+        capped = values.astype(str).str.fullmatch(r"\d+(\.\d+)?\s*\+")
+        if capped.any():
+            notes.append(f"{label} {values[capped].iloc[0]} is read as a number ({int(capped.sum())} sessions).")
+            values = values.where(~capped, values.astype(str).str.rstrip("+ "))
+    whole = numeric_if_possible(values)
+    if pd.api.types.is_numeric_dtype(whole) or code:
+        return whole
+    numbers = numeric_if_possible(values.where(pd.to_numeric(values, errors="coerce").notna()))
+    if numbers.notna().sum() < MOSTLY_NUMBERS * values.notna().sum():
+        return whole
+    bad = values[values.notna() & numbers.isna()].astype(str)
+    words = ", ".join(repr(word) for word in sorted(set(bad))[:5])
+    notes.append(f"{label} holds numbers, but for {words}: n/a there ({len(bad)} sessions).")
+    return numbers
 
 
 def lesion_summary(lesions: pd.DataFrame) -> pd.DataFrame:
@@ -148,12 +205,50 @@ def lesion_summary(lesions: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(out).rename_axis(KEYS).reset_index()
 
 
+def is_lesion(column: str) -> bool:
+    """Whether a column tells of lesions, not of a tissue with the lesions in it (``gm_with_lesions_mm3``)."""
+    return "lesion" in column and "_with_lesions" not in column
+
+
+def natural(label: object) -> tuple[tuple[int, int, str], ...]:
+    """Sorting key of a label: ses-2 before ses-10, letters by the alphabet."""
+    parts = re.findall(r"\d+|\D+", str(label))
+    return tuple((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts)
+
+
+def order_sessions(frame: pd.DataFrame) -> np.ndarray:
+    """Places of the rows in order of subject, time and label: whoever takes a first row takes the first session.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        With the key columns, and perhaps ``time`` in numbers. Subjects with a session of unknown time go by the labels.
+
+    Returns
+    -------
+    ndarray of int
+    """
+    labels = sorted(frame["session_id"].dropna().unique(), key=natural)
+    rank = frame["session_id"].map({label: place for place, label in enumerate(labels)}).fillna(-1).astype(float)
+    subject = frame["participant_id"].astype(str)
+    time = pd.Series(0.0, frame.index)
+    if "time" in frame and pd.api.types.is_numeric_dtype(frame["time"]):
+        time = frame["time"].where(frame["time"].notna().groupby(subject).transform("all"), 0.0)
+    return np.lexsort((rank, time, pd.factorize(subject, sort=True)[0]))
+
+
+def moments(column: pd.Series) -> pd.Series:
+    """Dates and times of BIDS (any form of ISO 8601, with a time zone or without), NaT for what is none."""
+    text = column.astype(object).map(str, na_action="ignore")
+    return pd.to_datetime(text, errors="coerce", utc=True, format="ISO8601")
+
+
 def even_out(values: pd.DataFrame) -> pd.DataFrame:
     """Lesion loads and counts as their logarithms (NaN for zero: no lesion is no small lesion), all else as it is.
 
     Loads are skewed by orders of magnitude: as they are, every large one would stand out.
     """
-    skewed = [name for name in values if "lesion" in str(name) and "_with_lesions" not in str(name)]
+    skewed = [name for name in values if is_lesion(str(name))]
     return values.assign(**{str(name): np.log(values[name].where(values[name] > 0)) for name in skewed})
 
 
@@ -267,7 +362,8 @@ def _labelled(column: pd.Series, key: str) -> pd.Series:
 
 
 def numeric_if_possible(column: pd.Series) -> pd.Series:
+    """A column of numbers as such (infinite ones are none), any other as it is."""
     try:
-        return pd.to_numeric(column)
+        return pd.to_numeric(column).replace([np.inf, -np.inf], np.nan)
     except (ValueError, TypeError):
         return column

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import keyword
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 
-from bidsapp.measure.cohort import KEYS
+from bidsapp.measure.cohort import AGE_COLUMNS, GROUP_COLUMNS, KEYS, SEX_COLUMNS, SITE_COLUMNS, moments
 
 #: Names that people use, and the column each stands for in a model. Any column may also go without ``_mm3``.
 SHORT_NAMES = {
@@ -27,17 +28,14 @@ FUNCTIONS = {"log": np.log, "log2": np.log2, "log10": np.log10, "log1p": np.log1
 PATSY_FUNCTIONS = ("C", "I", "Q", "center", "scale", "standardize", "bs", "cr", "cc", "Treatment", "Sum", "Poly")
 _KEYWORDS = ("df", "degree", "reference")
 
-#: Columns of participants.tsv by what they mean, the first that is there.
-GROUP_COLUMNS = ("group", "diagnosis", "dx", "disease", "condition", "cohort", "phenotype")
-AGE_COLUMNS = ("age", "age_years", "age_at_scan", "age_at_baseline")
-SEX_COLUMNS = ("sex", "gender")
-SITE_COLUMNS = ("site", "scanner", "center", "centre", "institution")
 #: A level that reads like one of these is what the others are compared with.
 REFERENCE_LEVEL = re.compile(r"^(hc|hcs|healthy.*|controls?|ctrls?|con|cn|nc|hv|reference|none|0|0\.0)$", re.IGNORECASE)
 
 #: Fewer subjects in a level of a factor say nothing about it.
 MINIMUM_PER_LEVEL = 3
 MAXIMUM_LEVELS = 20
+#: A column of which so much is missing would take half the cohort out of every model.
+MOSTLY_MISSING = "it is n/a for more than half the sessions"
 
 _TOKEN = re.compile(
     r"""\s*(?:
@@ -69,12 +67,15 @@ class Formula:
         Column of the left side.
     variables : tuple of str
         All columns it needs, the outcome first.
+    notes : tuple of str
+        What is read otherwise than it was written.
     """
 
     left: str
     right: str
     outcome: str
     variables: tuple[str, ...]
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def text(self) -> str:
@@ -83,7 +84,7 @@ class Formula:
     @property
     def plain(self) -> bool:
         """Whether the outcome stands on the left as it is, not as a function of it."""
-        return self.left == self.outcome
+        return self.left == _quoted(self.outcome)
 
 
 def model_frame(frame: pd.DataFrame, *, categories: Iterable[str] = ()) -> pd.DataFrame:
@@ -105,12 +106,13 @@ def model_frame(frame: pd.DataFrame, *, categories: Iterable[str] = ()) -> pd.Da
         Same rows; ``time`` (years since the subject's first session) and ``age_first`` where they can be told.
     """
     out: dict[str, pd.Series] = {}
-    coded = {name.lower() for name in (*categories, *GROUP_COLUMNS, *SEX_COLUMNS, *SITE_COLUMNS)}
+    coded = {name.lower() for name in (*categories, *GROUP_COLUMNS, *SEX_COLUMNS, *SITE_COLUMNS)} - set(AGE_COLUMNS)
+    names = set(map(str, frame.columns))
     for name in map(str, frame.columns):
         column = frame[name]
         if not pd.api.types.is_numeric_dtype(column) or (name.lower() in coded and column.nunique() <= MAXIMUM_LEVELS):
             out[name] = _factor(column)
-        elif name.endswith("_mm3"):
+        elif name.endswith("_mm3") and name.removesuffix("_mm3") not in names:
             out[name.removesuffix("_mm3")] = column.astype(float) / 1000
         else:
             out[name] = column.astype(float)
@@ -151,7 +153,9 @@ def parse(text: str, columns: Sequence[str], *, measures: Sequence[str] = ()) ->
     for match in _RANDOM_INTERCEPT.finditer(right):
         if column_of(match[1], columns) != "participant_id":
             raise FormulaError(f"{text!r}: a random intercept is there for subjects only: (1|subject).")
-    right, needed = _resolve(_RANDOM_INTERCEPT.sub("", right).strip() or "1", columns, text)
+    right, needed, notes = _resolve_right(_RANDOM_INTERCEPT.sub("", right).strip() or "1", columns, text)
+    if right.replace(" ", "") in ("0", "-1", "+0"):
+        raise FormulaError(f"{text!r} has no predictors. Write '{left.strip()} ~ 1' for the mean.")
     sides = list(measures) if left.strip().lower() == "all" and "all" not in columns else _outcomes(left)
     formulas = []
     for side in sides:
@@ -162,7 +166,7 @@ def parse(text: str, columns: Sequence[str], *, measures: Sequence[str] = ()) ->
             if side in measures and left.strip().lower() == "all":
                 continue
             raise FormulaError(f"{text!r}: {variables[0]} stands on both sides.")
-        formulas.append(Formula(resolved, right, variables[0], (variables[0], *needed)))
+        formulas.append(Formula(resolved, right, variables[0], (variables[0], *needed), notes))
     if not formulas:
         raise FormulaError(f"{text!r}: there is no measure that it could explain.")
     return formulas
@@ -178,6 +182,8 @@ class Design:
         Columns of the model frame; None where there is none that varies.
     notes : tuple of str
         Why a column was not used.
+    session_age : str or None
+        The age at each session, where `age` is the one at the first.
     """
 
     group: str | None
@@ -187,6 +193,7 @@ class Design:
     tiv: str | None
     time: str | None
     notes: tuple[str, ...] = ()
+    session_age: str | None = None
 
     def predictors(self, *, outcome: str = "") -> list[str]:
         """Terms of the default model of an outcome."""
@@ -196,8 +203,11 @@ class Design:
         return first + rest + ([self.tiv] if self.tiv and not relative(outcome) else [])
 
     def adjustments(self, *, outcome: str = "") -> list[str]:
-        """What makes subjects comparable: age, sex and TIV, without the group."""
-        terms = [term for term in (self.age, self.sex) if term]
+        """What makes sessions comparable: their own age, sex and TIV, without the group.
+
+        The age at the first session would make everybody seem ill who is seen again after ten years.
+        """
+        terms = [term for term in (self.session_age or self.age, self.sex) if term]
         return terms + ([self.tiv] if self.tiv and not relative(outcome) else [])
 
 
@@ -211,23 +221,24 @@ def relative(outcome: str) -> bool:
     return outcome == "tiv" or "fraction" in outcome or "percent" in outcome
 
 
-def find_design(frame: pd.DataFrame, *, without_site: bool = False) -> Design:
+def find_design(frame: pd.DataFrame, *, site: str | None = None) -> Design:
     """See which of the usual columns are there and vary.
 
     Parameters
     ----------
     frame : DataFrame
         From `model_frame`.
-    without_site : bool
-        The site's effect was removed already.
+    site : str, optional
+        The column of the sites, where it is known.
     """
     notes: list[str] = []
     chosen: dict[str, str | None] = {}
-    factors = {"group": GROUP_COLUMNS, "sex": SEX_COLUMNS, "site": () if without_site else SITE_COLUMNS}
+    factors = {"group": GROUP_COLUMNS, "sex": SEX_COLUMNS, "site": (site.lower(),) if site else SITE_COLUMNS}
     for role, names in factors.items():
         chosen[role] = _first(frame, names, _factor_problem, notes)
     ages = ("age_first", *AGE_COLUMNS)
     chosen["age"] = _first(frame, ages, _number_problem, notes)
+    chosen["session_age"] = _first(frame, AGE_COLUMNS, _number_problem, [])
     chosen["tiv"] = _first(frame, ("tiv",), _number_problem, notes)
     chosen["time"] = _first(frame, ("time",), _number_problem, [])
     repeated = frame["participant_id"].duplicated().any()
@@ -236,19 +247,51 @@ def find_design(frame: pd.DataFrame, *, without_site: bool = False) -> Design:
     return Design(**chosen, notes=tuple(notes))
 
 
-def default_formulas(design: Design, measures: Sequence[str]) -> list[Formula]:
+def without_small_levels(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Groups, sexes and sites of fewer than `MINIMUM_PER_LEVEL` subjects as n/a, where two and more others remain.
+
+    Two subjects of a third group should not cost the comparison of the other two.
+
+    Returns
+    -------
+    frame : DataFrame
+    notes : list of str
+    """
+    notes = []
+    for name in map(str, frame.columns):
+        factor = isinstance(frame[name].dtype, pd.CategoricalDtype)
+        if not factor or name.lower() not in {*GROUP_COLUMNS, *SEX_COLUMNS, *SITE_COLUMNS}:
+            continue
+        counts = frame.groupby(name, observed=True)["participant_id"].nunique()
+        small = counts.index[counts < MINIMUM_PER_LEVEL].tolist()
+        if small and 2 <= len(counts) - len(small) <= MAXIMUM_LEVELS:
+            frame = frame.assign(**{name: frame[name].cat.remove_categories(small)})
+            few = ", ".join(map(str, small))
+            notes.append(f"{name} {few}: fewer than {MINIMUM_PER_LEVEL} subjects, taken as n/a in models.")
+    return frame, notes
+
+
+def default_formulas(design: Design, measures: Sequence[str], *, years: str | None = None) -> list[Formula]:
     """One model for each measure: group (by time), age, sex, site and TIV, as far as they are there.
 
     Without any of group, age, sex and time there is nothing to ask, and no model.
+
+    Parameters
+    ----------
+    design : Design
+    measures : sequence of str
+    years : str, optional
+        Length of the interval of which the measures are changes; rates per year do without.
     """
     if not (design.group or design.age or design.sex or design.time):
         return []
     formulas = []
     for outcome in measures:
         terms = design.predictors(outcome=outcome)
+        terms += [years] if years and "per_year" not in outcome else []
         names = [name for term in terms for name in term.split("*")]
         if outcome not in names:
-            formulas.append(Formula(outcome, " + ".join(terms), outcome, (outcome, *names)))
+            formulas.append(Formula(_quoted(outcome), " + ".join(terms), outcome, (outcome, *names)))
     return formulas
 
 
@@ -257,8 +300,33 @@ def _outcomes(left: str) -> list[str]:
     return [part.strip() for part in re.split(r",(?![^()]*\))", left) if part.strip()]
 
 
-def _resolve(side: str, columns: Sequence[str], whole: str) -> tuple[str, tuple[str, ...]]:
-    """A side with the real names of its columns, and these."""
+def _resolve_right(side: str, columns: Sequence[str], whole: str) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+    """The predictors with the real names of their columns, these, and a note.
+
+    The age at a session is the first age and the time since: beside time, age would take half of its effect.
+    """
+    right, needed = _resolve(side, columns, whole)
+    age = _age_column(columns)
+    if age not in needed or "time" not in needed or "age_first" not in columns:
+        return right, needed, ()
+    right, needed = _resolve(side, columns, whole, {age: "age_first"})
+    note = (
+        f"Beside time, {age} is the age at the first session (age_first): the age at each session holds time already."
+    )
+    return right, needed, (note,)
+
+
+def _quoted(column: str) -> str:
+    """A column as patsy reads it; what is no word, or one of Python's or patsy's own, goes with Q."""
+    plain = column.isidentifier() and not keyword.iskeyword(column) and column != "Intercept"
+    return column if plain else f"Q({column!r})"
+
+
+def _resolve(
+    side: str, columns: Sequence[str], whole: str, instead: Mapping[str | None, str] | None = None
+) -> tuple[str, tuple[str, ...]]:
+    """A side with the real names of its columns (or of those that take their place), and these."""
+    instead = instead or {}
     words: list[str] = []
     used: list[str] = []
     place = 0
@@ -270,10 +338,10 @@ def _resolve(side: str, columns: Sequence[str], whole: str) -> tuple[str, tuple[
         text = match[0].strip()
         after = side[place:].lstrip()[:1]
         if match["name"]:
-            text = _word(text, after, columns, whole, used)
+            text = _word(text, after, columns, whole, used, instead)
         elif match["string"]:
             if words[-2:] == ["Q", "("]:
-                used.append(_known(text[1:-1], columns, whole))
+                used.append(_known(text[1:-1], columns, whole, instead))
                 text = repr(used[-1])
         elif text == "|":
             raise FormulaError(f"{whole!r}: of random effects only (1|subject) is there.")
@@ -282,7 +350,9 @@ def _resolve(side: str, columns: Sequence[str], whole: str) -> tuple[str, tuple[
     return re.sub(r"\s+", " ", spaced).strip(), tuple(dict.fromkeys(used))
 
 
-def _word(text: str, after: str, columns: Sequence[str], whole: str, used: list[str]) -> str:
+def _word(
+    text: str, after: str, columns: Sequence[str], whole: str, used: list[str], instead: Mapping[str | None, str]
+) -> str:
     """A name in a formula: a function, an option of one, or a column."""
     bare = text.removeprefix("np.")
     if after == "(":
@@ -295,17 +365,17 @@ def _word(text: str, after: str, columns: Sequence[str], whole: str, used: list[
         return text
     if text in PATSY_FUNCTIONS[-3:] and column_of(text, columns) is None:
         return text
-    column = _known(text, columns, whole)
+    column = _known(text, columns, whole, instead)
     used.append(column)
-    return column if column.isidentifier() else f"Q({column!r})"
+    return _quoted(column)
 
 
-def _known(name: str, columns: Sequence[str], whole: str) -> str:
+def _known(name: str, columns: Sequence[str], whole: str, instead: Mapping[str | None, str]) -> str:
     column = column_of(name, columns)
     if column is None:
         there = ", ".join(str(known) for known in columns if known not in KEYS)
         raise FormulaError(f"{whole!r}: there is no column {name!r}. There are: {there}.")
-    return column
+    return instead.get(column, column)
 
 
 def _first(frame: pd.DataFrame, names: Iterable[str], problem: object, notes: list[str]) -> str | None:
@@ -326,6 +396,8 @@ def _factor_problem(frame: pd.DataFrame, column: str) -> str:
         counts = frame.groupby(column, observed=True)["participant_id"].nunique()
     else:
         return "it holds numbers, not groups"
+    if len(counts) and frame[column].notna().mean() < 0.5:
+        return MOSTLY_MISSING
     if len(counts) < 2:
         return "it is the same for all" if len(counts) else "it is n/a for all"
     if len(counts) > MAXIMUM_LEVELS:
@@ -339,36 +411,66 @@ def _number_problem(frame: pd.DataFrame, column: str) -> str:
     if not pd.api.types.is_numeric_dtype(values):
         return "it holds text, not numbers"
     if values.notna().mean() < 0.5:
-        return "it is n/a for more than half the sessions"
+        return MOSTLY_MISSING
     return "" if values.nunique() > 1 else "it is the same for all"
 
 
 def _factor(column: pd.Series) -> pd.Series:
     """Text as a factor: levels in order, a control group first."""
     known = column.dropna()
-    text = known.map(lambda value: f"{value:g}" if isinstance(value, float) else str(value))
+    text = known.map(lambda value: f"{value:.15g}" if isinstance(value, float) else str(value))
     levels = sorted(text.unique(), key=lambda level: (not REFERENCE_LEVEL.match(level), level))
     if column.name in KEYS:
         return text.reindex(column.index).astype(object)
     return pd.Series(pd.Categorical(text.reindex(column.index), categories=levels), index=column.index)
 
 
+def _age_column(columns: Iterable[object]) -> str | None:
+    folded: Mapping[str, str] = {str(name).lower(): str(name) for name in columns}
+    return next((folded[name] for name in AGE_COLUMNS if name in folded), None)
+
+
 def _with_time(frame: pd.DataFrame) -> pd.DataFrame:
-    """Add ``time`` from dates or from ages that differ between a subject's sessions."""
+    """Add ``time`` from dates, or from ages that differ between a subject's sessions, and ``age_first`` of the latter.
+
+    Dates come first: ages are often whole years. A subject goes by ages where only those are known of every session.
+    """
     subject = frame["participant_id"]
     if not subject.duplicated().any():
         return frame
-    folded: Mapping[str, str] = {str(name).lower(): str(name) for name in frame.columns}
-    age = next((folded[name] for name in AGE_COLUMNS if name in folded), None)
-    if age is not None and pd.api.types.is_numeric_dtype(frame[age]):
-        first = frame[age].groupby(subject).transform("min")
-        if (frame[age] - first > 0).any():
-            frame = frame.assign(age_first=first)
-            if "time" not in frame:
-                frame = frame.assign(time=frame[age] - first)
-    if "acq_time" in frame and "time" not in frame:
-        dates = pd.to_datetime(frame["acq_time"].astype(object), errors="coerce", utc=True)
-        days = (dates - dates.groupby(subject).transform("min")).dt.total_seconds() / 86400
-        if (days > 0).any():
-            frame = frame.assign(time=days / 365.25)
-    return frame
+    by_date, by_age = _years_by_date(frame), _years_by_age(frame)
+    if by_age is not None:
+        age = frame[_age_column(frame.columns)]
+        frame = frame.assign(age_first=age.groupby(subject).transform("min"))
+    if "time" in frame or (by_date is None and by_age is None):
+        return frame
+    if by_date is None or by_age is None:
+        return frame.assign(time=by_age if by_date is None else by_date)
+    dated, aged = (years.notna().groupby(subject).transform("all") for years in (by_date, by_age))
+    return frame.assign(time=by_date.where(dated | ~aged, by_age))
+
+
+def _years_by_date(frame: pd.DataFrame) -> pd.Series | None:
+    """Years since the subject's first date; None where there are no dates that differ."""
+    if "acq_time" not in frame:
+        return None
+    dates = moments(frame["acq_time"])
+    days = (dates - dates.groupby(frame["participant_id"]).transform("min")).dt.total_seconds() / 86400
+    return days / 365.25 if (days > 0).any() else None
+
+
+def _years_by_age(frame: pd.DataFrame) -> pd.Series | None:
+    """Years since the subject's youngest age; None where ages do not differ within any subject.
+
+    Where they do for some, a subject whose age is the same at all of several sessions has the one of participants.tsv:
+    nothing is known of the time between them.
+    """
+    age = _age_column(frame.columns)
+    if age is None or not pd.api.types.is_numeric_dtype(frame[age]):
+        return None
+    by_subject = frame[age].groupby(frame["participant_id"])
+    years = frame[age] - by_subject.transform("min")
+    if not (years > 0).any():
+        return None
+    stale = (by_subject.transform("size") > 1) & (by_subject.transform("nunique") < 2)
+    return years.where(~stale)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
+from bidsapp.measure.cohort import is_lesion
 from bidsapp.measure.formula import MAXIMUM_LEVELS, Design, column_of, is_volume
 
 #: Subjects per site. ComBat shares information between sites, but with fewer a site's mean is hardly known, and its
@@ -30,7 +32,7 @@ class Harmonized:
     Attributes
     ----------
     frame : DataFrame
-        The merged table, `columns` harmonised, rows that could not be are n/a there.
+        The merged table, `columns` harmonised; cells that could not be are n/a.
     site : str
         Column of the sites.
     columns, kept : tuple of str
@@ -48,7 +50,9 @@ class Harmonized:
     notes: tuple[str, ...]
 
 
-def harmonize(merged: pd.DataFrame, frame: pd.DataFrame, design: Design, site: str) -> Harmonized:
+def harmonize(
+    merged: pd.DataFrame, frame: pd.DataFrame, design: Design, site: str, *, measures: Sequence[str] | None = None
+) -> Harmonized:
     """ComBat (Johnson et al. 2007, Biostatistics 8:118; Fortin et al. 2018, NeuroImage 167:104) by neuroCombat.
 
     Location and scale of every site are estimated with empirical Bayes over the measures and taken away; the effects of
@@ -63,6 +67,8 @@ def harmonize(merged: pd.DataFrame, frame: pd.DataFrame, design: Design, site: s
     design : Design
     site : str
         A column, such as ``site``.
+    measures : sequence of str, optional
+        The measured columns of `merged`; all by default.
 
     Raises
     ------
@@ -74,30 +80,56 @@ def harmonize(merged: pd.DataFrame, frame: pd.DataFrame, design: Design, site: s
     -----
     Tissue volumes and fractions are harmonised; lesion loads and counts are not: ComBat's normal model does not hold
     for what is skewed and may be zero. Parts are harmonised one by one, so that they need not add up any more.
+    Measures that are there for the same sessions are harmonised together, so that a structure measured in a third of
+    the sessions takes nothing from the others.
+
+    Models of harmonised measures should keep the site: ComBat has used up degrees of freedom, and where groups are not
+    even over the sites a model that does not know of this is too bold (Nygaard et al. 2016, Biostatistics 17:29).
     """
     column = column_of(site, list(frame.columns))
     if column is None:
         raise HarmonizationError(f"there is no column {site!r} in participants.tsv or sessions.tsv.")
     kept = [name for name in (design.group, design.age, design.sex, design.time) if name and name != column]
-    measured = [name for name in merged.columns if is_volume(str(name)) and "lesion" not in str(name)]
+    names = merged.columns if measures is None else measures
+    measured = [str(name) for name in names if is_volume(str(name)) and not is_lesion(str(name))]
     measured = [name for name in measured if merged[name].notna().any() and merged[name].nunique() > 1]
-    known = frame[[column, *kept]].notna().all(axis=1) & merged[measured].notna().all(axis=1)
-    sites = frame.loc[known, column].astype(str)
-    _refuse(frame[known], sites, kept, column)
-    notes = _notes(frame, known, measured)
+    known = frame[[column, *kept]].notna().all(axis=1)
     done = merged.copy()
-    done[measured] = done[measured].astype(float)
-    done.loc[~known, measured] = np.nan
-    done.loc[known, measured] = _combat(merged.loc[known, measured], frame.loc[known, kept], sites)
-    return Harmonized(
-        done, column, tuple(measured), tuple(kept), _by_site(merged[known], done[known], sites, measured), notes
+    done[measured] = np.nan
+    columns, refused = [], {}
+    for block in _blocks(merged[measured].notna()):
+        rows = known & merged[block[0]].notna()
+        try:
+            sites = frame.loc[rows, column].astype(str)
+            _refuse(frame[rows], sites, kept, column)
+            done.loc[rows, block] = _combat(merged.loc[rows, block], frame.loc[rows, kept], sites)
+            columns += block
+        except HarmonizationError as error:
+            refused[", ".join(block)] = error
+    if not columns:
+        raise next(iter(refused.values()), HarmonizationError("there is no tissue volume that differs."))
+    notes = (
+        *_notes(frame, known, columns),
+        *(f"{block}: not harmonised, n/a. {why}" for block, why in refused.items()),
     )
+    columns = [name for name in measured if name in columns]
+    by_site = _by_site(merged, done, frame[column], columns)
+    return Harmonized(done, column, tuple(columns), tuple(kept), by_site, notes)
+
+
+def _blocks(there: pd.DataFrame) -> list[list[str]]:
+    """Columns that are there for the same rows, the largest block first."""
+    blocks: dict[bytes, list[str]] = {}
+    for name in there:
+        blocks.setdefault(there[name].to_numpy().tobytes(), []).append(str(name))
+    return sorted(blocks.values(), key=len, reverse=True)
 
 
 def _refuse(frame: pd.DataFrame, sites: pd.Series, kept: list[str], column: str) -> None:
     subjects = frame["participant_id"].groupby(sites).nunique()
     if len(subjects) < 2:
-        raise HarmonizationError(f"{column} has fewer than two values among the sessions that are complete.")
+        told = " and ".join([column, *kept])
+        raise HarmonizationError(f"{column} has fewer than two values among the {len(frame)} sessions with {told}.")
     if len(subjects) > max(MAXIMUM_LEVELS * 5, 1):
         raise HarmonizationError(f"{column} has {len(subjects)} values: that is no site.")
     small = [f"{name} ({count})" for name, count in subjects.items() if count < MINIMUM_PER_SITE]
@@ -160,8 +192,8 @@ def _notes(frame: pd.DataFrame, known: pd.Series, measured: list[str]) -> tuple[
     notes = []
     if not known.all():
         notes.append(
-            f"{int((~known).sum())} of {len(known)} sessions are n/a in the harmonised table, for their site, a"
-            " covariate or a volume is."
+            f"{int((~known).sum())} of {len(known)} sessions are n/a in the harmonised table, for their site or a"
+            " covariate is."
         )
     if frame["participant_id"].duplicated().any():
         notes.append("Sessions of one subject are taken as independent when the sites' effects are estimated.")
@@ -172,9 +204,10 @@ def _notes(frame: pd.DataFrame, known: pd.Series, measured: list[str]) -> tuple[
 
 def _by_site(before: pd.DataFrame, after: pd.DataFrame, sites: pd.Series, measured: list[str]) -> pd.DataFrame:
     rows = []
-    for site, index in sites.groupby(sites).groups.items():
+    for site, index in sites.dropna().astype(str).groupby(sites.dropna().astype(str)).groups.items():
         for name in measured:
-            one, other = before.loc[index, name].astype(float), after.loc[index, name].astype(float)
-            rows.append({"site": site, "column": name, "sessions": len(index), "mean_before": one.mean(),
+            other = after.loc[index, name].dropna().astype(float)
+            one = before.loc[other.index, name].astype(float)
+            rows.append({"site": site, "column": name, "sessions": len(other), "mean_before": one.mean(),
                          "mean_after": other.mean(), "sd_before": one.std(), "sd_after": other.std()})  # fmt: skip
     return pd.DataFrame(rows)

@@ -46,17 +46,15 @@ def leave_one_out(y: np.ndarray, x: np.ndarray, subject: np.ndarray) -> np.ndarr
     if len(count) <= MINIMUM_SUBJECTS or total <= 1e-20 * max(float(y @ y), 1e-300):
         return out
     order = np.argsort(code, kind="stable")
-    blocks = np.split(order, np.cumsum(count)[:-1])
-    single = np.array([block[0] for block in blocks if len(block) == 1], dtype=int)
-    room = 1 - np.einsum("ij,ij->i", q[single], q[single])
-    out[single] = _z(residual[single] / room, 1 / room, total - residual[single] ** 2 / room, n - 1 - p)
-    for block in (block for block in blocks if len(block) > 1):
-        rest = np.eye(len(block)) - q[block] @ q[block].T
-        if np.linalg.cond(rest) < 1e10:
-            inverse = np.linalg.inv(rest)
-            error = inverse @ residual[block]
-            left = total - residual[block] @ error
-            out[block] = _z(error, np.diag(inverse), np.full(len(block), left), n - len(block) - p)
+    start = np.cumsum(count) - count
+    for size in np.unique(count):  # all subjects of as many sessions at once: rows (subjects, sessions)
+        rows = order[start[count == size, None] + np.arange(size)]
+        rest = np.eye(size) - q[rows] @ q[rows].transpose(0, 2, 1)
+        rows, rest = (part[np.linalg.cond(rest) < 1e10] for part in (rows, rest))
+        inverse = np.linalg.inv(rest)
+        error = np.einsum("ijk,ik->ij", inverse, residual[rows])
+        left = total - (residual[rows] * error).sum(axis=1, keepdims=True)
+        out[rows] = _z(error, np.diagonal(inverse, axis1=1, axis2=2), left, n - int(size) - p)
     return out
 
 

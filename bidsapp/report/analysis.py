@@ -61,7 +61,7 @@ class Analysis:
     Attributes
     ----------
     volumes : DataFrame
-        One row per session: measures, then covariates.
+        One row per session, by subject and time: measures, then covariates.
     measures : tuple of str
         The measured columns of `volumes`.
     frame : DataFrame
@@ -126,36 +126,45 @@ def analyse(
     """
     options, changes = options or Options(), changes or Changes()
     measures = tuple(str(name) for name in merged if name not in cohort.KEYS)
-    volumes, notes = cohort.add_covariates(merged, covariates.tables)
+    loads, about_loads = _loads(merged, measures, sessions)
+    taken = [*measures, *map(str, loads), *map(str, changes.tables.get("changes", pd.DataFrame()))]
+    covariates = covariates.beside(taken)
     categories = covariates.categories
-    loads, about_loads = _loads(volumes, measures, sessions)
-    frame = formula.model_frame(pd.concat([volumes, loads], axis=1), categories=categories)
+    volumes, notes = cohort.add_covariates(merged, covariates.tables, codes=categories)
+    if options.harmonize:
+        categories.append(options.harmonize)  # sites may be told by numbers
+    frame, few = formula.without_small_levels(formula.model_frame(_side_by_side(volumes, loads), categories=categories))
+    order = cohort.order_sessions(frame)
+    volumes, loads, frame = (table.iloc[order].reset_index(drop=True) for table in (volumes, loads, frame))
     design = formula.find_design(frame)
     harmonized: Harmonized | None = None
     if options.harmonize:
         try:
-            harmonized = harmonize.harmonize(volumes, frame, design, options.harmonize)
-            frame = formula.model_frame(pd.concat([harmonized.frame, loads], axis=1), categories=categories)
-            design = formula.find_design(frame, without_site=True)
+            harmonized = harmonize.harmonize(volumes, frame, design, options.harmonize, measures=measures)
+            done = formula.model_frame(_side_by_side(harmonized.frame, loads), categories=categories)
+            frame, _ = formula.without_small_levels(done)
+            design = formula.find_design(frame, site=harmonized.site)
         except HarmonizationError as error:
             notes.append(f"The table was not harmonised: {error}")
     known = [name for name in measures if pd.api.types.is_numeric_dtype(volumes[name]) and volumes[name].notna().any()]
     short = [name.removesuffix("_mm3") for name in known]
     intervals, changed = _change_frame(changes.tables.get("changes", pd.DataFrame()), frame, covariates)
     fits = _fit_all([(frame, short), (intervals, changed)], design, options.models)
+    notes += _without_site(fits, harmonized)
     group = design.group
     found = [statistics.compare_groups(frame, group, short)] if group else []
     if group and len(intervals):
         found.append(statistics.compare_groups(intervals, group, changed))
     if frame["participant_id"].duplicated().any():
-        found.append(statistics.compare_sessions(frame, short))
+        # The rows are in order of time already, those of subjects with an undated session in order of the labels.
+        found.append(statistics.compare_sessions(frame.drop(columns="time", errors="ignore"), short))
     found = [table for table in found if len(table)]
     single, about_lesions = _single_lesions(sessions)
     result = Analysis(
         volumes, measures, frame, design, tuple(fits), statistics.with_fdr(fits),
         pd.concat(found, ignore_index=True) if found else pd.DataFrame(),
         normative.adjusted_scores(frame, design, short), harmonized=harmonized,
-        single_lesions=single, notes=(*covariates.notes, *notes, *design.notes, *changes.notes),
+        single_lesions=single, notes=(*covariates.notes, *notes, *few, *design.notes, *changes.notes),
         changes=changes.tables.get("changes", pd.DataFrame()),
         lesion_changes=changes.tables.get("lesionchanges", pd.DataFrame()), intervals=intervals,
     )  # fmt: skip
@@ -167,6 +176,24 @@ def analyse(
     return replace(result, dictionaries={**described, **changes.dictionaries})
 
 
+def _without_site(fits: Sequence[Fit], harmonized: Harmonized | None) -> list[str]:
+    """A word on models that leave out the sites that were harmonised."""
+    if harmonized is None:
+        return []
+    done = {name.removesuffix("_mm3") for name in harmonized.columns}
+    site = harmonized.site
+    if all(site in one.formula.variables for one in fits if one.formula.outcome in done):
+        return []
+    return [
+        f"Some models of harmonised measures do not have {site} among their predictors: where groups are not even over"
+        f" the sites, their p-values are too small. Add + {site}."
+    ]
+
+
+def _side_by_side(volumes: pd.DataFrame, loads: pd.DataFrame) -> pd.DataFrame:
+    return pd.concat([volumes, loads], axis=1)
+
+
 def _fit_all(frames: Sequence[tuple[pd.DataFrame, Sequence[str]]], design: Design, asked: Sequence[str]) -> list[Fit]:
     """Models of the sessions, and of the intervals between them where the outcome is a change."""
     (sessions, measures), (intervals, changed) = frames
@@ -174,7 +201,9 @@ def _fit_all(frames: Sequence[tuple[pd.DataFrame, Sequence[str]]], design: Desig
     if not asked:
         found += [(one, sessions) for one in formula.default_formulas(design, measures)]
         if len(intervals):
-            found += [(one, intervals) for one in formula.default_formulas(formula.find_design(intervals), changed)]
+            years = "years" if "years" in intervals and intervals["years"].nunique() > 1 else None
+            own = formula.find_design(intervals)
+            found += [(one, intervals) for one in formula.default_formulas(own, changed, years=years)]
     for text in asked:
         try:
             some = formula.parse(text, [str(name) for name in sessions.columns], measures=measures)
@@ -190,7 +219,18 @@ def _fit_all(frames: Sequence[tuple[pd.DataFrame, Sequence[str]]], design: Desig
                 raise
             found += [(one, intervals) for one in some]
     unique = dict(found)
-    return [part for one, frame in unique.items() for part in statistics.fit(one, frame)]
+    return [part for one, frame in unique.items() for part in _fit(one, frame)]
+
+
+def _fit(asked: Formula, frame: pd.DataFrame) -> list[Fit]:
+    """The parts of one model; what patsy or a solver cannot do is told, and the other models are fitted."""
+    try:
+        fits = statistics.fit(asked, frame)
+    except Exception as error:  # of patsy's splines and contrasts alone there are a dozen kinds
+        why = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        empty = pd.DataFrame(columns=statistics.TERM_COLUMNS)
+        fits = [Fit(asked, "", "", empty, refused=f"it cannot be fitted: {why}. Write the formula otherwise.")]
+    return [replace(one, notes=(*asked.notes, *one.notes)) for one in fits]
 
 
 def _with_units(table: pd.DataFrame, known: Sequence[str]) -> pd.DataFrame:
@@ -227,9 +267,9 @@ def _single_lesions(sessions: Sequence[Session]) -> tuple[pd.DataFrame, dict[str
 
 
 def _loads(
-    volumes: pd.DataFrame, measures: Sequence[str], sessions: Sequence[Session]
+    merged: pd.DataFrame, measures: Sequence[str], sessions: Sequence[Session]
 ) -> tuple[pd.DataFrame, dict[str, Mapping[str, Any]]]:
-    """The sessions' tables of lesion load (by region and size), in the rows of `volumes`, and their dictionary."""
+    """The sessions' tables of lesion load (by region and size), in the rows of `merged`, and their dictionary."""
     frames, about = [], {}
     for session in sessions:
         table = session.tables.get("load")
@@ -239,13 +279,13 @@ def _loads(
         frames.append(table.assign(participant_id=subject, session_id=visit))
         about |= {k: v for k, v in session.dictionaries.get("load", {}).items() if k not in about}
     if not frames:
-        return pd.DataFrame(index=volumes.index), about
-    merged = cohort.merge_sessions(frames)
-    merged = merged.drop(columns=[name for name in merged if name in measures])
-    merged[cohort.KEYS] = merged[cohort.KEYS].astype(object).fillna("")
-    keys = volumes[cohort.KEYS].astype(object).fillna("")
-    beside = keys.merge(merged, on=cohort.KEYS, how="left").drop(columns=cohort.KEYS)
-    return beside.set_index(volumes.index).apply(cohort.numeric_if_possible), about
+        return pd.DataFrame(index=merged.index), about
+    loads = cohort.merge_sessions(frames)
+    loads = loads.drop(columns=[name for name in loads if name in measures])
+    loads[cohort.KEYS] = loads[cohort.KEYS].astype(object).fillna("")
+    keys = merged[cohort.KEYS].astype(object).fillna("")
+    beside = keys.merge(loads, on=cohort.KEYS, how="left").drop(columns=cohort.KEYS)
+    return beside.set_index(merged.index).apply(cohort.numeric_if_possible), about
 
 
 def _lesions(
@@ -256,7 +296,7 @@ def _lesions(
     loads: pd.DataFrame,
 ) -> pd.DataFrame:
     """Loads and counts of every session: from its volumes, its table of loads, and its single lesions."""
-    own = [name for name in measures if "lesion" in name and "_with_lesions" not in name]
+    own = [name for name in measures if cohort.is_lesion(name)]
     table = pd.concat([volumes[[*cohort.KEYS, *own]], loads], axis=1)
     if "volume_mm3" not in single:
         return table
@@ -321,8 +361,8 @@ def _change_frame(
     ]
     own = [name for name in own if name not in cohort.KEYS]
     keyed = changes.assign(session_id=changes["session_from"])[[*cohort.KEYS, *own]]
-    joined, _ = cohort.add_covariates(keyed, covariates.tables)
-    out = formula.model_frame(joined, categories=covariates.categories)
+    joined, _ = cohort.add_covariates(keyed, covariates.tables, codes=covariates.categories)
+    out, _ = formula.without_small_levels(formula.model_frame(joined, categories=covariates.categories))
     keys = [(str(row["participant_id"]), str(row["session_id"])) for row in frame[cohort.KEYS].to_dict("records")]
     if "tiv" in frame and "tiv" not in out:
         tiv = dict(zip(keys, frame["tiv"], strict=True))

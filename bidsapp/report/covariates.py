@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from bidsapp.measure.cohort import KEYS, covariate_label, moments
 from bidsapp.report.read import BrokenFile, read_json, read_table
 
 
@@ -35,6 +36,22 @@ class Covariates:
         """Columns of codes: their dictionary lists levels."""
         return [name for name, about in self.dictionary.items() if about.get("Levels")]
 
+    def beside(self, measures: Iterable[str]) -> Covariates:
+        """The same, with other names for the columns that are called as a measure is; a note says so."""
+        taken = tuple(measures)
+        tables, dictionary, notes = [], dict(self.dictionary), list(self.notes)
+        for name, table in self.tables:
+            columns = [str(column) for column in table if column not in KEYS]
+            labels = {column: covariate_label(column, name, taken) for column in columns}
+            for column, label in labels.items():
+                if label != column:
+                    notes.append(f"{column} of {name} goes by {label} here: {column} is also the name of a measure.")
+                    dictionary[label] = self.dictionary.get(column, {})
+            tables.append((name, table.rename(columns=labels)))
+        renamed = {column for _, table in self.tables for column in table} - {c for _, table in tables for c in table}
+        dictionary = {column: about for column, about in dictionary.items() if column not in renamed}
+        return replace(self, tables=tuple(tables), dictionary=dictionary, notes=tuple(notes))
+
 
 def read_covariates(bids_dir: Path | None, out_dir: Path) -> Covariates:
     """Read the small tables of the dataset; where it is not at hand, those kept in the derivatives. Never an image."""
@@ -52,6 +69,10 @@ def read_covariates(bids_dir: Path | None, out_dir: Path) -> Covariates:
             dictionary |= {k: v for k, v in _dictionary(path, notes, root).items() if k not in dictionary}
     if not (root / "participants.tsv").is_file():
         notes.append(f"There is no participants.tsv in {root.name}: nothing is known of the subjects but their scans.")
+    dates = _dates_of_scans(root, notes)
+    if len(dates):
+        tables.append(("scans.tsv", dates))
+        dictionary.setdefault("acq_time", {"Description": "When the session's first scan was made, of scans.tsv."})
     sessions = []
     for path in sorted(root.glob("sub-*/sub-*_sessions.tsv")):
         table = _attempt(read_table, path, notes, root)
@@ -67,6 +88,20 @@ def read_covariates(bids_dir: Path | None, out_dir: Path) -> Covariates:
         tables.append(("sessions.tsv", pd.concat(sessions, ignore_index=True)))
         dictionary |= _dictionary(root / "sessions.tsv", notes, root)
     return Covariates(tuple(tables), dictionary, tuple(notes))
+
+
+def _dates_of_scans(root: Path, notes: list[str]) -> pd.DataFrame:
+    """The earliest date of every session's scans: BIDS's usual place for it. A date in sessions.tsv wins over it."""
+    rows = []
+    for path in sorted(root.glob("sub-*/ses-*/sub-*_ses-*_scans.tsv")):
+        table = _attempt(read_table, path, notes, root)
+        if table is None or "acq_time" not in table:
+            continue
+        when = moments(table["acq_time"])
+        if when.notna().any():
+            text = table["acq_time"][when.idxmin()]
+            rows.append({"participant_id": path.parts[-3], "session_id": path.parts[-2], "acq_time": text})
+    return pd.DataFrame(rows)
 
 
 def _dictionary(path: Path, notes: list[str], root: Path) -> dict[str, Mapping[str, Any]]:

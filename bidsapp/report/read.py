@@ -223,7 +223,7 @@ def number(text: str | None) -> float | None:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_bytes().decode("utf-8")
+        return path.read_bytes().decode("utf-8-sig")  # Excel begins its tables with a byte order mark
     except UnicodeDecodeError as error:
         raise BrokenFile("is not text") from error
     except FileNotFoundError:

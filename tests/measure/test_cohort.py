@@ -162,3 +162,48 @@ def test_loads_are_compared_as_logarithms_and_none_is_no_outlier():
     frame = pd.DataFrame({"participant_id": [f"sub-{i:02}" for i in range(22)], "lesion_mm3": load})
     found = outliers(frame).table
     assert found["participant_id"].to_list() == ["sub-21"] and found["value"].to_list() == [5e9]
+
+
+@pytest.mark.parametrize("column", ["gm", "GM", "gm_mm3"])
+def test_no_covariate_takes_the_name_of_a_measure(column):
+    merged = pd.DataFrame({"participant_id": ["sub-1"], "session_id": [np.nan], "gm_mm3": [5.0]})
+    people = pd.DataFrame({"participant_id": ["sub-1"], column: ["yes"]})
+    found, _ = cohort.add_covariates(merged, [("participants.tsv", people)])
+    assert found["gm_mm3"].to_list() == [5.0] and found[f"participants_{column}"].to_list() == ["yes"]
+
+
+@pytest.mark.parametrize(
+    ("cell", "age", "said"),
+    [
+        (" 45 ", 45, ""), ("N/A", np.nan, ""), ("NA", np.nan, ""), ("nan", np.nan, ""), (".", np.nan, ""),
+        ("-", np.nan, ""), ("", np.nan, ""), ("inf", np.nan, ""), ("89+", 89, "age 89+ is read as a number"),
+        ("unknown", np.nan, "age holds numbers, but for 'unknown': n/a there (1 sessions)"),
+    ],
+)  # fmt: skip
+def test_one_odd_cell_leaves_ages_numbers(cell, age, said):
+    names = [f"sub-{i:02}" for i in range(20)]
+    merged = pd.DataFrame({"participant_id": names, "session_id": np.nan})
+    people = pd.DataFrame(
+        {"participant_id": names, "age": [cell, *map(str, range(30, 49))], "group": [" HC ", "."] * 10}
+    )
+    found, notes = cohort.add_covariates(merged, [("participants.tsv", people)])
+    np.testing.assert_equal(found["age"].to_list(), [age, *range(30, 49)])
+    assert set(found["group"].dropna()) == {"HC"} and found["group"].isna().sum() == 10
+    assert " ".join(notes).startswith(said) and bool(notes) == bool(said)
+
+
+def test_codes_and_text_are_not_mended():
+    names = [f"sub-{i:02}" for i in range(20)]
+    merged = pd.DataFrame({"participant_id": names, "session_id": np.nan})
+    people = pd.DataFrame({"participant_id": names, "site": ["B", *"12" * 9, "1"], "arm": ["x", *"12" * 9, "1"],
+                           "word": ["a", "b", "c", "4"] * 5})  # fmt: skip
+    found, notes = cohort.add_covariates(merged, [("participants.tsv", people)], codes=["arm"])
+    assert (found["site"][0], found["arm"][0], found["word"][0]) == ("B", "x", "a") and notes == []
+
+
+def test_sessions_go_by_time_then_by_number():
+    rows = [("sub-1", "ses-post", 1.0), ("sub-1", "ses-pre", 0.0), ("sub-2", "ses-10", np.nan), ("sub-2", "ses-2", 3.0)]
+    table = pd.DataFrame(rows, columns=[*cohort.KEYS, "time"])
+    assert cohort.order_sessions(table).tolist() == [1, 0, 3, 2]
+    merged = merge_sessions([frame("sub-1", "ses-10", x=1.0), frame("sub-1", "ses-2", x=2.0)])
+    assert merged["session_id"].to_list() == ["ses-2", "ses-10"]

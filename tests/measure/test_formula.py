@@ -27,6 +27,13 @@ def test_volumes_are_in_ml_and_controls_are_the_reference(merged):
     assert frame["age"].dtype == float
 
 
+def test_long_codes_stay_apart_and_age_is_never_a_factor(merged):
+    codes = merged.assign(site=[1234561.0, 1234562.0] * 5 + [np.nan] * 2)
+    frame = model_frame(codes, categories=["age"])
+    assert list(frame["site"].cat.categories) == ["1234561", "1234562"]
+    assert frame["age"].dtype == float
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -65,6 +72,7 @@ def test_several_outcomes_and_all(merged):
         ("gm ~ (age|subject)", "only (1|subject)"),
         ("gm ~ gm + age", "both sides"),
         ("gm + tiv ~ age", "must name one column"),
+        ("gm ~ 0", "has no predictors"),
     ],
 )
 def test_what_is_no_formula_says_why(merged, text, why):
@@ -101,3 +109,59 @@ def test_time_of_repeated_sessions(merged, source):
     assert design.time == "time" and frame["time"][:2].to_list() == pytest.approx([0, 2], abs=0.01)
     assert design.age == ("age_first" if source == "ages" else "age")
     assert design.predictors()[0] == "group*time"
+
+
+def test_a_small_level_is_left_out_and_the_column_stays(merged):
+    few = merged.assign(group=["CIS"] * 2 + ["MS", "HC"] * 5, site=["a"] * 10 + ["b"] * 2)
+    frame, notes = formula.without_small_levels(model_frame(few))
+    assert list(frame["group"].cat.categories) == ["HC", "MS"] and frame["group"].isna().sum() == 2
+    assert notes == ["group CIS: fewer than 3 subjects, taken as n/a in models."]  # of the sites one would remain
+    assert list(frame["site"].cat.categories) == ["a", "b"] and find_design(frame).group == "group"
+
+
+def test_a_group_known_for_few_is_not_used(merged):
+    design = find_design(
+        model_frame(merged.assign(group=["HC", "MS"] * 3 + [np.nan] * 6, sex=[1, 2, 2] + [np.nan] * 9))
+    )
+    assert design.group == "group" and design.sex is None
+    assert "sex is not used: it is n/a for more than half the sessions." in design.notes
+
+
+@pytest.mark.parametrize("word", ["class", "lambda", "None", "Intercept"])
+def test_columns_may_be_words_of_python(merged, word):
+    frame = model_frame(merged.rename(columns={"EDSS score": word}))
+    (one,) = parse(f"gm ~ age + {word}", list(frame.columns))
+    assert one.text == f"gm ~ age + Q('{word}')" and one.variables == ("gm", "age", word)
+
+
+def sessions_of(**columns) -> pd.DataFrame:
+    """Two subjects of three sessions each."""
+    keys = {"participant_id": np.repeat(["sub-1", "sub-2"], 3), "session_id": ["ses-1", "ses-2", "ses-3"] * 2}
+    return model_frame(pd.DataFrame(keys | columns))
+
+
+def test_time_is_from_dates_in_any_form_before_ages():
+    dates = ["2020-01-01", "2020-07-01T12:00:00.000Z", "2021-01-01 12:00"]
+    frame = sessions_of(age=[45, 45, 46, 50, 51, 51], acq_time=dates * 2)
+    assert frame["time"].to_list() == pytest.approx([0, 0.5, 1] * 2, abs=0.005)
+    assert frame["age_first"].to_list() == [45] * 3 + [50] * 3
+
+
+def test_beside_time_the_age_is_the_first_one():
+    columns = list(sessions_of(Age=[45, 45, 46, 50, 51, 51], gm_mm3=1.0).columns)
+    (one,) = parse("gm ~ time*age", columns)
+    assert one.text == "gm ~ time * age_first" and one.variables == ("gm", "time", "age_first")
+    assert "Age is the age at the first session" in one.notes[0]
+    (one,) = parse("gm ~ age", columns)
+    assert one.text == "gm ~ Age" and one.notes == ()
+
+
+def test_a_subject_without_dates_goes_by_ages():
+    dates = ["2020-01-01", "2020-07-01", "2021-01-01", "2020-01-01", np.nan, np.nan]
+    frame = sessions_of(age=[45, 45, 46, 50, 51, 53], acq_time=dates)
+    assert frame["time"].to_list() == pytest.approx([0, 0.5, 1, 0, 1, 3], abs=0.005)
+
+
+def test_an_age_of_participants_tsv_says_nothing_of_the_time_between_sessions():
+    frame = sessions_of(age=[45, 45, 46, 50, 50, 50])
+    assert frame["time"][:3].to_list() == [0, 0, 1] and frame["time"][3:].isna().all()

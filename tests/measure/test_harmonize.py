@@ -63,8 +63,38 @@ def test_incomplete_sessions_are_left_out_and_told(rng):
     merged.loc[3, "age"] = np.nan
     merged.loc[4, "wm_mm3"] = np.nan
     done = harmonized(merged)
-    assert done.frame.loc[[3, 4], "gm_mm3"].isna().all() and done.frame["gm_mm3"].isna().sum() == 2
-    assert "2 of 90 sessions" in done.notes[0]
+    assert np.flatnonzero(done.frame["gm_mm3"].isna()).tolist() == [3]
+    assert np.flatnonzero(done.frame["wm_mm3"].isna()).tolist() == [3, 4]
+    assert "1 of 90 sessions" in done.notes[0]
+
+
+@pytest.mark.parametrize(("every", "enough"), [(2, True), (4, False)])
+def test_a_structure_measured_in_few_takes_nothing_from_the_others(rng, every, enough):
+    merged = cohort(rng)
+    whole = harmonized(merged)
+    merged["left_hippocampus_mm3"] = np.where(np.arange(90) % every == 0, rng.normal(3000, 100, 90), np.nan)
+    done = harmonized(merged)
+    pd.testing.assert_frame_equal(done.frame[list(whole.columns)], whole.frame[list(whole.columns)])
+    assert done.frame["left_hippocampus_mm3"].notna().sum() == (45 if enough else 0)
+    told = [note for note in done.notes if note.startswith("left_hippocampus_mm3: not harmonised")]
+    assert len(told) == (not enough) and ("left_hippocampus_mm3" in done.columns) == enough
+    sessions = done.sites[done.sites["column"] == "left_hippocampus_mm3"]["sessions"].to_list()
+    assert sessions == ([15] * 3 if enough else [])
+
+
+def test_tissue_with_its_lesions_is_harmonised_too(rng):
+    merged = cohort(rng)
+    merged["gm_with_lesions_mm3"] = merged["gm_mm3"] + 500
+    merged["education_mm3"] = 1.0 * np.arange(90)  # of participants.tsv: no measure
+    frame = formula.model_frame(merged)
+    measures = ["gm_mm3", "wm_mm3", "gm_with_lesions_mm3", "lesion_mm3"]
+    done = harmonize(merged, frame, formula.find_design(frame), "site", measures=measures)
+    assert done.columns == ("gm_mm3", "wm_mm3", "gm_with_lesions_mm3")
+    raw, even = (
+        np.ptp((table["gm_with_lesions_mm3"] + 1000 * merged["age"]).groupby(merged["site"]).mean())
+        for table in (merged, done.frame)
+    )
+    assert even < 0.15 * raw
 
 
 @pytest.mark.parametrize(

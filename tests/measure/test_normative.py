@@ -51,3 +51,17 @@ def test_a_large_head_is_no_outlier_but_a_small_brain_in_it_is(rng):
     scores = normative.adjusted_scores(frame, formula.find_design(frame), ["gm", "tiv"])
     assert abs(scores["gm"][0]) < 3 and scores["gm"][1] < -5 and scores["tiv"][0] > 3
     assert np.isnan(scores["gm"][5])  # age n/a
+
+
+def test_later_sessions_are_compared_at_their_own_age(rng):
+    first = np.repeat(rng.uniform(30, 60, 60), 2)
+    age = first + np.tile([0.0, 10.0], 60)
+    merged = pd.DataFrame({
+        "participant_id": np.repeat([f"sub-{i:02}" for i in range(60)], 2), "session_id": ["ses-1", "ses-2"] * 60,
+        "gm_mm3": 8e5 - 3000 * age + np.repeat(rng.normal(0, 1.5e4, 60), 2), "age": age,
+    })  # fmt: skip
+    frame = formula.model_frame(merged)
+    design = formula.find_design(frame)
+    assert (design.age, design.adjustments()) == ("age_first", ["age"])
+    scores = normative.adjusted_scores(frame, design, ["gm"])
+    assert scores["gm"].groupby(merged["session_id"]).mean().abs().max() < 0.3

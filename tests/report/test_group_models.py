@@ -89,6 +89,10 @@ def test_asked_models_and_wrong_ones(tmp_path, cohort):
     terms = tables["group_models.tsv"]
     assert list(dict.fromkeys(terms["formula"])) == ["gm ~ age", "wm ~ age", "log(gm) ~ group"]
     assert set(terms.loc[terms["formula"] == "log(gm) ~ group", "unit"].fillna("")) == {""}
+    page, tables = run(tmp_path, cohort, maps=False, models=("gm ~ bs(age, df=2)", "wm ~ age"))
+    checks = tables["group_checks.tsv"].set_index("formula")
+    assert "it cannot be fitted: df=2 is too small" in checks.loc["gm ~ bs(age,df=2)", "finding"]
+    assert set(tables["group_models.tsv"]["formula"]) == {"wm ~ age"} and "df=2 is too small" in page
     with pytest.raises(FormulaError, match="no column 'hippo'"):
         run(tmp_path, cohort, maps=False, models=("hippo ~ age",))
 
@@ -100,6 +104,10 @@ def test_harmonised_and_raw_tables_are_apart(tmp_path, cohort):
     pd.testing.assert_frame_equal(raw, before["group_volumes.tsv"])
     assert not np.allclose(raw["gm_mm3"], done["gm_mm3"]) and (raw["lesion_mm3"] == done["lesion_mm3"]).all()
     assert "ComBat" in json.loads((tmp_path / "group_volumes_harmonized.json").read_text())["gm_mm3"]["Description"]
+    assert "do not have scanner among their predictors" in page
+    page, tables = run(tmp_path, cohort, maps=False, harmonize="scanner")
+    assert all("+ scanner" in text for text in tables["group_models.tsv"]["formula"])  # lesions, and harmonised volumes
+    assert "do not have scanner among" not in page
     assert "harmonised across" in page and set(tables["group_harmonization.tsv"]["site"]) == {"a", "b"}
     page, tables = run(tmp_path, cohort, maps=False, harmonize="sex_at_birth")
     assert "was not harmonised: there is no column" in page and "group_volumes_harmonized.tsv" not in tables
@@ -180,6 +188,11 @@ def test_changes_between_sessions_are_modelled_too(tmp_path, cohort, rng):
     assert "Shrinking brain" in page and 'href="./sub-01.html#ses-2"' in page
     compared = tables["group_comparisons.tsv"].set_index("column")
     assert compared.loc["brain_change_percent_per_year", "p_rank"] < 0.001
+    path.write_text(path.read_text().replace("\t1.5\t", "\t3\t"))  # now the intervals differ
+    _, differ = run(tmp_path, cohort, maps=False)
+    right = differ["group_models.tsv"].set_index("outcome")["formula"].str.endswith("+ years").groupby(level=0).all()
+    assert right["new_count"] and not right["brain_change_percent_per_year"]
+    path.write_text(path.read_text().replace("\t3\t", "\t1.5\t"))
     _, tables = run(tmp_path, cohort, maps=False, models=("new_count ~ group + years",))
     assert "the same" in tables["group_checks.tsv"]["finding"][0]  # years
 
@@ -203,3 +216,38 @@ def test_loads_by_region_are_in_the_table_and_may_be_modelled(tmp_path, cohort):
     terms = tables["group_models.tsv"].set_index(["outcome", "term"])
     assert terms.loc[("periventricular", "group = MS"), "estimate"] == pytest.approx(2, rel=0.3)
     assert terms.loc[("infratentorial_count", "group = MS"), "estimate_kind"] == "rate ratio"
+
+
+def test_covariates_named_as_measures_are_renamed_and_keep_their_dictionary(tmp_path, cohort):
+    table = pd.read_csv(cohort / "participants.tsv", sep="\t", dtype=str)
+    table.assign(lesion=["yes", "no"] * 12, GM="7").to_csv(cohort / "participants.tsv", sep="\t", index=False)
+    about = {"lesion": {"Description": "Seen by eye.", "Levels": {"yes": "yes", "no": "no"}}}
+    (cohort / "participants.json").write_text(json.dumps(about))
+    page, tables = run(tmp_path, cohort, maps=False)
+    volumes = tables["group_volumes.tsv"]
+    assert volumes["gm_mm3"].min() > 1e5 and set(volumes["participants_lesion"]) == {"yes", "no"}
+    assert set(volumes["participants_GM"]) == {7}
+    told = json.loads((tmp_path / "group_volumes.json").read_text())
+    assert told["participants_lesion"]["Description"] == "Seen by eye."
+    assert "lesion of participants.tsv goes by participants_lesion here" in page
+    assert {"gm", "lesion"} <= set(tables["group_models.tsv"]["outcome"])
+
+
+def test_the_first_session_is_the_first_by_the_dates_of_the_scans(tmp_path, write_session, rng):
+    bids = tmp_path / "bids"
+    for i in range(12):
+        for label, year, gm in (("b", 2022, 500_000), ("a", 2020, 600_000)) if i == 0 else (
+            ("post", 2022, 500_000), ("pre", 2020, 600_000),
+        ):  # fmt: skip
+            write_session(f"{i:02}", label, volumes={"gm_mm3": str(gm + 1000 * rng.normal())}, lesions=0)
+            path = bids / f"sub-{i:02}" / f"ses-{label}" / f"sub-{i:02}_ses-{label}_scans.tsv"
+            path.parent.mkdir(parents=True)
+            date = "n/a" if (i, label) == (0, "a") else f"{year}-01-01T10:00:00"  # sub-00 goes by the labels
+            path.write_text(f"filename\tacq_time\nanat/a.nii.gz\tn/a\nanat/b.nii.gz\t{date}\n")
+    _, tables = run(tmp_path, bids, maps=False)
+    assert tables["group_volumes.tsv"]["session_id"].to_list() == ["ses-a", "ses-b"] + ["ses-pre", "ses-post"] * 11
+    assert tables["group_volumes.tsv"]["acq_time"][2] == "2020-01-01T10:00:00"
+    change = tables["group_comparisons.tsv"].set_index("column").loc["gm", "difference"]
+    assert change == pytest.approx(-100, abs=2)  # ml, of all twelve
+    slope = tables["group_models.tsv"].set_index(["outcome", "term"]).loc[("gm", "time"), "estimate"]
+    assert slope == pytest.approx(-50, abs=1)  # ml a year

@@ -101,3 +101,9 @@ def test_a_record_of_another_make_is_made_sound(tmp_path, write_session):
 )
 def test_number(text, value):
     assert read.number(text) == value
+
+
+def test_a_table_saved_by_excel_begins_with_a_mark(tmp_path):
+    path = tmp_path / "participants.tsv"
+    path.write_bytes(b"\xef\xbb\xbfparticipant_id\tage\nsub-1\t5\n")
+    assert list(read.read_table(path).columns) == ["participant_id", "age"]
