@@ -86,6 +86,23 @@ def test_nipypes_own_plugins_by_name(make_dataset: Callable[[Path], Path], tmp_p
     assert (tmp_path / "out/sub-05/anat/sub-05_provenance.json").is_file()
 
 
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_a_session_whose_process_is_killed_fails_and_costs_no_other(
+    make_dataset: Callable[[Path], Path], tmp_path: Path, start: str
+) -> None:
+    data = make_dataset(tmp_path / "data")
+    (data / "sub-02/ses-a/anat/sub-02_ses-a_T1w.nii.gz").write_text("larger than memory")
+    (tmp_path / "plugin.yml").write_text(f"plugin_args: {{mp_context: {start}}}\n")
+    options = ["--nipype-plugin-file", str(tmp_path / "plugin.yml"), "--participant-label", "01", "02"]
+    done = run(data, tmp_path / "out", "--nprocs", "2", *options)
+    assert done.returncode == 1, done.stderr
+    (row,) = (line for line in done.stdout.splitlines() if "\tfailed\t" in line)
+    assert row.startswith("sub-02\tses-a") and "its process was killed twice" in row and "--nprocs" in row
+    assert done.stdout.count("\tdone\t") == 3
+    assert "sub-02_ses-a: conform is done once more" in done.stderr and "nipype.workflow" not in done.stdout
+    assert "its process was killed" in (tmp_path / "out/sub-02.html").read_text()
+
+
 def test_an_unknown_plugin_names_those_there_are() -> None:
     with pytest.raises(UsageError, match=r"'Slurm'.*Dask.*MultiProc.*SLURM"):
         make_plugin("Slurm", {}, order=(), environment={})
