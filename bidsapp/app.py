@@ -475,6 +475,7 @@ def execute(
         "n_gpu_procs": 1,  # all steps are on one device; nipype's own count is 0 where nvidia-smi is not in the image
         "raise_insufficient": False,
         "memory_gb": config.mem_gb,
+        "mp_context": None if device == "cpu" else "spawn",  # CUDA does not work in processes that were forked
         **config.nipype_plugin.get("plugin_args", {}),
         "status_callback": watch,
     }

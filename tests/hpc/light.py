@@ -6,6 +6,7 @@ half-way. ``python -c 'import light; light.main()' BIDS_DIR OUT_DIR participant 
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import sys
@@ -48,6 +49,8 @@ class Read(SimpleInterface):
                 raise ValueError(f"{name}: the file is empty")
             if Path(name).read_text() == "larger than memory":
                 os.kill(os.getpid(), signal.SIGKILL)
+        if self.inputs.use_gpu and type(multiprocessing.current_process()).__name__ == "ForkProcess":
+            raise RuntimeError("Cannot re-initialize CUDA in forked subprocess")
         out = Path(runtime.cwd) / "sums.txt"
         out.write_text("\n".join(bids.sha256(Path(name)) for name in self.inputs.in_files))
         self._results["out_file"] = str(out)

@@ -103,6 +103,18 @@ def test_a_session_whose_process_is_killed_fails_and_costs_no_other(
     assert "its process was killed" in (tmp_path / "out/sub-02.html").read_text()
 
 
+def test_processes_for_a_gpu_are_not_forked(make_dataset: Callable[[Path], Path], tmp_path: Path) -> None:
+    data = make_dataset(tmp_path / "data")
+    done = run(data, tmp_path / "out", "--nprocs", "1", "--device", "cuda", "--participant-label", "05")
+    assert done.returncode == 0, done.stdout
+    assert "1 session(s) on cuda" in done.stderr
+    forked = tmp_path / "plugin.yml"
+    forked.write_text("plugin_args: {mp_context: fork}\n")
+    options = ["--nipype-plugin-file", str(forked), "--device", "cuda", "--participant-label", "05"]
+    done = run(data, tmp_path / "other", "--nprocs", "1", *options)
+    assert "Cannot re-initialize CUDA" in done.stdout  # the stand-in for a step on a GPU does what CUDA does
+
+
 def test_an_unknown_plugin_names_those_there_are() -> None:
     with pytest.raises(UsageError, match=r"'Slurm'.*Dask.*MultiProc.*SLURM"):
         make_plugin("Slurm", {}, order=(), environment={})
