@@ -27,7 +27,8 @@ PR_SET_PDEATHSIG = 1
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 #: Steps that go before others of their session: a quarter of a session's time, and half of the others wait for it.
 FIRST = ("template",)
-#: What a process holds (GB) that gives nothing back after its steps: the largest step's memory, and what is imported.
+#: What a process holds (GB) that gives nothing back after its steps: the largest step's memory (of a usual scan), and
+#: what is imported.
 HELD_GB = 2.0
 
 
@@ -46,6 +47,7 @@ class SessionBySession(MultiProcPlugin):
         super().__init__(plugin_args=plugin_args)
         self._place = {name: place for place, name in enumerate(order)}
         self._context = get_context(self.plugin_args.get("mp_context"))
+        self._held_gb = HELD_GB
         # The pool of the parent class has started no worker yet.
         self.pool = self._new_pool(self.processors)
         self._sent: dict[int, tuple[Any, bool]] = {}  # what is needed to send a task again
@@ -58,11 +60,16 @@ class SessionBySession(MultiProcPlugin):
         forked = self._context.get_start_method() == "fork"
         return Workers(
             max_workers=processes,
-            keep_memory=self.processors * HELD_GB <= self.memory_gb / 2,
+            keep_memory=self.processors * self._held_gb <= self.memory_gb / 2,
             initializer=start_worker,
             initargs=(os.getcwd(), os.getpid(), None if forked else _nipype_settings()),
             mp_context=self._context,
         )
+
+    def _prerun_check(self, graph: Any) -> None:
+        super()._prerun_check(graph)
+        self._held_gb = max([HELD_GB, *(node.mem_gb for node in graph.nodes())])
+        self.pool = self._new_pool(self.processors)
 
     def _submit_job(self, node: Any, updatehash: bool = False) -> int:
         try:

@@ -103,6 +103,21 @@ def test_a_session_whose_process_is_killed_fails_and_costs_no_other(
     assert "its process was killed" in (tmp_path / "out/sub-02.html").read_text()
 
 
+def test_labels_with_a_plus(make_dataset: Callable[[Path], Path], tmp_path: Path) -> None:
+    """BIDS allows it. Another failing session is told of by its right name."""
+    data = make_dataset(tmp_path / "data")
+    for name, text in (("sub-05+1", "scan"), ("sub-05+2", "")):
+        scan = data / name / "anat" / f"{name}_T1w.nii.gz"
+        scan.parent.mkdir(parents=True)
+        scan.write_text(text)
+    done = run(data, tmp_path / "out", "--nprocs", "1", "--participant-label", "05", "05+1", "05+2")
+    assert done.returncode == 1, done.stderr
+    rows = [line.split("\t") for line in done.stdout.splitlines()[1:]]
+    assert [(row[0], row[3]) for row in rows] == [("sub-05", "done"), ("sub-05+1", "done"), ("sub-05+2", "failed")]
+    assert "the file is empty" in rows[2][5]
+    assert (tmp_path / "out/sub-05+1.html").is_file() and (tmp_path / "out/logs/sub-05+2.log").is_file()
+
+
 def test_processes_for_a_gpu_are_not_forked(make_dataset: Callable[[Path], Path], tmp_path: Path) -> None:
     data = make_dataset(tmp_path / "data")
     done = run(data, tmp_path / "out", "--nprocs", "1", "--device", "cuda", "--participant-label", "05")

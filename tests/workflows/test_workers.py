@@ -59,6 +59,15 @@ def test_processes_keep_at_most_half_of_the_memory(memory_gb: float, kept: bool)
     plugin.pool.shutdown()
 
 
+@pytest.mark.parametrize(("largest_gb", "kept"), [(1.5, True), (6.0, False)])
+def test_what_processes_keep_grows_with_the_scans(largest_gb: float, kept: bool) -> None:
+    plugin = make_plugin("MultiProc", {"n_procs": 2, "memory_gb": 10}, order=(), environment={})
+    whole = pe.Workflow("bidsapp")
+    whole.add_nodes([pe.Node(Function(["file"], ["file"], tell), "one", mem_gb=largest_gb)])
+    plugin._prerun_check(whole._graph)
+    assert plugin.pool._keep_memory is kept
+
+
 def test_a_step_that_fails_tells_so(tmp_path: Path) -> None:
     with Workers(max_workers=1, initializer=start_worker, initargs=(str(tmp_path), os.getpid())) as workers:
         with pytest.raises(ZeroDivisionError):
