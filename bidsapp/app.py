@@ -80,6 +80,9 @@ def _participant(config: Config) -> int:
             _import_ahead()
     for label in bids.missing_labels(sessions, config.participant_label):
         say.note(f"warning: sub-{label} was asked for but is not in {config.bids_dir}.")
+    for inputs in sessions:
+        if inputs.problem:
+            say.note(f"warning: {inputs.problem}")
     if config.list_jobs:
         return _list_jobs(sessions, config)
     if config.dry_run:
@@ -88,7 +91,7 @@ def _participant(config: Config) -> int:
     _make_output(config)
     with _at_work(config.out_dir, say) as here:
         outcomes = [_outcome_so_far(inputs, config) for inputs in sessions]
-        _write_problems(config.out_dir, [outcome for outcome in outcomes if outcome.status == "skipped"])
+        _write_problems(config.out_dir, [outcome for outcome in outcomes if not outcome.inputs.scans])
         _work_through([outcome for outcome in outcomes if outcome.status == "waiting"], config, say)
         compared = _compare_sessions(outcomes, config, say)
         changed = dict.fromkeys([*_changed_subjects(outcomes, config.out_dir), *compared])
@@ -292,7 +295,7 @@ def _dry_run(sessions: list[SessionInputs], config: Config, say: progress.Progre
     for inputs in sessions:
         label = (f"sub-{inputs.subject}", f"ses-{inputs.session}" if inputs.session else "")
         if not inputs.scans:
-            rows.append((*label, "", "", "no T1w, FLAIR or T2w", "skip"))
+            rows.append((*label, "", "", inputs.problem or "no T1w, FLAIR or T2w", "skip"))
             continue
         chosen = plan(inputs, config)
         state = _outcome_so_far(inputs, config).status
@@ -320,6 +323,8 @@ def _list_jobs(sessions: list[SessionInputs], config: Config) -> int:
 
 
 def _outcome_so_far(inputs: SessionInputs, config: Config) -> Outcome:
+    if inputs.problem:
+        return Outcome(inputs, "failed", message=inputs.problem)
     if not inputs.scans:
         return Outcome(inputs, "skipped", message="no T1w, FLAIR or T2w scan")
     return Outcome(inputs, "up to date" if is_current(inputs, config) else "waiting")

@@ -282,7 +282,7 @@ def labelled(options: TrainOptions, say: Progress) -> list[Found]:
     for inputs in sessions:
         drawn = [one for one in files if one.target == wanted and one.key == (inputs.subject, inputs.session or "")]
         if not drawn or not inputs.scans:
-            say.note(f"{inputs.name}: {'no labels' if inputs.scans else 'no scans'}; left out.")
+            say.note(f"{inputs.name}: {'no labels' if inputs.scans else inputs.problem or 'no scans'}; left out.")
             continue
         try:
             found.append(_with_labels(inputs, drawn, channels, options))

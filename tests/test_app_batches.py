@@ -77,6 +77,11 @@ def test_subjects_are_compared_in_batches(
     assert batches == [["0", "1"], ["2"]] and list(told) == ["0", "1", "2"]
 
 
+def test_a_session_whose_folder_cannot_be_read_fails(tmp_path: Path) -> None:
+    outcome = app._outcome_so_far(SessionInputs("1", None, (), problem="/data/sub-1: cannot be read"), config(tmp_path))
+    assert (outcome.status, outcome.message) == ("failed", "/data/sub-1: cannot be read")
+
+
 def test_the_locks_go_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once they are gone another process may begin, and its intermediate files must not be removed."""
     chosen = config(tmp_path)
