@@ -30,6 +30,11 @@ FIRST = ("template",)
 #: What a process holds (GB) that gives nothing back after its steps: the largest step's memory (of a usual scan), and
 #: what is imported.
 HELD_GB = 2.0
+#: Told of what died twice.
+KILLED = (
+    "its process was killed twice, probably for lack of memory. Lower --nprocs, or --mem where it is more than there"
+    " is; or give the job, container or machine more memory. Then run the same command again."
+)
 
 
 class SessionBySession(MultiProcPlugin):
@@ -130,10 +135,7 @@ def _failed(taskid: int, error: Exception) -> dict[str, Any]:
 
 
 def _killed(step: str, cause: Exception) -> TryAgainError:
-    error = TryAgainError(
-        f"step {step}: its process was killed twice, probably for lack of memory. Lower --nprocs, or --mem where it is"
-        " more than there is; or give the job, container or machine more memory. Then run the same command again."
-    )
+    error = TryAgainError(f"step {step}: {KILLED}")
     error.__cause__ = cause
     return error
 
