@@ -18,18 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from bidsapp import __version__, bids, errors, locks, progress
+from bidsapp import __version__, bids, errors, locks, machine, progress
 from bidsapp.bids import SessionInputs
 from bidsapp.config import Config
 
-#: Threads and seeds are fixed before torch, numpy and ANTs are imported: results must not depend on the machine's load.
-FIXED_ENVIRONMENT = {
-    "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": "1",
-    "NIPYPE_NO_ET": "1",  # nipype would ask the network for news
-    "NO_ET": "1",
-    "MPLBACKEND": "Agg",
-    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
-}
+#: Sessions taken at a time. Each has a lock, which is an open file (a process may have 1024, often), and nipype looks
+#: at all steps at every poll.
+BATCH = 256
+#: Message of sessions that nothing is wrong with.
+UNFINISHED = "stopped before it was finished; run the same command again"
 
 
 @dataclass
@@ -55,7 +52,8 @@ def run(config: Config) -> int:
     AppError
         Nothing could be run at all.
     """
-    os.environ.update(fixed_environment(config))
+    os.environ.update(_environment(config))
+    machine.allow_many_files()
     if config.level == "group":
         return _group(config)
     if config.reports_only:
@@ -63,14 +61,8 @@ def run(config: Config) -> int:
     return _participant(config)
 
 
-def fixed_environment(config: Config) -> dict[str, str]:
-    """Variables that fix threads and seeds."""
-    threads = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-    return {
-        **FIXED_ENVIRONMENT,
-        "ANTS_RANDOM_SEED": str(config.random_seed),
-        **dict.fromkeys(threads, str(config.omp_nthreads)),
-    }
+def _environment(config: Config) -> dict[str, str]:
+    return machine.fixed_environment(threads=config.omp_nthreads, seed=config.random_seed)
 
 
 def _participant(config: Config) -> int:
@@ -88,6 +80,9 @@ def _participant(config: Config) -> int:
             _import_ahead()
     for label in bids.missing_labels(sessions, config.participant_label):
         say.note(f"warning: sub-{label} was asked for but is not in {config.bids_dir}.")
+    for inputs in sessions:
+        if inputs.problem:
+            say.note(f"warning: {inputs.problem}")
     if config.list_jobs:
         return _list_jobs(sessions, config)
     if config.dry_run:
@@ -96,16 +91,14 @@ def _participant(config: Config) -> int:
     _make_output(config)
     with _at_work(config.out_dir, say) as here:
         outcomes = [_outcome_so_far(inputs, config) for inputs in sessions]
-        _write_problems(config.out_dir, [outcome for outcome in outcomes if outcome.status == "skipped"])
+        _write_problems(config.out_dir, [outcome for outcome in outcomes if not outcome.inputs.scans])
         _work_through([outcome for outcome in outcomes if outcome.status == "waiting"], config, say)
         compared = _compare_sessions(outcomes, config, say)
         changed = dict.fromkeys([*_changed_subjects(outcomes, config.out_dir), *compared])
         _assemble_reports(config.out_dir, changed, say)
         failed = any(outcome.status == "failed" for outcome in outcomes) or any(compared.values())
         if here.alone():
-            locks.tidy(config.out_dir)
-            if not (failed or config.keep_work or config.work_dir is not None):
-                shutil.rmtree(config.work, ignore_errors=True)
+            _clean_up(config, keep_work=failed or config.keep_work or config.work_dir is not None)
     say.table(
         "Sessions",
         ("subject", "session", "contrasts", "status", "seconds", ""),
@@ -302,7 +295,7 @@ def _dry_run(sessions: list[SessionInputs], config: Config, say: progress.Progre
     for inputs in sessions:
         label = (f"sub-{inputs.subject}", f"ses-{inputs.session}" if inputs.session else "")
         if not inputs.scans:
-            rows.append((*label, "", "", "no T1w, FLAIR or T2w", "skip"))
+            rows.append((*label, "", "", inputs.problem or "no T1w, FLAIR or T2w", "skip"))
             continue
         chosen = plan(inputs, config)
         state = _outcome_so_far(inputs, config).status
@@ -330,6 +323,8 @@ def _list_jobs(sessions: list[SessionInputs], config: Config) -> int:
 
 
 def _outcome_so_far(inputs: SessionInputs, config: Config) -> Outcome:
+    if inputs.problem:
+        return Outcome(inputs, "failed", message=inputs.problem)
     if not inputs.scans:
         return Outcome(inputs, "skipped", message="no T1w, FLAIR or T2w scan")
     return Outcome(inputs, "up to date" if is_current(inputs, config) else "waiting")
@@ -405,6 +400,7 @@ def _work_through(outcomes: list[Outcome], config: Config, say: progress.Progres
     """Do each session under its lock: first those that nobody is at, then what others had and did not finish."""
     left = list(outcomes)
     told: set[str] = set()
+    stopped = False
     while left:
         with ExitStack() as stack:
             mine = []
@@ -413,6 +409,8 @@ def _work_through(outcomes: list[Outcome], config: Config, say: progress.Progres
                 if held is not None:
                     stack.enter_context(held)
                     mine.append(outcome)
+                if len(mine) == BATCH:
+                    break
             if not mine:
                 mine = left[:1]
                 if mine[0].inputs.name not in told:
@@ -424,9 +422,13 @@ def _work_through(outcomes: list[Outcome], config: Config, say: progress.Progres
             for outcome in mine:  # the other process may have finished it
                 outcome.status = _outcome_so_far(outcome.inputs, config).status
             to_do = [outcome for outcome in mine if outcome.status == "waiting"]
-            if to_do:
+            if stopped:
+                for outcome in to_do:
+                    outcome.status, outcome.message = "failed", UNFINISHED
+            elif to_do:
                 execute(to_do, config, say)
             _write_problems(config.out_dir, mine)
+        stopped = config.stop_on_first_crash and any(outcome.status == "failed" for outcome in outcomes)
         left = [outcome for outcome in left if outcome not in mine]
 
 
@@ -475,21 +477,21 @@ def execute(
         "n_gpu_procs": 1,  # all steps are on one device; nipype's own count is 0 where nvidia-smi is not in the image
         "raise_insufficient": False,
         "memory_gb": config.mem_gb,
+        "mp_context": None if device == "cpu" else "spawn",  # CUDA does not work in processes that were forked
         **config.nipype_plugin.get("plugin_args", {}),
         "status_callback": watch,
     }
     gc.collect()
     gc.freeze()  # nipype collects garbage at every poll: what lives through the run need not be looked at again
     try:
-        workflow.run(
-            plugin=make_plugin(plugin, plugin_args, order=list(by_name), environment=fixed_environment(config))
-        )
+        workflow.run(plugin=make_plugin(plugin, plugin_args, order=list(by_name), environment=_environment(config)))
     except Exception as error:  # nipype raises at the end when any node failed; which ones is in the crash files
         logging.getLogger("bidsapp").debug("workflow: %s", error)
         if not crashes.is_dir():
             raise
     finally:
         watch.close()
+        gc.unfreeze()  # another batch may come
     failures = progress.read_crashes(crashes)
     for name, outcome in by_name.items():
         outcome.seconds = watch.seconds(name)
@@ -499,7 +501,7 @@ def execute(
         elif (finished or is_current)(outcome.inputs, config):
             outcome.status = "done"
         else:
-            outcome.status, outcome.message = "failed", "stopped before it was finished; run the same command again"
+            outcome.status, outcome.message = "failed", UNFINISHED
     shutil.rmtree(crashes, ignore_errors=True)
 
 
@@ -557,13 +559,17 @@ def _compare_sessions(outcomes: list[Outcome], config: Config, say: progress.Pro
     subjects = init_changes(config, dict.fromkeys(outcome.inputs.subject for outcome in outcomes))
     if not subjects:
         return {}
-    with ExitStack() as stack:
-        for subject in sorted(subjects):  # in one order, so that no two runs wait for each other
-            held = locks.take(config.out_dir, f"changes_sub-{subject}")
-            assert held is not None  # it waits
-            stack.enter_context(held)
-        say.note(f"Changes between the sessions of {len(subjects)} subject(s).")
-        problems = run_changes(config, subjects)
+    say.note(f"Changes between the sessions of {len(subjects)} subject(s).")
+    problems: dict[str, str] = {}
+    in_order = sorted(subjects)  # so that no two runs wait for each other
+    for first in range(0, len(in_order), BATCH):
+        batch = in_order[first : first + BATCH]
+        with ExitStack() as stack:
+            for subject in batch:
+                held = locks.take(config.out_dir, f"changes_sub-{subject}")
+                assert held is not None  # it waits
+                stack.enter_context(held)
+            problems |= run_changes(config, batch)
     for subject, problem in problems.items():
         if problem:
             say.note(f"sub-{subject}: the changes between its sessions could not be measured ({problem}).")
@@ -571,6 +577,13 @@ def _compare_sessions(outcomes: list[Outcome], config: Config, say: progress.Pro
 
 
 # --- after the work -------------------------------------------------------------------------------------------------
+
+
+def _clean_up(config: Config, *, keep_work: bool) -> None:
+    """Remove what nobody needs; the locks last, as another process may begin its work once they are gone."""
+    if not keep_work:
+        shutil.rmtree(config.work, ignore_errors=True)
+    locks.tidy(config.out_dir)
 
 
 def _write_problems(out_dir: Path, outcomes: Iterable[Outcome]) -> None:

@@ -52,12 +52,15 @@ class SessionInputs:
         In the order of `REFERENCE_ORDER`: the first is the reference. Empty: nothing usable, the session is skipped.
     more : tuple of ScanChoice
         Scans that only certain lesion models use: `WITH_AGENT`.
+    problem : str
+        Why nothing is known of its scans (a folder that may not be read), or "".
     """
 
     subject: str
     session: str | None
     scans: tuple[ScanChoice, ...]
     more: tuple[ScanChoice, ...] = ()
+    problem: str = ""
 
     @property
     def name(self) -> str:
@@ -114,7 +117,8 @@ def collect(
     Returns
     -------
     list of SessionInputs
-        Ordered by subject and session; sessions without any usable scan are included, with no scans.
+        Ordered by subject and session; sessions without any usable scan are included, with no scans. So are those
+        whose folder cannot be read, and subjects whose folder cannot, as one session: `problem` says so.
 
     Raises
     ------
@@ -123,15 +127,20 @@ def collect(
     UsageError
         A filter names an entity that BIDS does not have.
     """
-    units = _units(bids_dir, participant_label, session_label)
+    problems: dict[_Unit, str] = {}
+    units = _units(bids_dir, participant_label, session_label, problems)
     if not units:
         raise NothingSelectedError(_nothing_selected(bids_dir, participant_label, session_label))
     wanted = _query(filters or {})
-    files = _walk(bids_dir, units, wanted) if database_dir is None else _from_database(bids_dir, database_dir, wanted)
-    sessions = [
-        SessionInputs(*unit, tuple(_choose(files, unit)), tuple(_choose_with_agent(files, unit)))
-        for unit in sorted(units, key=lambda unit: (unit[0], unit[1] or ""))
-    ]
+    if database_dir is None:
+        files = _walk(bids_dir, units, wanted, problems)
+    else:
+        files = _from_database(bids_dir, database_dir, wanted)
+    sessions = []
+    for unit in sorted(units, key=lambda unit: (unit[0], unit[1] or "")):
+        scans = tuple(_choose(files, unit))
+        problem = "" if scans else problems.get(unit, "")  # a folder may be opened that cannot be listed
+        sessions.append(SessionInputs(*unit, scans, tuple(_choose_with_agent(files, unit)), problem))
     if not any(unit.scans for unit in sessions):
         raise NothingSelectedError(
             f"{bids_dir}: no T1w, FLAIR or T2w scan in any selected session"
@@ -140,6 +149,7 @@ def collect(
                 if filters
                 else " (looked for sub-*/[ses-*/]anat/*_T1w.nii.gz)."
             )
+            + "".join(f"\n  {problem}" for problem in problems.values())
         )
     return sessions
 
@@ -162,41 +172,74 @@ class _File:
     entities: Mapping[str, Any]
 
 
-def _units(bids_dir: Path, participant_label: Sequence[str], session_label: Sequence[str]) -> set[_Unit]:
+def _units(
+    bids_dir: Path, participant_label: Sequence[str], session_label: Sequence[str], problems: dict[_Unit, str]
+) -> set[_Unit]:
     """Sessions with any file at all, so that those without a usable scan are told of.
 
     Labels of folders that are no BIDS labels are left out: nothing else ends up in the names of what is written.
+    Of those that cannot be read `problems` says why.
     """
     units: set[_Unit] = set()
-    for subject, folder in _labelled(bids_dir, "sub"):
+    for subject, folder in _subjects(bids_dir):
         if participant_label and subject not in participant_label:
             continue
-        found = [session for session, path in _labelled(folder, "ses") if _has_file(path)]
-        units |= {(subject, session) for session in found}
-        # A file of the subject as a whole (sub-X_sessions.tsv, sub-X_scans.tsv) makes no session of its own.
-        if not session_label and (_has_scan(folder / "anat") if found else _has_file(folder)):
-            units.add((subject, None))
-    return {unit for unit in units if not session_label or unit[1] in session_label}
+        try:
+            units |= _sessions(subject, folder, session_label, problems)
+        except OSError as error:
+            problems[subject, None] = _unreadable(folder, error)
+    return units | problems.keys()
+
+
+def _sessions(subject: str, folder: Path, session_label: Sequence[str], problems: dict[_Unit, str]) -> set[_Unit]:
+    """Those of one subject; raises OSError where its folder cannot be read."""
+    found: set[_Unit] = set()
+    for session, path in _labelled(folder, "ses"):
+        if session_label and session not in session_label:
+            continue
+        try:
+            if _has_file(path):
+                found.add((subject, session))
+        except OSError as error:
+            problems[subject, session] = _unreadable(path, error)
+    # A file of the subject as a whole (sub-X_sessions.tsv, sub-X_scans.tsv) makes no session of its own.
+    if not session_label and (_has_scan(folder / "anat") if found else _has_file(folder)):
+        found.add((subject, None))
+    return found
+
+
+def _subjects(bids_dir: Path) -> list[tuple[str, Path]]:
+    try:
+        return _labelled(bids_dir, "sub")
+    except OSError as error:
+        raise NotBidsError(f"{bids_dir}: cannot be read ({error}).") from error
 
 
 def _labelled(folder: Path, key: str) -> list[tuple[str, Path]]:
     """(label, folder) of the folders named ``key-label``."""
-    try:
-        with os.scandir(folder) as entries:
-            names = [entry.name for entry in entries if entry.name.startswith(f"{key}-") and entry.is_dir()]
-    except OSError as error:
-        raise NotBidsError(f"{folder}: cannot be read ({error}).") from error
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if entry.name.startswith(f"{key}-") and entry.is_dir()]
     found = [(name.partition("-")[2], folder / name) for name in sorted(names)]
     return [(label, path) for label, path in found if label.isascii() and label.replace("+", "").isalnum()]
+
+
+def _unreadable(folder: Path, error: OSError) -> str:
+    why = error.strerror or error
+    return f"{error.filename or folder}: cannot be read ({why}). Allow whoever runs the app to read it."
 
 
 def _has_file(folder: Path) -> bool:
     """Whether there is a file in the folder or in one right below it (``anat``)."""
     with os.scandir(folder) as entries:
         inside = [entry for entry in entries if not entry.name.startswith((".", "ses-"))]
-    if any(not entry.is_dir() for entry in inside):
+    return any(not entry.is_dir() or _holds_anything(entry.path) for entry in inside)
+
+
+def _holds_anything(folder: str) -> bool:
+    try:
+        return any(not name.startswith(".") for name in os.listdir(folder))
+    except PermissionError:  # something, it seems; where it is ``anat``, `_walk` says so
         return True
-    return any(not name.startswith(".") for entry in inside for name in os.listdir(entry.path))
 
 
 def _has_scan(folder: Path) -> bool:
@@ -204,7 +247,7 @@ def _has_scan(folder: Path) -> bool:
 
 
 def _nothing_selected(bids_dir: Path, participants: Sequence[str], sessions: Sequence[str]) -> str:
-    found = ", ".join(f"sub-{label}" for label, _ in _labelled(bids_dir, "sub")[:20]) or "none"
+    found = ", ".join(f"sub-{label}" for label, _ in _subjects(bids_dir)[:20]) or "none"
     asked = [*(f"sub-{label}" for label in participants), *(f"ses-{label}" for label in sessions)]
     if not asked:
         return f"{bids_dir}: no subjects found (looked for sub-*/[ses-*/]anat)."
@@ -234,7 +277,9 @@ def _query(filters: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]
 _Found = dict[tuple[str, str | None, str], list[_File]]
 
 
-def _walk(bids_dir: Path, units: Iterable[_Unit], wanted: Mapping[str, Mapping[str, Any]]) -> _Found:
+def _walk(
+    bids_dir: Path, units: Iterable[_Unit], wanted: Mapping[str, Mapping[str, Any]], problems: dict[_Unit, str]
+) -> _Found:
     """Candidate scans by (subject, session, contrast), from the names in the ``anat`` folders of the sessions."""
     out: _Found = {}
     for unit in units:
@@ -242,6 +287,9 @@ def _walk(bids_dir: Path, units: Iterable[_Unit], wanted: Mapping[str, Mapping[s
         try:
             names = sorted(os.listdir(folder))
         except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            problems.setdefault(unit, _unreadable(folder, error))
             continue
         for name in names:
             contrast = name.partition(".")[0].rpartition("_")[2]

@@ -12,7 +12,7 @@ from typing import Any
 from bidsapp import __version__, cards, config
 from bidsapp.arguments import Parser
 from bidsapp.errors import AppError, UsageError
-from bidsapp.machine import available_cpus, available_memory_gb
+from bidsapp.machine import available_cpus, available_memory_gb, fixed_environment
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             return evaluate.main(arguments[1:])
         chosen = parse(arguments)
+        os.environ.update(fixed_environment(threads=chosen.omp_nthreads, seed=chosen.random_seed))
         from bidsapp import app  # heavy: only once the command line is known to be right
 
         return app.run(chosen)

@@ -25,7 +25,7 @@ NOT_OF_THE_SCAN = ("space", "res", "den", "label", "seg", "atlas", "desc", "hemi
 SPACES = ("", "orig", "T1w", "FLAIR", "T2w")
 
 _NAME = re.compile(
-    r"(?P<entities>sub-[a-zA-Z0-9]+(?:_[a-zA-Z0-9]+-[a-zA-Z0-9+.]+)*)_(?P<suffix>mask|dseg)\.nii(?:\.gz)?"
+    r"(?P<entities>sub-[a-zA-Z0-9+]+(?:_[a-zA-Z0-9]+-[a-zA-Z0-9+.]+)*)_(?P<suffix>mask|dseg)\.nii(?:\.gz)?"
 )
 
 

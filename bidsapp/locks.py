@@ -98,6 +98,11 @@ def take(out_dir: Path, name: str, *, wait: bool = True, shared: bool = False) -
         except FileNotFoundError:  # whoever left last has just removed the folder
             continue
         except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                raise TryAgainError(
+                    f"{path}: too many files are open ({error.strerror}). Raise their number (ulimit -n 4096) and run"
+                    " the same command again; or do fewer subjects at a time (--participant-label)."
+                ) from error
             raise TryAgainError(
                 f"{path}: cannot be written ({error}). All processes on one OUT_DIR need to be of one user."
             ) from error

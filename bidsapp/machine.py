@@ -1,15 +1,38 @@
-"""What this process may use of the machine: less than there is, in a cluster's job or a container."""
+"""What this process may use of the machine: less than there is, in a cluster's job or a container; and its settings."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
+import resource
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 ROOT = Path("/")
 #: The rest is for the system, and for what else runs.
 SHARE_OF_MEMORY = 0.9
+#: Open files that are enough. Not whatever is allowed: in containers that can be a thousand million, and some programs
+#: close all of them, one by one.
+MANY_FILES = 16384
+#: Results must not depend on the machine's load.
+FIXED_ENVIRONMENT = {
+    "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": "1",
+    "NIPYPE_NO_ET": "1",  # nipype would ask the network for news
+    "NO_ET": "1",
+    "MPLBACKEND": "Agg",
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+}
+
+
+def fixed_environment(*, threads: int, seed: int) -> dict[str, str]:
+    """Variables that fix threads and seeds.
+
+    To be set before numpy, torch and ANTs are imported (in their processes, too): OpenBLAS reads its number of threads
+    once, as numpy is imported.
+    """
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    return {**FIXED_ENVIRONMENT, "ANTS_RANDOM_SEED": str(seed), **dict.fromkeys(names, str(threads))}
 
 
 def available_cpus(root: Path = ROOT) -> int:
@@ -39,6 +62,15 @@ def available_memory_gb(root: Path = ROOT) -> float:
     limits = [*_limits(root, "memory", "memory.max"), *_limits(root, "memory", "memory.limit_in_bytes")]
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return SHARE_OF_MEMORY * min([there, *(int(limit) for limit in limits if limit.isdigit())]) / 2**30
+
+
+def allow_many_files() -> None:
+    """Raise the number of files that this process, and those it starts, may have open, as far as it is allowed to."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MANY_FILES if hard == resource.RLIM_INFINITY else min(hard, MANY_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):  # then it stays; `locks.take` tells where it is reached
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _limits(root: Path, controller: str, name: str) -> Iterator[str]:

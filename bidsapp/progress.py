@@ -73,9 +73,13 @@ class Watch:
         self.bar.start()
 
     def __call__(self, node: Any, status: str) -> None:
-        """nipype's ``status_callback``: status is "start", "end" or "exception"."""
+        """nipype's ``status_callback``: status is "start", "end" or "exception"; "again" before a second try."""
         _, session, step = node.fullname.split(".")[:3]
         name, now = self.outcomes[session].inputs.name, time.time()
+        if status == "again":
+            self.log(session, f"again {step}: its process, or one beside it, was killed")
+            self.say.note(f"{name}: {step} is done once more: its process, or one beside it, was killed.")
+            return
         if status == "start":
             self.began[node.fullname] = now
             self.first.setdefault(session, now)

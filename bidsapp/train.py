@@ -15,7 +15,7 @@ from bidsapp import __version__, cards, config, errors
 from bidsapp.arguments import Parser
 from bidsapp.config import CONTRASTS, Config
 from bidsapp.learn import LOSSES
-from bidsapp.machine import available_cpus
+from bidsapp.machine import available_cpus, fixed_environment
 
 if TYPE_CHECKING:  # heavy: --help answers at once
     from bidsapp.bids import SessionInputs
@@ -236,11 +236,11 @@ def run(options: TrainOptions) -> int:
     int
         0; or 75 (try again) where ``--minutes`` were over before the end.
     """
-    from bidsapp import app
+    os.environ.update(fixed_environment(threads=options.app.omp_nthreads, seed=options.app.random_seed))
+    from bidsapp import app  # numpy and torch, which read the environment
     from bidsapp.learn.folds import split
     from bidsapp.progress import Progress
 
-    os.environ.update(app.fixed_environment(options.app))
     say = Progress()
     if not options.app.skip_bids_validation:
         app.validate(options.app.bids_dir, say.note)
@@ -282,7 +282,7 @@ def labelled(options: TrainOptions, say: Progress) -> list[Found]:
     for inputs in sessions:
         drawn = [one for one in files if one.target == wanted and one.key == (inputs.subject, inputs.session or "")]
         if not drawn or not inputs.scans:
-            say.note(f"{inputs.name}: {'no labels' if inputs.scans else 'no scans'}; left out.")
+            say.note(f"{inputs.name}: {'no labels' if inputs.scans else inputs.problem or 'no scans'}; left out.")
             continue
         try:
             found.append(_with_labels(inputs, drawn, channels, options))

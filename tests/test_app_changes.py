@@ -34,7 +34,7 @@ def test_each_subject_once_and_under_its_lock(tmp_path: Path, outcomes, say, mon
     monkeypatch.setattr(subject, "init_changes", lambda config, subjects: list(subjects))
     monkeypatch.setattr(subject, "run_changes", run)
     problems = app._compare_sessions(outcomes, SimpleNamespace(out_dir=tmp_path), say)
-    assert seen["subjects"] == ["02", "01"]
+    assert seen["subjects"] == ["01", "02"]
     assert len(seen["locked"]) == 2
     assert not list((tmp_path / locks.FOLDER).rglob("*changes*"))
     assert problems["01"] and not problems["02"]

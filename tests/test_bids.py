@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
@@ -8,7 +10,7 @@ import numpy as np
 import pytest
 
 from bidsapp.bids import collect, has_database, header_problem, missing_labels, sha256, write_json, write_text
-from bidsapp.errors import NothingSelectedError, UsageError
+from bidsapp.errors import NotBidsError, NothingSelectedError, UsageError
 
 
 def scan(root: Path, name: str, sizes: tuple[float, float, float] = (1, 1, 1)) -> None:
@@ -262,3 +264,49 @@ def test_a_database_is_seen_where_there_is_one(root: Path, tmp_path_factory: pyt
     assert not has_database(database)
     collect(root, database_dir=database)
     assert has_database(database)
+
+
+@pytest.fixture
+def lock(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+    """As mode 000 does for whoever is not root."""
+    locked: list[str] = []
+
+    def guarded(function: Callable) -> Callable:
+        def guard(folder: str | Path = ".") -> object:
+            if any(Path(folder).is_relative_to(each) for each in locked):
+                raise PermissionError(13, "Permission denied", str(folder))
+            return function(folder)
+
+        return guard
+
+    for name in ("listdir", "scandir"):
+        monkeypatch.setattr(os, name, guarded(getattr(os, name)))
+    return lambda folder: locked.append(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [("sub-01", "sub-01"), ("sub-01/ses-a", "sub-01_ses-a"), ("sub-01/ses-a/anat", "sub-01_ses-a")],
+)
+def test_a_folder_that_cannot_be_read_costs_no_other_session(
+    root: Path, lock: Callable[[Path], None], folder: str, name: str
+) -> None:
+    for each in ("sub-01_ses-a_T1w", "sub-02_ses-a_T1w"):
+        scan(root, each)
+    lock(root / folder)
+    bad, good = collect(root)
+    assert (bad.name, bad.scans, good.name, good.problem) == (name, (), "sub-02_ses-a", "")
+    assert bad.problem.startswith(f"{root / folder}: cannot be read (Permission denied)")
+    with pytest.raises(NothingSelectedError, match="Permission denied"):
+        collect(root, participant_label=("01",))
+    lock(root)
+    with pytest.raises(NotBidsError, match="cannot be read"):
+        collect(root)
+
+
+def test_other_folders_need_not_be_readable(root: Path, lock: Callable[[Path], None]) -> None:
+    scan(root, "sub-01_ses-a_T1w")
+    (root / "sub-01/ses-a/dwi").mkdir()
+    lock(root / "sub-01/ses-a/dwi")
+    (session,) = collect(root)
+    assert session.contrasts == ("T1w",) and not session.problem

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -33,6 +34,33 @@ def test_help_imports_nothing_heavy(command: list[str]) -> None:
     )
     done = subprocess.run([sys.executable, "-c", probe], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.rstrip().endswith("HEAVY []")
+
+
+LOOK = """
+import os, sys
+class Look:
+    def find_spec(self, name, path=None, target=None):
+        if name == "numpy":
+            print("THREADS", os.environ.get("OPENBLAS_NUM_THREADS"))
+sys.meta_path.insert(0, Look())
+from bidsapp.cli import main
+print("CODE", main({arguments}))
+"""
+
+
+@pytest.mark.parametrize("level", ["participant", "group", "train"])
+def test_threads_are_fixed_before_numpy_is_imported(level: str, dataset: Path, tmp_path: Path) -> None:
+    """Its OpenBLAS does not look again."""
+    (tmp_path / "out").mkdir()
+    arguments = [str(dataset), str(tmp_path / "out"), "--omp-nthreads", "3"]
+    more = ["train", *arguments, "--labels", str(dataset)] if level == "train" else [*arguments, level]
+    probe = LOOK.format(arguments=more)
+    environment = {key: value for key, value in os.environ.items() if not key.endswith("_NUM_THREADS")}
+    done = subprocess.run(
+        [sys.executable, "-c", probe], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert "THREADS 3" in done.stdout, done.stderr
+    assert "THREADS None" not in done.stdout
 
 
 def test_version_is_quick() -> None:

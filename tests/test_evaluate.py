@@ -381,6 +381,7 @@ def test_names_that_tell_folders_apart():
         ("sub-01_seg-tissue_dseg.nii.gz", "seg-tissue"),
         ("sub-01_atlas-AAL_dseg.nii.gz", "seg-AAL"),
         ("sub-01_mask.nii.gz", "mask"),
+        ("sub-01+a_ses-1+b_mask.nii.gz", "mask"),
         ("sub-01_label-lesion_probseg.nii.gz", None),
         ("lesion_mask.nii.gz", None),
         (".sub-01_label-lesion_mask.nii.gz", None),

@@ -1,11 +1,16 @@
-"""The limits of a cluster's job or a container, as Linux tells them."""
+"""The limits of a cluster's job, a container or a process, as Linux tells them."""
 
 from __future__ import annotations
 
+import resource
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from bidsapp import locks, machine
+from bidsapp.errors import TryAgainError
 from bidsapp.machine import available_cpus, available_memory_gb
 
 GB = 2**30
@@ -60,3 +65,27 @@ def test_limits_of_a_job_or_a_container(name: str, tmp_path: Path) -> None:
     memory, cpus = (0.9 * expected[0], expected[1]) if expected else free
     assert available_memory_gb(tmp_path) == pytest.approx(memory)
     assert available_cpus(tmp_path) == cpus
+
+
+@pytest.fixture
+def few_files() -> Iterator[int]:
+    """A soft limit of open files that is low, and the hard one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+    yield hard
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_many_files_may_be_open(few_files: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "MANY_FILES", 128)
+    machine.allow_many_files()
+    assert resource.getrlimit(resource.RLIMIT_NOFILE) == (128, few_files)
+    monkeypatch.setattr(machine, "MANY_FILES", 100)  # what is more than enough stays
+    machine.allow_many_files()
+    assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 128
+
+
+def test_too_many_open_files_are_called_that(few_files: int, tmp_path: Path) -> None:
+    with pytest.raises(TryAgainError, match=r"too many files are open.*ulimit -n"), ExitStack() as stack:
+        [stack.enter_context(locks.take(tmp_path, str(number))) for number in range(64)]
+    assert list(tmp_path.iterdir()) == []

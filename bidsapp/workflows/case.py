@@ -13,7 +13,7 @@ from bidsapp.bids import SessionInputs
 from bidsapp.config import Config
 from bidsapp.interfaces.cases import StoreCase
 from bidsapp.workflows.plan import plan
-from bidsapp.workflows.session import merge, prepare, workflow_name
+from bidsapp.workflows.session import MEMORY_GB, merge, prepare, workflow_name
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ def init_case_wf(
             record=dict(record),
         ),
         name="write",
+        mem_gb=MEMORY_GB["other"] * max(nodes.size for nodes in scans.values()),
     )
     under = scans[labels.contrast]
     workflow.connect([

@@ -8,14 +8,18 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
+from traceback import format_exception
 from typing import Any
 
+from nipype import config as nipype_config
+from nipype import logging as nipype_logging
 from nipype.pipeline import plugins
 from nipype.pipeline.plugins.base import DistributedPluginBase, PluginBase
 from nipype.pipeline.plugins.multiproc import MultiProcPlugin, process_initializer, run_node
 
-from bidsapp.errors import UsageError
+from bidsapp.errors import TryAgainError, UsageError
 
 #: linux/prctl.h
 PR_SET_PDEATHSIG = 1
@@ -23,28 +27,99 @@ PR_SET_PDEATHSIG = 1
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 #: Steps that go before others of their session: a quarter of a session's time, and half of the others wait for it.
 FIRST = ("template",)
-#: What a process holds (GB) that gives nothing back after its steps: the largest step's memory, and what is imported.
+#: What a process holds (GB) that gives nothing back after its steps: the largest step's memory (of a usual scan), and
+#: what is imported.
 HELD_GB = 2.0
+#: Told of what died twice.
+KILLED = (
+    "its process was killed twice, probably for lack of memory. Lower --nprocs, or --mem where it is more than there"
+    " is; or give the job, container or machine more memory. Then run the same command again."
+)
 
 
 class SessionBySession(MultiProcPlugin):
-    """nipype's MultiProc, but a session is finished before later ones are taken further.
+    """nipype's MultiProc, but a session is finished before later ones are taken further, and a killed step is noticed.
 
     MultiProc takes steps in the order of the graph: all sessions' first steps, then all second ones. Results would come
     only at the very end, and the intermediate files of every session would lie on the disk at once.
+
+    When the system kills a process (for want of memory, most often), Python gives up all steps of that pool, and
+    MultiProc would wait for them for ever. Here each of them is done once more, by a process of its own and one after
+    the other: what dies even so is the step's own failure.
     """
 
     def __init__(self, order: Sequence[str], plugin_args: dict[str, Any]) -> None:
         super().__init__(plugin_args=plugin_args)
         self._place = {name: place for place, name in enumerate(order)}
+        self._context = get_context(self.plugin_args.get("mp_context"))
+        self._held_gb = HELD_GB
         # The pool of the parent class has started no worker yet.
-        self.pool = Workers(
-            max_workers=self.processors,
-            keep_memory=self.processors * HELD_GB <= self.memory_gb / 2,
+        self.pool = self._new_pool(self.processors)
+        self._sent: dict[int, tuple[Any, bool]] = {}  # what is needed to send a task again
+        self._again: list[int] = []  # tasks that wait for their second try
+        self._tried_again: set[int] = set()
+        self._alone: Future = Future()  # the second try at work
+        self._alone.set_result(None)
+
+    def _new_pool(self, processes: int) -> Workers:
+        forked = self._context.get_start_method() == "fork"
+        return Workers(
+            max_workers=processes,
+            keep_memory=self.processors * self._held_gb <= self.memory_gb / 2,
             initializer=start_worker,
-            initargs=(os.getcwd(), os.getpid()),
-            mp_context=get_context(self.plugin_args.get("mp_context")),
+            initargs=(os.getcwd(), os.getpid(), None if forked else _nipype_settings()),
+            mp_context=self._context,
         )
+
+    def _prerun_check(self, graph: Any) -> None:
+        super()._prerun_check(graph)
+        self._held_gb = max([HELD_GB, *(node.mem_gb for node in graph.nodes())])
+        self.pool = self._new_pool(self.processors)
+
+    def _submit_job(self, node: Any, updatehash: bool = False) -> int:
+        try:
+            taskid: int = super()._submit_job(node, updatehash)
+        except BrokenProcessPool:
+            self.pool.shutdown(wait=False)
+            self.pool = self._new_pool(self.processors)
+            taskid = super()._submit_job(node, updatehash)
+        self._sent[taskid] = (node, updatehash)
+        return taskid
+
+    def _async_callback(self, args: Future) -> None:
+        """Nothing: what is raised here is lost, so `_get_result` asks the future itself."""
+
+    def _get_result(self, taskid: int) -> dict[str, Any] | None:
+        future = self._task_obj[taskid]
+        if future.done():
+            try:
+                result: dict[str, Any] = future.result()
+                return result
+            except BrokenProcessPool as error:
+                if taskid in self._tried_again:
+                    return _failed(taskid, _killed(self._sent[taskid][0].name, error))
+                self._plan_second_try(taskid)
+            except Exception as error:  # what it returned cannot be sent, say
+                return _failed(taskid, error)
+        if self._again and self._alone.done():
+            self._try_again(self._again.pop(0))
+        return None
+
+    def _plan_second_try(self, taskid: int) -> None:
+        self._tried_again.add(taskid)
+        self._again.append(taskid)
+        self._task_obj[taskid] = Future()  # stands for the one that comes
+        if self._status_callback:
+            self._status_callback(self._sent[taskid][0], "again")
+
+    def _try_again(self, taskid: int) -> None:
+        pool = self._new_pool(1)
+        self._alone = self._task_obj[taskid] = pool.submit(run_node, *self._sent[taskid], taskid)
+        pool.shutdown(wait=False)  # it ends with its only task
+
+    def _clear_task(self, taskid: int) -> None:
+        super()._clear_task(taskid)
+        del self._sent[taskid]
 
     def _sort_jobs(self, jobids: Iterable[int], scheduler: str = "tsort") -> list[int]:
         def turn(job: int) -> tuple[int, bool, int]:
@@ -52,6 +127,23 @@ class SessionBySession(MultiProcPlugin):
             return self._place[session], step not in FIRST, job
 
         return sorted(jobids, key=turn)
+
+
+def _failed(taskid: int, error: Exception) -> dict[str, Any]:
+    """A task's result as nipype wants it (raised within `_get_result`, an error would make it stumble)."""
+    return {"result": None, "traceback": format_exception(error), "taskid": taskid}
+
+
+def _killed(step: str, cause: Exception) -> TryAgainError:
+    error = TryAgainError(f"step {step}: {KILLED}")
+    error.__cause__ = cause
+    return error
+
+
+def _nipype_settings() -> dict[str, Any]:
+    """nipype's settings in this process, for processes that do not inherit them."""
+    sections = {name: dict(nipype_config._sections[name]) for name in ("execution", "logging")}
+    return sections | {"resource_monitor": nipype_config.resource_monitor}
 
 
 class Workers(ProcessPoolExecutor):
@@ -85,8 +177,18 @@ def _then_give_back(function: Callable[..., Any], *args: Any, **options: Any) ->
             libc.malloc_trim(0)
 
 
-def start_worker(folder: str, parent: int) -> None:
-    """What a process that does steps begins with: it ends with the app, works in `folder`, keeps its memory."""
+def start_worker(folder: str, parent: int, settings: Mapping[str, Any] | None = None) -> None:
+    """What a process that does steps begins with: it ends with the app, works in `folder`, keeps its memory.
+
+    Parameters
+    ----------
+    folder : str
+        To work in.
+    parent : int
+        The process that started it (whether by fork or by spawn).
+    settings : mapping, optional
+        nipype's, for a process that was not forked: without them it would tell of every step on the terminal.
+    """
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
         # However the app ends: a worker that wrote on would meet whoever takes the session over.
@@ -98,6 +200,10 @@ def start_worker(folder: str, parent: int) -> None:
         if hasattr(libc, "mallopt"):
             for option in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
                 libc.mallopt(option, 2**30)
+    if settings is not None:
+        nipype_config.update_config(settings)
+        nipype_config.resource_monitor = settings["resource_monitor"]
+        nipype_logging.update_logging(nipype_config)
     process_initializer(folder)
 
 
@@ -139,7 +245,13 @@ class DaskPlugin(DistributedPluginBase):
 
     def _get_result(self, taskid: int) -> dict[str, Any] | None:
         future = self._futures[taskid]
-        return future.result() if future.done() else None
+        if not future.done():
+            return None
+        try:
+            result: dict[str, Any] = future.result()
+            return result
+        except Exception as error:  # every worker that took it was killed, say
+            return _failed(taskid, error)
 
     def _clear_task(self, taskid: int) -> None:
         del self._futures[taskid]

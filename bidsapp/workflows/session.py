@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from nipype.pipeline import engine as pe
 
 from bidsapp.bids import ScanChoice, SessionInputs
 from bidsapp.config import Config
+from bidsapp.image.load import read_grid
 from bidsapp.interfaces.compartments import DivideLesions
 from bidsapp.interfaces.outputs import TEMPLATE, Carry, DrawFigures, Measure, TellSides, WriteSession
 from bidsapp.interfaces.preproc import (
@@ -33,11 +35,13 @@ from bidsapp.interfaces.segment import (
 )
 from bidsapp.workflows.plan import Plan, plan
 
-#: Peak memory (GB) of the nodes, measured with ``make bench`` on a 256-cubed head at 1 mm.
+#: Peak memory (GB) of the nodes, measured with ``make bench`` on a 256-cubed head at 1 mm. It grows with the voxels: of
+#: twice as many, carrying took 1.5 times as much, and loading a scan 24 bytes for each.
 MEMORY_GB = {
     "brain": 1.6, "template": 1.2, "bias": 1.0, "network": 1.6, "tissue": 1.6, "lesions": 1.4, "carry": 1.5,
-    "other": 0.8,
+    "measure": 1.5, "figures": 1.5, "other": 0.8,
 }  # fmt: skip
+MEASURED_VOXELS = 256**3
 
 
 def init_session_wf(inputs: SessionInputs, config: Config, *, device: str = "cpu") -> pe.Workflow:
@@ -90,14 +94,31 @@ def prepare(
 
 
 def workflow_name(inputs: SessionInputs) -> str:
-    """Name of a session's workflow: letters, digits and underscores only."""
-    return inputs.name.replace("-", "_")
+    """Name of a session's workflow: letters, digits and underscores only.
+
+    A ``+``, which BIDS allows in labels, becomes two underscores: no label has any, so names stay apart.
+    """
+    return inputs.name.replace("-", "_").replace("+", "__")
+
+
+def relative_size(path: Path) -> float:
+    """How many times more voxels than `MEASURED_VOXELS` a scan has, on its own grid or at 1 mm; at least 1.
+
+    Only the header is read. One that cannot be read counts as 1: the scan's first step says what is wrong with it.
+    """
+    try:
+        grid = read_grid(path)
+        voxels = math.prod(grid.shape)
+        return max(1.0, voxels / MEASURED_VOXELS, voxels * math.prod(grid.header.get_zooms()) / MEASURED_VOXELS)
+    except Exception:
+        return 1.0
 
 
 @dataclass
 class ScanNodes:
     """Nodes of one contrast, as they come to be."""
 
+    size: float  # `relative_size`
     conform: pe.Node
     on_work_grid: tuple[pe.Node, str]
     coregister: pe.Node | None = None
@@ -106,9 +127,10 @@ class ScanNodes:
 
 
 def _scan_nodes(workflow: pe.Workflow, scan: ScanChoice) -> ScanNodes:
-    conform = _node(Conform(in_file=str(scan.path)), f"conform_{scan.contrast}")
+    size = relative_size(scan.path)
+    conform = _node(Conform(in_file=str(scan.path)), f"conform_{scan.contrast}", size)
     workflow.add_nodes([conform])
-    return ScanNodes(conform, (conform, "work_file"))
+    return ScanNodes(size, conform, (conform, "work_file"))
 
 
 def _brain_node(
@@ -125,6 +147,7 @@ def _brain_node(
             use_gpu=device != "cpu" and (chosen.check_brain or chosen.brain_extraction in ("deepbet", "network")),
         ),
         "brain",
+        reference.size,
         memory="brain",
     )
     workflow.connect(reference.conform, "work_file", brain, "in_file")
@@ -134,8 +157,8 @@ def _brain_node(
 def _bet_nodes(workflow: pe.Workflow, reference: ScanNodes) -> pe.Node:
     from nipype.interfaces.fsl import BET  # FSL is the user's; the app checks that it is there
 
-    bet = _node(BET(mask=True, robust=True, output_type="NIFTI"), "bet")
-    brain = _node(CleanMask(), "brain")
+    bet = _node(BET(mask=True, robust=True, output_type="NIFTI"), "bet", reference.size)
+    brain = _node(CleanMask(), "brain", reference.size)
     workflow.connect([
         (reference.conform, bet, [("work_file", "in_file")]),
         (bet, brain, [("mask_file", "in_file")]),
@@ -147,7 +170,7 @@ def _connect_coregistration(
     workflow: pe.Workflow, scans: dict[str, ScanNodes], scan: ScanChoice, inputs: SessionInputs, brain: pe.Node
 ) -> None:
     nodes, reference = scans[scan.contrast], scans[inputs.reference.contrast]
-    coregister = _node(Coregister(), f"coregister_{scan.contrast}")
+    coregister = _node(Coregister(), f"coregister_{scan.contrast}", max(nodes.size, reference.size))
     workflow.connect([
         (nodes.conform, coregister, [("work_file", "moving_file")]),
         (reference.conform, coregister, [("work_file", "fixed_file")]),
@@ -167,10 +190,11 @@ def _connect_bias_and_intensity(
 ) -> None:
     nodes, reference = scans[scan.contrast], scans[inputs.reference.contrast]
     source, field = nodes.on_work_grid
-    nodes.bias = _node(CorrectBias(), f"bias_{scan.contrast}", memory="bias")
+    nodes.bias = _node(CorrectBias(), f"bias_{scan.contrast}", reference.size, memory="bias")
     nodes.normalize = _node(
         Normalize(contrast=scan.contrast.removesuffix("CE"), method=config.normalization, denoise=config.denoise),
         f"normalize_{scan.contrast}",
+        max(nodes.size, reference.size),
     )
     workflow.connect([
         (source, nodes.bias, [(field, "in_file")]),
@@ -187,9 +211,11 @@ def _connect_bias_and_intensity(
 def _template_node(
     workflow: pe.Workflow, scans: dict[str, ScanNodes], inputs: SessionInputs, brain: pe.Node
 ) -> pe.Node:
-    template = _node(RegisterTemplate(contrast=inputs.reference.contrast), "template", memory="template")
+    reference = scans[inputs.reference.contrast]
+    interface = RegisterTemplate(contrast=inputs.reference.contrast)
+    template = _node(interface, "template", reference.size, memory="template")
     workflow.connect([
-        (scans[inputs.reference.contrast].bias, template, [("out_file", "in_file")]),
+        (reference.bias, template, [("out_file", "in_file")]),
         (brain, template, [("mask_file", "mask_file")]),
     ])  # fmt: skip
     return template
@@ -228,11 +254,12 @@ def _segmentation_nodes(
     """The network and the unsupervised models; together, or one gives the results and the other the second opinion."""
     images = merge(workflow, [(scans[name].normalize, "work_out") for name in inputs.contrasts], "work_images")
     common = {"contrasts": list(inputs.contrasts), "device": device, "use_gpu": device != "cpu"}
-    network = _node(SegmentAll(tta=config.tta, **common), "network", memory="network")
-    own = _own_model_node(workflow, scans, brain, chosen, config, common)
-    sides = _node(TellSides(), "sides")
-    tissue = _node(SegmentTissue(**common), "tissue", memory="tissue")
-    combine = _node(CombineModels(), "combine")
+    size = scans[inputs.reference.contrast].size
+    network = _node(SegmentAll(tta=config.tta, **common), "network", size, memory="network")
+    own = _own_model_node(workflow, scans, brain, chosen, config, common, size)
+    sides = _node(TellSides(), "sides", size)
+    tissue = _node(SegmentTissue(**common), "tissue", size, memory="tissue")
+    combine = _node(CombineModels(), "combine", size)
     workflow.connect([
         (images, network, [("out", "in_files")]),
         (brain, network, [("mask_file", "mask_file")]),
@@ -249,7 +276,7 @@ def _segmentation_nodes(
     ])  # fmt: skip
     lesions = None
     if chosen.lesion_model != "none" and "FLAIR" in inputs.contrasts:
-        lesions = _node(SegmentLesions(**common), "lesions", memory="lesions")
+        lesions = _node(SegmentLesions(**common), "lesions", size, memory="lesions")
         workflow.connect([
             (images, lesions, [("out", "in_files")]),
             (brain, lesions, [("mask_file", "mask_file")]),
@@ -286,6 +313,7 @@ def _own_model_node(
     chosen: Plan,
     config: Config,
     common: dict[str, Any],
+    size: float,
 ) -> pe.Node | None:
     """The lesion model that somebody trained, where that is to find the lesions."""
     own = config.own_lesion_model
@@ -297,6 +325,7 @@ def _own_model_node(
     node = _node(
         SegmentByModel(model_dir=str(own.folder), model_label=own.label, **options),
         "own_model",
+        size,
         memory="network",
     )
     workflow.connect([
@@ -318,14 +347,18 @@ def _output_nodes(
     """Carry the results to the output's grids, measure and draw them there, and write everything at the end."""
     reference = scans[inputs.reference.contrast]
     preproc = merge(workflow, [(scans[name].normalize, "native_out") for name in inputs.contrasts], "preprocessed")
-    carries = [_node(Carry(grids=["native"]), "carry", memory="carry")]
+    size = reference.size
+    carries = [_node(Carry(grids=["native"]), "carry", size, memory="carry")]
     if TEMPLATE in config.output_spaces:  # a node of its own: it takes as long as all that needs the native grid
-        carries.append(_node(Carry(grids=["mni"]), "carry_mni", memory="carry"))
+        carries.append(_node(Carry(grids=["mni"]), "carry_mni", size, memory="carry"))
     carry = carries[0]
     measure = _node(
-        Measure(subject=inputs.subject, session=inputs.session or "", contrasts=list(inputs.contrasts)), "measure"
+        Measure(subject=inputs.subject, session=inputs.session or "", contrasts=list(inputs.contrasts)),
+        "measure",
+        size,
+        memory="measure",
     )
-    figures = _node(DrawFigures(contrasts=list(inputs.contrasts)), "figures")
+    figures = _node(DrawFigures(contrasts=list(inputs.contrasts)), "figures", size, memory="figures")
     write = _node(
         WriteSession(
             session=describe(inputs, config.bids_dir, more=inputs.used_by(config.own_channels)[len(inputs.scans) :]),
@@ -334,6 +367,7 @@ def _output_nodes(
             out_dir=str(config.out_dir),
         ),
         "write",
+        size,
     )
     workflow.connect([
         (carry, measure, [("results", "results")]),
@@ -357,7 +391,7 @@ def _output_nodes(
     ])  # fmt: skip
     if found.own is not None:
         workflow.connect(found.own, "note", write, "lesion_note")
-        _connect_compartments(workflow, found.own, carry, (measure, figures, write), chosen)
+        _connect_compartments(workflow, found.own, carry, (measure, figures, write), chosen, size)
     for node in carries:
         _connect_carry(workflow, node, reference, template, preproc, found)
     if found.tissue is not None:
@@ -382,13 +416,13 @@ def _output_nodes(
 
 
 def _connect_compartments(
-    workflow: pe.Workflow, own: pe.Node, carry: pe.Node, users: tuple[pe.Node, ...], chosen: Plan
+    workflow: pe.Workflow, own: pe.Node, carry: pe.Node, users: tuple[pe.Node, ...], chosen: Plan, size: float
 ) -> None:
     """Divide the lesions on the native grid, where the model tells several compartments apart."""
     names = (chosen.own_lesion_model or {}).get("lesion_classes", [])
     if len(names) < 2:
         return
-    divide = _node(DivideLesions(names=names), "compartments")
+    divide = _node(DivideLesions(names=names), "compartments", size)
     workflow.connect([
         (carry, divide, [("results", "results")]),
         (own, divide, [("compartments_file", "compartments_file")]),
@@ -451,5 +485,6 @@ def merge(workflow: pe.Workflow, sources: list, name: str, *, numbered: bool = F
     return merge
 
 
-def _node(interface: BaseInterface, name: str, *, memory: str = "other") -> pe.Node:
-    return pe.Node(interface, name=name, mem_gb=MEMORY_GB[memory], n_procs=1)
+def _node(interface: BaseInterface, name: str, size: float, *, memory: str = "other") -> pe.Node:
+    """A step; `size` is the `relative_size` of the largest image it reads."""
+    return pe.Node(interface, name=name, mem_gb=MEMORY_GB[memory] * size, n_procs=1)

@@ -6,15 +6,16 @@ import csv
 import multiprocessing
 import os
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from datetime import datetime
 from pathlib import Path
 
 from bidsapp import bids
 from bidsapp.config import Config
 from bidsapp.interfaces import change
-from bidsapp.workflows.plugin import start_worker
+from bidsapp.workflows.plugin import KILLED, start_worker
 
 #: Memory (GB) to reckon with for one comparison. Measured: 0.7 on sub-03 of `bids_ms_longitudinal`, without the
 #: deformation for the brain's volume; the rest is for that and for finer scans.
@@ -45,25 +46,34 @@ def run_changes(config: Config, subjects: Iterable[str]) -> dict[str, str]:
     """
     waiting = list(subjects)
     workers = min(config.nprocs, int(config.mem_gb / MEMORY_GB))
+    told = _side_by_side(config, waiting, max(1, min(workers, len(waiting))))
+    for subject in [subject for subject in waiting if told[subject] == KILLED]:
+        told |= _side_by_side(config, [subject], 1)  # one that is killed takes those beside it along
+    for subject, problem in told.items():
+        _note(config.out_dir, subject, problem)
+    return {subject: (told[subject].strip().splitlines() or [""])[-1] for subject in waiting}
+
+
+def _side_by_side(config: Config, subjects: Sequence[str], workers: int) -> dict[str, str]:
+    """The text of what went wrong, by subject; `KILLED` where its process, or one beside it, was killed."""
     told: dict[str, str] = {}
     # Each in a process of its own, which gives its memory back; "spawn", as threads do not survive a fork.
     with ProcessPoolExecutor(
-        max(1, min(workers, len(waiting))),
+        workers,
         multiprocessing.get_context("spawn"),
         initializer=start_worker,
         initargs=(os.getcwd(), os.getpid()),
         max_tasks_per_child=1,
     ) as pool:
-        jobs = {pool.submit(_compare, config.out_dir, config.bids_dir, subject): subject for subject in waiting}
+        jobs = {pool.submit(_compare, config.out_dir, config.bids_dir, subject): subject for subject in subjects}
         for job in as_completed(jobs):
-            subject = jobs[job]
             try:
-                problem = job.result()
-            except Exception as error:  # the process died: out of memory, most often
-                problem = f"{type(error).__name__}: {error}"
-            told[subject] = problem.strip().splitlines()[-1] if problem else ""
-            _note(config.out_dir, subject, problem)
-    return {subject: told[subject] for subject in waiting}
+                told[jobs[job]] = job.result()
+            except BrokenProcessPool:
+                told[jobs[job]] = KILLED
+            except Exception as error:
+                told[jobs[job]] = f"{type(error).__name__}: {error}"
+    return told
 
 
 def session_dates(bids_dir: Path, subject: str) -> dict[str, datetime]:

@@ -6,7 +6,9 @@ half-way. ``python -c 'import light; light.main()' BIDS_DIR OUT_DIR participant 
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -36,7 +38,7 @@ class _ReadOutput(TraitedSpec):
 
 
 class Read(SimpleInterface):
-    """The checksums of the scans; a scan that is empty fails, as it does in the app."""
+    """The checksums of the scans; a scan that is empty fails, as it does in the app, and one may be too much."""
 
     input_spec = _ReadInput
     output_spec = _ReadOutput
@@ -45,6 +47,10 @@ class Read(SimpleInterface):
         for name in self.inputs.in_files:
             if not Path(name).stat().st_size:
                 raise ValueError(f"{name}: the file is empty")
+            if Path(name).read_text() == "larger than memory":
+                os.kill(os.getpid(), signal.SIGKILL)
+        if self.inputs.use_gpu and type(multiprocessing.current_process()).__name__ == "ForkProcess":
+            raise RuntimeError("Cannot re-initialize CUDA in forked subprocess")
         out = Path(runtime.cwd) / "sums.txt"
         out.write_text("\n".join(bids.sha256(Path(name)) for name in self.inputs.in_files))
         self._results["out_file"] = str(out)

@@ -86,6 +86,50 @@ def test_nipypes_own_plugins_by_name(make_dataset: Callable[[Path], Path], tmp_p
     assert (tmp_path / "out/sub-05/anat/sub-05_provenance.json").is_file()
 
 
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_a_session_whose_process_is_killed_fails_and_costs_no_other(
+    make_dataset: Callable[[Path], Path], tmp_path: Path, start: str
+) -> None:
+    data = make_dataset(tmp_path / "data")
+    (data / "sub-02/ses-a/anat/sub-02_ses-a_T1w.nii.gz").write_text("larger than memory")
+    (tmp_path / "plugin.yml").write_text(f"plugin_args: {{mp_context: {start}}}\n")
+    options = ["--nipype-plugin-file", str(tmp_path / "plugin.yml"), "--participant-label", "01", "02"]
+    done = run(data, tmp_path / "out", "--nprocs", "2", *options)
+    assert done.returncode == 1, done.stderr
+    (row,) = (line for line in done.stdout.splitlines() if "\tfailed\t" in line)
+    assert row.startswith("sub-02\tses-a") and "its process was killed twice" in row and "--nprocs" in row
+    assert done.stdout.count("\tdone\t") == 3
+    assert "sub-02_ses-a: conform is done once more" in done.stderr and "nipype.workflow" not in done.stdout
+    assert "its process was killed" in (tmp_path / "out/sub-02.html").read_text()
+
+
+def test_labels_with_a_plus(make_dataset: Callable[[Path], Path], tmp_path: Path) -> None:
+    """BIDS allows it. Another failing session is told of by its right name."""
+    data = make_dataset(tmp_path / "data")
+    for name, text in (("sub-05+1", "scan"), ("sub-05+2", "")):
+        scan = data / name / "anat" / f"{name}_T1w.nii.gz"
+        scan.parent.mkdir(parents=True)
+        scan.write_text(text)
+    done = run(data, tmp_path / "out", "--nprocs", "1", "--participant-label", "05", "05+1", "05+2")
+    assert done.returncode == 1, done.stderr
+    rows = [line.split("\t") for line in done.stdout.splitlines()[1:]]
+    assert [(row[0], row[3]) for row in rows] == [("sub-05", "done"), ("sub-05+1", "done"), ("sub-05+2", "failed")]
+    assert "the file is empty" in rows[2][5]
+    assert (tmp_path / "out/sub-05+1.html").is_file() and (tmp_path / "out/logs/sub-05+2.log").is_file()
+
+
+def test_processes_for_a_gpu_are_not_forked(make_dataset: Callable[[Path], Path], tmp_path: Path) -> None:
+    data = make_dataset(tmp_path / "data")
+    done = run(data, tmp_path / "out", "--nprocs", "1", "--device", "cuda", "--participant-label", "05")
+    assert done.returncode == 0, done.stdout
+    assert "1 session(s) on cuda" in done.stderr
+    forked = tmp_path / "plugin.yml"
+    forked.write_text("plugin_args: {mp_context: fork}\n")
+    options = ["--nipype-plugin-file", str(forked), "--device", "cuda", "--participant-label", "05"]
+    done = run(data, tmp_path / "other", "--nprocs", "1", *options)
+    assert "Cannot re-initialize CUDA" in done.stdout  # the stand-in for a step on a GPU does what CUDA does
+
+
 def test_an_unknown_plugin_names_those_there_are() -> None:
     with pytest.raises(UsageError, match=r"'Slurm'.*Dask.*MultiProc.*SLURM"):
         make_plugin("Slurm", {}, order=(), environment={})

@@ -6,6 +6,8 @@ import itertools
 from collections.abc import Callable
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 from nipype.interfaces.base import isdefined
 from nipype.pipeline import engine as pe
@@ -13,7 +15,7 @@ from nipype.pipeline import engine as pe
 from bidsapp.bids import ScanChoice, SessionInputs
 from bidsapp.config import BRAIN_EXTRACTIONS, LESION_MODELS, NORMALIZATIONS, TISSUE_MODELS, Config
 from bidsapp.workflows.plan import plan
-from bidsapp.workflows.session import init_session_wf
+from bidsapp.workflows.session import MEMORY_GB, init_session_wf, relative_size, workflow_name
 
 SUBSETS = [
     subset for n in (1, 2, 3) for subset in itertools.combinations(("T1w", "FLAIR", "T2w"), n)
@@ -203,3 +205,51 @@ def test_only_the_scan_with_contrast_agent_is_there_for_the_model(
     assert plan(session(tmp_path, ("T1w",), agent=True), options).own_lesion_model["contrasts"] == ["T1wCE"]
     none = plan(session(tmp_path, ("T1w", "FLAIR")), options)
     assert none.lesion_model == "none" and "trained on T1wCE" in none.no_lesions_because
+
+
+@pytest.mark.parametrize(
+    ("shape", "size_mm", "expected"),
+    [
+        ((256, 256, 256), (1, 1, 1), 1),
+        ((40, 50, 60), (1, 1, 1), 1),
+        ((512, 512, 256), (0.5, 0.5, 1), 4),  # fine voxels
+        ((256, 256, 64), (1, 1, 12), 3),  # many at 1 mm
+    ],
+)
+def test_memory_grows_with_the_voxels(
+    tmp_path: Path, shape: tuple[int, ...], size_mm: tuple[float, ...], expected: float
+) -> None:
+    """From the header: the scan's file is cut short."""
+    inputs = session(tmp_path, ("T1w", "FLAIR"))
+    header = nib.Nifti1Image(np.broadcast_to(np.uint8(0), shape), np.diag([*size_mm, 1])).header
+    header.set_sform(np.diag([*size_mm, 1]), 1)
+    path = tmp_path / "large.nii"
+    path.write_bytes(header.binaryblock + bytes(4))
+    assert relative_size(path) == pytest.approx(expected)
+    scans = (ScanChoice("T1w", path, "the only T1w"), inputs.scans[1])
+    workflow = init_session_wf(SessionInputs("01", None, scans), config(tmp_path))
+    for name, memory in (
+        ("conform_T1w", "other"), ("brain", "brain"), ("carry", "carry"), ("measure", "measure"),
+        ("figures", "figures"), ("normalize_FLAIR", "other"), ("network", "network"), ("write", "other"),
+    ):  # fmt: skip
+        assert workflow.get_node(name).mem_gb == pytest.approx(MEMORY_GB[memory] * expected), name
+    assert workflow.get_node("conform_FLAIR").mem_gb == MEMORY_GB["other"]  # a file that cannot be read
+
+
+def test_labels_with_a_plus_have_workflows_of_their_own(tmp_path: Path) -> None:
+    """BIDS allows it, nipype does not."""
+    labels = [
+        ("1", None),
+        ("1+", None),
+        ("+1", None),
+        ("1++", None),
+        ("1", "2"),
+        ("1+", "2"),
+        ("1", "+2"),
+        ("1+2", None),
+    ]
+    (chosen,) = session(tmp_path, ("T1w",)).scans
+    names = [workflow_name(SessionInputs(subject, label, (chosen,))) for subject, label in labels]
+    assert len(set(names)) == len(names)
+    workflow = init_session_wf(SessionInputs("1+", "2", (chosen,)), config(tmp_path))
+    assert workflow.name == names[5] and names[4] == "sub_1_ses_2"

@@ -207,3 +207,27 @@ def test_workers_end_with_a_killed_app(tmp_path):
     while worker.is_dir() and "State:\tZ" not in (worker / "status").read_text():
         assert time.monotonic() < deadline, "the worker lives on"
         time.sleep(0.05)
+
+
+def killed(out_dir: Path, bids_dir: Path, subject: str) -> str:
+    """Stands in for `_compare`: sub-02 is more than the memory holds."""
+    if subject == "02":
+        time.sleep(1)
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(3)  # it is at work when sub-02 is killed
+    return ""
+
+
+def test_a_subject_whose_process_is_killed_costs_no_other(tmp_path, monkeypatch):
+    import importlib
+
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))  # spawned processes find `killed` by its module's name
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    monkeypatch.setattr(workflow, "_compare", importlib.import_module("test_subject").killed)
+    (tmp_path / "dataset_description.json").write_text("{}")
+    (tmp_path / "out/logs").mkdir(parents=True)
+    chosen = Config(bids_dir=tmp_path, out_dir=tmp_path / "out", level="participant", nprocs=2, mem_gb=8)
+    told = workflow.run_changes(chosen, ["01", "02", "03"])
+    assert list(told) == ["01", "02", "03"] and told["01"] == told["03"] == ""
+    assert told["02"].startswith("its process was killed twice, probably for lack of memory")
+    assert [path.name for path in (tmp_path / "out/logs").iterdir()] == ["sub-02_changes-failed.txt"]
