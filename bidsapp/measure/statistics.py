@@ -824,7 +824,7 @@ def compare_sessions(frame: pd.DataFrame, measures: Sequence[str]) -> pd.DataFra
         repeated = order["participant_id"].duplicated(keep=False)
         subjects = order.loc[unknown & repeated, "participant_id"].nunique()
         order = order[~unknown]
-        named += f" ({subjects} subjects left out, time n/a)" if subjects else ""
+        named += f" ({subjects} subject{'s' * (subjects > 1)} left out, time n/a)" if subjects else ""
     else:
         named += " (in the order of their labels, time n/a)"
     several = order[order["participant_id"].duplicated(keep=False)]

@@ -156,8 +156,7 @@ def analyse(
     if group and len(intervals):
         found.append(statistics.compare_groups(intervals, group, changed))
     if frame["participant_id"].duplicated().any():
-        # The rows are in order of time already, those of subjects with an undated session in order of the labels.
-        found.append(statistics.compare_sessions(frame.drop(columns="time", errors="ignore"), short))
+        found.append(statistics.compare_sessions(frame, short))
     found = [table for table in found if len(table)]
     single, about_lesions = _single_lesions(sessions)
     result = Analysis(

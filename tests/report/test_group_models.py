@@ -91,7 +91,7 @@ def test_asked_models_and_wrong_ones(tmp_path, cohort):
     assert set(terms.loc[terms["formula"] == "log(gm) ~ group", "unit"].fillna("")) == {""}
     page, tables = run(tmp_path, cohort, maps=False, models=("gm ~ bs(age, df=2)", "wm ~ age"))
     checks = tables["group_checks.tsv"].set_index("formula")
-    assert "it cannot be fitted: df=2 is too small" in checks.loc["gm ~ bs(age,df=2)", "finding"]
+    assert "df=2 is too small" in checks.loc["gm ~ bs(age,df=2)", "finding"]
     assert set(tables["group_models.tsv"]["formula"]) == {"wm ~ age"} and "df=2 is too small" in page
     with pytest.raises(FormulaError, match="no column 'hippo'"):
         run(tmp_path, cohort, maps=False, models=("hippo ~ age",))
@@ -247,7 +247,8 @@ def test_the_first_session_is_the_first_by_the_dates_of_the_scans(tmp_path, writ
     _, tables = run(tmp_path, bids, maps=False)
     assert tables["group_volumes.tsv"]["session_id"].to_list() == ["ses-a", "ses-b"] + ["ses-pre", "ses-post"] * 11
     assert tables["group_volumes.tsv"]["acq_time"][2] == "2020-01-01T10:00:00"
-    change = tables["group_comparisons.tsv"].set_index("column").loc["gm", "difference"]
-    assert change == pytest.approx(-100, abs=2)  # ml, of all twelve
+    change = tables["group_comparisons.tsv"].set_index("column").loc["gm"]
+    assert change["difference"] == pytest.approx(-100, abs=2)  # ml, of the eleven whose order is known
+    assert "1 subject" in change["comparison"]
     slope = tables["group_models.tsv"].set_index(["outcome", "term"]).loc[("gm", "time"), "estimate"]
     assert slope == pytest.approx(-50, abs=1)  # ml a year
