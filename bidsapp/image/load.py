@@ -132,10 +132,10 @@ def _harmonise_affine(img: nib.Nifti1Image, path: Path) -> tuple[np.ndarray, tup
     notes = [f"the qform is invalid ({broken}): the sform was used"] if broken else []
     warnings: list[str] = []
     if sform is None and qform is None:
+        codes = f"codes {sform_code} and {qform_code}{broken and '; ' + broken}"
         raise InputError(
-            f"{path}: neither sform nor qform is valid (codes {sform_code} and {qform_code}{broken and '; ' + broken}), so"
-            " left and right are unknown. Convert the scan again from DICOM (dcm2niix), or set the orientation with a"
-            " tool such as fslorient and check it by eye."
+            f"{path}: neither sform nor qform is valid ({codes}), so left and right are unknown. Convert the scan again"
+            " from DICOM (dcm2niix), or set the orientation with a tool such as fslorient and check it by eye."
         )
     if sform is not None and qform is not None:
         distance = corner_distance(sform, qform, img.shape[:3])
