@@ -50,12 +50,12 @@ def in_view(
     remedy = "If there is a scan of the whole head, choose that with --bids-filter-file; else check the registration."
     if share < LEAST_SHOWN:
         return seen, (
-            f"The {contrast} shows {share:.0%} of the brain: too little, tissues and lesions were told without it."
+            f"The {contrast} shows {int(100 * share)} % of the brain: too little, it was not used for tissues and lesions."
             f" {remedy}"
         )
     if share < NEARLY_WHOLE:
         return seen, (
-            f"The {contrast} shows {share:.0%} of the brain: outside its field of view tissues were told by the other"
+            f"The {contrast} shows {int(100 * share)} % of the brain: outside its field of view tissues were told by the other"
             f" scans alone, and lesions may be missing. {remedy}"
         )
     return seen, ""
