@@ -48,16 +48,12 @@ def in_view(
     if share >= WHOLE:
         return None, ""
     remedy = "If there is a scan of the whole head, choose that with --bids-filter-file; else check the registration."
+    told = f"The {contrast} shows {int(100 * share)} % of the brain:"
     if share < LEAST_SHOWN:
-        return seen, (
-            f"The {contrast} shows {int(100 * share)} % of the brain: too little, it was not used for tissues and lesions."
-            f" {remedy}"
-        )
+        return seen, f"{told} too little, it was not used for tissues and lesions. {remedy}"
     if share < NEARLY_WHOLE:
-        return seen, (
-            f"The {contrast} shows {int(100 * share)} % of the brain: outside its field of view tissues were told by the other"
-            f" scans alone, and lesions may be missing. {remedy}"
-        )
+        beyond = "outside its field of view tissues were told by the other scans alone, and lesions may be missing."
+        return seen, f"{told} {beyond} {remedy}"
     return seen, ""
 
 
