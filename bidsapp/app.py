@@ -295,7 +295,7 @@ def _dry_run(sessions: list[SessionInputs], config: Config, say: progress.Progre
     for inputs in sessions:
         label = (f"sub-{inputs.subject}", f"ses-{inputs.session}" if inputs.session else "")
         if not inputs.scans:
-            rows.append((*label, "", "", inputs.problem or "no T1w, FLAIR or T2w", "skip"))
+            rows.append((*label, "", "", inputs.problem or inputs.nothing_because, "skip"))
             continue
         chosen = plan(inputs, config)
         state = _outcome_so_far(inputs, config).status
@@ -326,7 +326,7 @@ def _outcome_so_far(inputs: SessionInputs, config: Config) -> Outcome:
     if inputs.problem:
         return Outcome(inputs, "failed", message=inputs.problem)
     if not inputs.scans:
-        return Outcome(inputs, "skipped", message="no T1w, FLAIR or T2w scan")
+        return Outcome(inputs, "skipped", message=inputs.nothing_because)
     return Outcome(inputs, "up to date" if is_current(inputs, config) else "waiting")
 
 

@@ -21,6 +21,15 @@ from bidsapp.labels import Label
 REFERENCE_ORDER = ("T1w", "FLAIR", "T2w")
 #: T1w with a contrast agent (``ce-``) beside one without: only for lesion models whose card lists it as a channel.
 WITH_AGENT = "T1wCE"
+#: The combined image of an MP2RAGE: T1-weighted, but the app's methods do not know noise for a background.
+UNIT1 = "UNIT1"
+#: A scan that is shorter along any axis shows no whole head but a slab (of the hippocampi, say), however fine.
+SHORTEST_VIEW_MM = 100.0
+#: What decided between two scans of a contrast, in the order of `_rank`.
+RANKS = (
+    "the readable one", "the one that shows the whole head", "no single inversion or chunk", "without contrast agent",
+    "the thinnest slices", "the smallest voxels", "echoes combined, or the first", "the latest run", "first by name",
+)  # fmt: skip
 APP_NAME = "bidsapp"
 BIDS_VERSION = "1.10.0"
 #: Written files that the BIDS schema does not know (yet).
@@ -52,6 +61,8 @@ class SessionInputs:
         In the order of `REFERENCE_ORDER`: the first is the reference. Empty: nothing usable, the session is skipped.
     more : tuple of ScanChoice
         Scans that only certain lesion models use: `WITH_AGENT`.
+    nothing_because : str
+        Why there are no scans, where there are none.
     problem : str
         Why nothing is known of its scans (a folder that may not be read), or "".
     """
@@ -60,6 +71,7 @@ class SessionInputs:
     session: str | None
     scans: tuple[ScanChoice, ...]
     more: tuple[ScanChoice, ...] = ()
+    nothing_because: str = ""
     problem: str = ""
 
     @property
@@ -136,11 +148,8 @@ def collect(
         files = _walk(bids_dir, units, wanted, problems)
     else:
         files = _from_database(bids_dir, database_dir, wanted)
-    sessions = []
-    for unit in sorted(units, key=lambda unit: (unit[0], unit[1] or "")):
-        scans = tuple(_choose(files, unit))
-        problem = "" if scans else problems.get(unit, "")  # a folder may be opened that cannot be listed
-        sessions.append(SessionInputs(*unit, scans, tuple(_choose_with_agent(files, unit)), problem))
+    order = sorted(units, key=lambda unit: (unit[0], unit[1] or ""))
+    sessions = [_session(bids_dir, files, unit, problems.get(unit, "")) for unit in order]
     if not any(unit.scans for unit in sessions):
         raise NothingSelectedError(
             f"{bids_dir}: no T1w, FLAIR or T2w scan in any selected session"
@@ -149,6 +158,7 @@ def collect(
                 if filters
                 else " (looked for sub-*/[ses-*/]anat/*_T1w.nii.gz)."
             )
+            + next((f" {unit.name}: {unit.nothing_because}" for unit in sessions if UNIT1 in unit.nothing_because), "")
             + "".join(f"\n  {problem}" for problem in problems.values())
         )
     return sessions
@@ -283,7 +293,7 @@ def _walk(
     """Candidate scans by (subject, session, contrast), from the names in the ``anat`` folders of the sessions."""
     out: _Found = {}
     for unit in units:
-        folder = bids_dir / f"sub-{unit[0]}" / (f"ses-{unit[1]}" if unit[1] else "") / "anat"
+        folder = _anat(bids_dir, unit)
         try:
             names = sorted(os.listdir(folder))
         except (FileNotFoundError, NotADirectoryError):
@@ -388,6 +398,29 @@ def _layout(bids_dir: Path, database_dir: Path) -> Any:
         raise NotBidsError(f"{bids_dir}: cannot be read as a BIDS dataset ({error}).") from error
 
 
+def _session(bids_dir: Path, files: _Found, unit: _Unit, problem: str) -> SessionInputs:
+    scans, more = tuple(_choose(files, unit)), tuple(_choose_with_agent(files, unit))
+    if scans:
+        return SessionInputs(*unit, scans, more)  # a folder may be opened that cannot be listed: then `problem` is none
+    return SessionInputs(*unit, scans, more, problem or _why_nothing(_anat(bids_dir, unit)), problem)
+
+
+def _anat(bids_dir: Path, unit: _Unit) -> Path:
+    return bids_dir / f"sub-{unit[0]}" / (f"ses-{unit[1]}" if unit[1] else "") / "anat"
+
+
+def _why_nothing(folder: Path) -> str:
+    """Why a session has no usable scan: what is there may need one step only."""
+    why = "no T1w, FLAIR or T2w scan"
+    found = sorted(path.name for path in folder.glob(f"*_{UNIT1}.nii*"))
+    if not found:
+        return why
+    return (
+        f"{why}, only {found[0]} (MP2RAGE), whose background is noise. Remove that noise (a denoised or robust UNI"
+        f" image) and save the result beside it as {found[0].partition('.')[0].removesuffix(UNIT1)}T1w.nii.gz."
+    )
+
+
 def _choose(files: _Found, unit: _Unit) -> list[ScanChoice]:
     """One scan per contrast of a (subject, session)."""
     choices = []
@@ -396,61 +429,56 @@ def _choose(files: _Found, unit: _Unit) -> list[ScanChoice]:
         if len(candidates) == 1:  # its header need not be read
             choices.append(ScanChoice(contrast, candidates[0].path, f"the only {contrast}"))
         elif candidates:
-            ranked = sorted(candidates, key=_rank)
-            choices.append(
-                ScanChoice(contrast, ranked[0].path, _reason(ranked), tuple(file.path for file in ranked[1:]))
-            )
+            choices.append(_best(contrast, candidates))
     return choices
 
 
 def _choose_with_agent(files: _Found, unit: _Unit) -> Iterator[ScanChoice]:
     """The T1w with a contrast agent, where there is one without, too; alone, it is the T1w."""
     found = files.get((*unit, "T1w"), [])
-    ranked = sorted((file for file in found if "ceagent" in file.entities), key=_rank)
-    if ranked and len(ranked) < len(found):
-        reason = "the only T1w with contrast agent" if len(ranked) == 1 else _reason(ranked)
-        yield ScanChoice(WITH_AGENT, ranked[0].path, reason, tuple(file.path for file in ranked[1:]))
+    with_agent = [file for file in found if "ceagent" in file.entities]
+    if len(with_agent) == 1 and len(found) > 1:
+        yield ScanChoice(WITH_AGENT, with_agent[0].path, "the only T1w with contrast agent")
+    elif with_agent and len(with_agent) < len(found):
+        yield _best(WITH_AGENT, with_agent)
+
+
+def _best(contrast: str, candidates: Sequence[_File]) -> ScanChoice:
+    """The first of several scans by the fixed rule, and what decided between it and the second."""
+    ranked = sorted((_rank(file), file.path) for file in candidates)
+    (first, path), (second, _) = ranked[:2]
+    decided = next(word for word, a, b in zip(RANKS, first, second, strict=True) if a != b)
+    return ScanChoice(contrast, path, f"of {len(ranked)}: {decided}", tuple(path for _, path in ranked[1:]))
 
 
 def _rank(file: _File) -> tuple[Any, ...]:
     """The fixed rule for several scans of one contrast: lower is better."""
+    readable, shortest_mm, edge_mm, voxel_mm3 = _geometry(file.path)
     return (
+        not readable,  # whatever is wrong with it, another run is the better choice
+        shortest_mm < SHORTEST_VIEW_MM,
+        "inv" in file.entities or "chunk" in file.entities,  # a part of what is combined elsewhere
         "ceagent" in file.entities,  # contrast agents change T1w intensities of vessels and lesions
-        *_voxel_rank(file.path),
-        int(file.entities.get("echo", 1)),
+        edge_mm,
+        voxel_mm3,
+        int(file.entities.get("echo", 0)),  # without the entity: a combination of all
         -int(file.entities.get("run", 0)),  # scans are repeated because the first was bad
         str(file.path),
     )
 
 
-def _voxel_rank(path: Path) -> tuple[float, float]:
-    """(largest edge, volume) of the voxel in mm and mm3; unreadable files last."""
-    try:
-        zooms = [round(float(size), 2) for size in _zooms(path)]
-    except Exception:  # whatever is wrong with it, another run is the better choice
-        return (float("inf"), float("inf"))
-    return (max(zooms), round(zooms[0] * zooms[1] * zooms[2], 2))
-
-
-def _zooms(path: Path) -> Sequence[float]:
+def _geometry(path: Path) -> tuple[bool, float, float, float]:
+    """From the header: readable; shortest side of the field of view, largest edge (mm) and volume of the voxel."""
     import nibabel as nib
     from nibabel.affines import voxel_sizes
 
-    return tuple(voxel_sizes(nib.load(path).affine))  # type: ignore[attr-defined]
-
-
-def _reason(ranked: Sequence[_File]) -> str:
-    first, second = _rank(ranked[0]), _rank(ranked[1])
-    words = (
-        "without contrast agent",
-        "the thinnest slices",
-        "the smallest voxels",
-        "the first echo",
-        "the latest run",
-        "first by name",
-    )
-    decided = next(word for word, a, b in zip(words, first, second, strict=True) if a != b)
-    return f"of {len(ranked)}: {decided}"
+    try:
+        img = nib.load(path)
+        zooms = [round(float(size), 2) for size in voxel_sizes(img.affine)]  # type: ignore[attr-defined]
+        sides = [size * n for size, n in zip(zooms, img.shape[:3], strict=True)]  # type: ignore[attr-defined]
+    except Exception:  # damaged in whatever way
+        return (False, 0.0, 0.0, 0.0)
+    return (True, min(sides), max(zooms), round(zooms[0] * zooms[1] * zooms[2], 2))
 
 
 def header_problem(scan: ScanChoice) -> str:

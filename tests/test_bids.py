@@ -13,12 +13,14 @@ from bidsapp.bids import collect, has_database, header_problem, missing_labels, 
 from bidsapp.errors import NotBidsError, NothingSelectedError, UsageError
 
 
-def scan(root: Path, name: str, sizes: tuple[float, float, float] = (1, 1, 1)) -> None:
+def scan(
+    root: Path, name: str, sizes: tuple[float, float, float] = (1, 1, 1), shape: tuple[int, int, int] = (12, 12, 12)
+) -> None:
     """An all-zero scan named like ``sub-01_ses-a_T1w``."""
     parts = [part for part in name.split("_")[:2] if part.startswith(("sub-", "ses-"))]
     folder = root.joinpath(*parts, "anat")
     folder.mkdir(parents=True, exist_ok=True)
-    nib.save(nib.Nifti1Image(np.zeros((12, 12, 12), np.uint8), np.diag([*sizes, 1])), folder / f"{name}.nii.gz")
+    nib.save(nib.Nifti1Image(np.zeros(shape, np.uint8), np.diag([*sizes, 1])), folder / f"{name}.nii.gz")
 
 
 @pytest.fixture
@@ -64,6 +66,10 @@ def test_files_about_the_subject_make_no_session(root: Path) -> None:
         ({"sub-01_ce-gd_T1w": (0.8, 0.8, 0.8), "sub-01_T1w": (1, 1, 3)}, "sub-01_T1w", "without contrast agent"),
         ({"sub-01_rec-a_T1w": (1, 1, 1), "sub-01_rec-b_T1w": (1, 1, 1)}, "sub-01_rec-a_T1w", "first by name"),
         ({"sub-01_ce-gd_T1w": (1, 1, 1)}, "sub-01_ce-gd_T1w", "the only T1w"),
+        ({"sub-01_echo-1_T1w": (1, 1, 1), "sub-01_rec-rms_T1w": (1, 1, 1)}, "sub-01_rec-rms_T1w", "echoes combined"),
+        ({"sub-01_echo-2_T1w": (1, 1, 1), "sub-01_echo-1_T1w": (1, 1, 1)}, "sub-01_echo-1_T1w", "or the first"),
+        ({"sub-01_inv-1_T1w": (0.7, 0.7, 0.7), "sub-01_T1w": (1, 1, 1)}, "sub-01_T1w", "no single inversion"),
+        ({"sub-01_chunk-1_T1w": (0.7, 0.7, 0.7), "sub-01_T1w": (1, 1, 1)}, "sub-01_T1w", "no single inversion"),
     ],
 )
 def test_one_of_several_scans_is_chosen_by_rule(root: Path, names: dict, chosen: str, reason: str) -> None:
@@ -103,6 +109,36 @@ def test_a_readable_scan_is_preferred_to_a_broken_one(root: Path) -> None:
     scan(root, "sub-01_run-1_T1w")
     (root / "sub-01/anat/sub-01_run-2_T1w.nii.gz").write_bytes(b"broken")
     assert collect(root)[0].reference.path.name == "sub-01_run-1_T1w.nii.gz"
+
+
+def test_a_whole_head_is_preferred_to_a_fine_slab(root: Path) -> None:
+    scan(root, "sub-01_acq-hippocampus_T2w", (0.4, 0.4, 2), (400, 480, 30))  # 60 mm
+    scan(root, "sub-01_acq-whole_T2w", (0.9, 0.9, 3), (200, 240, 50))
+    choice = collect(root)[0].reference
+    assert choice.path.name == "sub-01_acq-whole_T2w.nii.gz"
+    assert choice.reason == "of 2: the one that shows the whole head"
+
+
+def test_headers_are_read_only_where_there_is_a_choice(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("sub-01_T1w", "sub-01_FLAIR", "sub-02_run-1_T1w", "sub-02_run-2_T1w", "sub-02_T2w"):
+        scan(root, name)
+    read: list[str] = []
+    load = nib.load
+    monkeypatch.setattr(nib, "load", lambda path: (read.append(Path(path).name), load(path))[1])
+    collect(root)
+    assert sorted(read) == ["sub-02_run-1_T1w.nii.gz", "sub-02_run-2_T1w.nii.gz"]  # each once
+
+
+def test_a_session_with_nothing_but_an_mp2rage_is_told_what_to_do(root: Path) -> None:
+    scan(root, "sub-01_ses-a_T1w")
+    scan(root, "sub-01_ses-b_UNIT1")
+    scan(root, "sub-01_ses-c_PDw")
+    a, b, c = collect(root)
+    assert a.nothing_because == "" and c.nothing_because == "no T1w, FLAIR or T2w scan"
+    assert "only sub-01_ses-b_UNIT1.nii.gz" in b.nothing_because
+    assert "as sub-01_ses-b_T1w.nii.gz" in b.nothing_because
+    with pytest.raises(NothingSelectedError, match=r"sub-01_ses-b: .*UNIT1.* as sub-01_ses-b_T1w"):
+        collect(root, session_label=["b"])
 
 
 def test_filters_apply_to_their_contrast_only(root: Path) -> None:

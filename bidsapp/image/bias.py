@@ -13,6 +13,8 @@ from bidsapp.image.itk import to_ants
 SHRINK_FACTOR = 4
 ITERATIONS = (50, 50, 30, 20)
 TOLERANCE = 1e-3
+#: Mean by mean magnitude of the brain: 1 in a scan as acquired, 0 in one that was z-scored in the brain.
+CLEARLY_POSITIVE = 0.5
 
 
 def correct_bias(img: nib.Nifti1Image, mask: nib.Nifti1Image) -> tuple[nib.Nifti1Image, nib.Nifti1Image]:
@@ -30,7 +32,7 @@ def correct_bias(img: nib.Nifti1Image, mask: nib.Nifti1Image) -> tuple[nib.Nifti
     corrected, field : Nifti1Image
         float32, finite, on the grid of `img`; ``img = corrected * field``, field > 0. The field covers the whole
         head: outside the mask, where nothing was fitted, it is kept within its range inside. It is scaled so that the
-        mean inside the mask is kept.
+        mean inside the mask is kept or, where that is near 0 (a scan that was z-scored), its own geometric mean is 1.
 
     Raises
     ------
@@ -60,8 +62,16 @@ def correct_bias(img: nib.Nifti1Image, mask: nib.Nifti1Image) -> tuple[nib.Nifti
     field = np.clip(field, field[fit[box]].min(), field[fit[box]].max())
     field = _extend(field, data.shape, box).astype(np.float32)
     corrected = data / field
-    scale = corrected[inside].mean() / data[inside].mean()
+    scale = _scale(data, corrected, field, inside)
     return on_grid(corrected / scale, img), on_grid(field * scale, img)
+
+
+def _scale(data: np.ndarray, corrected: np.ndarray, field: np.ndarray, inside: np.ndarray) -> np.floating:
+    """What to divide the corrected scan by: > 0, or the scan would come out inverted."""
+    if data[inside].mean() > CLEARLY_POSITIVE * np.abs(data[inside]).mean():
+        return corrected[inside].mean() / data[inside].mean()
+    # The quotient of two means near 0 may be anything, of either sign.
+    return 1 / np.exp(np.log(field[inside]).mean())
 
 
 def _extend(field: np.ndarray, shape: tuple[int, ...], box: tuple[slice, ...]) -> np.ndarray:

@@ -19,6 +19,8 @@ from bidsapp.errors import InputError
 MINIMUM_AXIS = 10
 #: Voxel sizes (mm) outside this range are a broken header (or micrometres, or metres), not a head scan.
 VOXEL_SIZE_RANGE_MM = (0.1, 12.0)
+#: Forms whose voxels differ in size by more measure different volumes: one of them was scaled to a template.
+SIZE_TOLERANCE = 0.01
 #: Scanners round their headers; qform and sform this close (mm, at the corners of the image) agree.
 GEOMETRY_TOLERANCE_MM = 0.1
 
@@ -117,22 +119,23 @@ def open_image(path: Path) -> nib.Nifti1Image:
 def _set_codes(out: nib.Nifti1Image, img: nib.Nifti1Image) -> None:
     """The codes of the file are kept: the grid means what it meant there. A form that was not used has the other's."""
     sform, qform = int(img.header["sform_code"]), int(img.header["qform_code"])
-    agree = qform and corner_distance(img.get_qform(), out.affine, img.shape[:3]) <= GEOMETRY_TOLERANCE_MM
+    placed, _, _ = _coded(img.get_qform)
+    agree = placed is not None and corner_distance(placed, out.affine, img.shape[:3]) <= GEOMETRY_TOLERANCE_MM
     out.set_sform(out.affine, sform or qform)
     out.set_qform(out.affine, qform if agree else sform or qform)
 
 
 def _harmonise_affine(img: nib.Nifti1Image, path: Path) -> tuple[np.ndarray, tuple[str, ...], tuple[str, ...]]:
     """One orthogonal affine from sform and qform, what was done, and what to check."""
-    sform, sform_code = _coded(img.get_sform, path)
-    qform, qform_code = _coded(img.get_qform, path)
-    notes: list[str] = []
+    sform, sform_code, _ = _coded(img.get_sform)
+    qform, qform_code, broken = _coded(img.get_qform)
+    notes = [f"the qform is invalid ({broken}): the sform was used"] if broken else []
     warnings: list[str] = []
     if sform is None and qform is None:
+        codes = f"codes {sform_code} and {qform_code}{broken and '; ' + broken}"
         raise InputError(
-            f"{path}: neither sform nor qform is valid (codes {sform_code} and {qform_code}), so left and right are"
-            " unknown. Convert the scan again from DICOM (dcm2niix), or set the orientation with a tool such as"
-            " fslorient and check it by eye."
+            f"{path}: neither sform nor qform is valid ({codes}), so left and right are unknown. Convert the scan again"
+            " from DICOM (dcm2niix), or set the orientation with a tool such as fslorient and check it by eye."
         )
     if sform is not None and qform is not None:
         distance = corner_distance(sform, qform, img.shape[:3])
@@ -142,6 +145,7 @@ def _harmonise_affine(img: nib.Nifti1Image, path: Path) -> tuple[np.ndarray, tup
                 warnings.append(
                     f"{path.name}: qform and sform disagree about left and right; the sform was used. Check the sides."
                 )
+            warnings += _scaled(sform, qform, path)
     elif sform is None:
         notes.append("only the qform is valid: it was used")
     affine = np.asarray(sform if sform is not None else qform, dtype=float)
@@ -152,15 +156,28 @@ def _harmonise_affine(img: nib.Nifti1Image, path: Path) -> tuple[np.ndarray, tup
     return orthogonal, tuple(notes), tuple(warnings)
 
 
-def _coded(getter: Callable[..., Any], path: Path) -> tuple[np.ndarray | None, int]:
-    """The affine where its code is set and it can be inverted, else None; and the code."""
+def _scaled(sform: np.ndarray, qform: np.ndarray, path: Path) -> list[str]:
+    """A warning where the forms differ in the size of the voxels, and so of every volume."""
+    sizes = [voxel_sizes(form) for form in (sform, qform)]
+    if np.abs(sizes[0] / sizes[1] - 1).max() <= SIZE_TOLERANCE:
+        return []
+    said = [" x ".join(f"{size:.3g}" for size in each) for each in sizes]
+    return [
+        f"{path.name}: voxels are {said[0]} mm by the sform, which was used, and {said[1]} mm by the qform: volumes"
+        f" differ by a factor of {np.prod(sizes[0] / sizes[1]):.2f}. If the sform is scaled to a template, remove it"
+        " (set its code to 0)."
+    ]
+
+
+def _coded(getter: Callable[..., Any]) -> tuple[np.ndarray | None, int, str]:
+    """The affine where its code is set and it can be inverted, else None; the code; what cannot be read in it."""
     try:
         affine, code = getter(coded=True)
-    except (ValueError, np.linalg.LinAlgError) as error:  # an impossible quaternion
-        raise InputError(f"{path}: the qform is invalid ({error}). Convert the scan again from DICOM.") from error
+    except (ValueError, np.linalg.LinAlgError) as error:  # an impossible quaternion, if by a rounding error only
+        return None, 0, str(error)
     if not code or affine is None or not np.isfinite(affine).all():
-        return None, int(code or 0)
-    return (affine, int(code)) if abs(np.linalg.det(affine[:3, :3])) > 1e-6 else (None, int(code))
+        return None, int(code or 0), ""
+    return (affine, int(code), "") if abs(np.linalg.det(affine[:3, :3])) > 1e-6 else (None, int(code), "")
 
 
 def corner_distance(first: np.ndarray, second: np.ndarray, shape: tuple[int, ...]) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -27,6 +27,7 @@ from bidsapp.image.template import load_template, render_template
 __all__ = [
     "Resampler",
     "TemplateRegistration",
+    "field_of_view",
     "read_itk_affine",
     "register_rigid",
     "register_template",
@@ -192,7 +193,7 @@ def deform(
         Displacement fields in fixed space, on the grid of `fixed`.
     """
     here = resample(moving, fixed, transform=affine)
-    seen = _field_of_view(moving, fixed, affine)
+    seen = field_of_view(moving, fixed, affine)
     if fixed_mask is not None:
         seen &= np.asarray(fixed_mask.dataobj) > 0
     mask = None if seen.all() else on_grid(seen, fixed)
@@ -236,6 +237,26 @@ def resample(
         Unknown interpolation, or a transform that is neither a 4x4 matrix nor a displacement field.
     """
     return Resampler(grid, transform)(img, interpolation=interpolation)
+
+
+def field_of_view(img: nib.Nifti1Image, grid: nib.Nifti1Image, transform: Transform) -> np.ndarray:
+    """Which points of a grid a transform brings into an image: where `resample` finds something to read.
+
+    Parameters
+    ----------
+    img, grid, transform
+        As in `resample`; the voxels of `img` are not read.
+
+    Returns
+    -------
+    ndarray of bool
+        Shape of the grid.
+    """
+    shape = grid.shape[:3]
+    seen = np.ones(shape, bool)
+    for beyond in _beyond(img.shape[:3], _points(grid, [transform]).moved(np.linalg.inv(img.affine)), shape):
+        seen[beyond] = False
+    return seen
 
 
 class Resampler:
@@ -373,10 +394,16 @@ def _pull(data: np.ndarray, points: _Points, shape: tuple[int, ...], order: int)
     out = _interpolate(data, points, shape, order)
     if order > 1:
         out = np.clip(out, data.min(), data.max())
-    for axis, size in enumerate(data.shape):
-        coordinate = points.coordinate(axis, shape)
-        out[(coordinate < -EDGE) | (coordinate > size - 1 + EDGE)] = 0
+    for beyond in _beyond(data.shape, points, shape):
+        out[beyond] = 0
     return out
+
+
+def _beyond(size: tuple[int, ...], points: _Points, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
+    """Along each axis of an image of this size: the points that lie outside it."""
+    for axis, length in enumerate(size):
+        coordinate = points.coordinate(axis, shape)
+        yield (coordinate < -EDGE) | (coordinate > length - 1 + EDGE)
 
 
 def _read(data: np.ndarray, points: np.ndarray, order: int) -> np.ndarray:
@@ -507,12 +534,6 @@ def _mutual_information(first: np.ndarray, second: np.ndarray, bins: int = 32) -
 def _similarity(moving: nib.Nifti1Image, fixed: nib.Nifti1Image, transform: nib.Nifti1Image) -> float:
     """Pearson correlation in the template's brain and 6 mm around it, as far as the subject's field of view goes."""
     brain = np.asarray(load_template(2).mask.dataobj) > 0
-    where = ndimage.binary_dilation(brain, iterations=3) & _field_of_view(moving, fixed, transform)
+    where = ndimage.binary_dilation(brain, iterations=3) & field_of_view(moving, fixed, transform)
     x, y = (np.asarray(img.dataobj)[where] for img in (resample(moving, fixed, transform=transform), fixed))
     return float(np.corrcoef(x, y)[0, 1]) if min(x.std(), y.std()) > 0 else 0.0
-
-
-def _field_of_view(img: nib.Nifti1Image, grid: nib.Nifti1Image, transform: Transform) -> np.ndarray:
-    """Which points of `grid` the transform brings into `img`."""
-    ones = on_grid(np.ones(img.shape[:3], dtype=np.uint8), img)
-    return np.asarray(resample(ones, grid, transform=transform, interpolation="nearest").dataobj) > 0

@@ -90,7 +90,7 @@ class Carry(SimpleInterface):
             onto_template = Resampler(load_template(1).t1, load(inputs.to_template))
             images |= _named(results.in_template(found, onto_template), "mni", separable=found.separable)
             images["mni_preproc"] = as_int16(onto_template(load(inputs.preprocessed[0])))
-        if isdefined(inputs.flair_file):
+        if lesions and isdefined(inputs.flair_file):
             flair, flair_work = load(inputs.flair_file), load(inputs.flair_work_file)
             matrix = read_itk_affine(Path(inputs.flair_transform))
             mask, probability = results.lesions_on_scan(found, flair, flair_work, matrix)

@@ -10,6 +10,7 @@ from nipype.interfaces.base import (
     File,
     SimpleInterface,
     TraitedSpec,
+    isdefined,
     traits,
 )
 
@@ -180,8 +181,13 @@ class CorrectBias(SimpleInterface):
 
     def _run_interface(self, runtime):
         from bidsapp.image.bias import correct_bias
+        from bidsapp.image.grid import on_grid
 
-        out, field = correct_bias(load(self.inputs.in_file), load(self.inputs.mask_file))
+        img, mask = load(self.inputs.in_file), load(self.inputs.mask_file)
+        if np.asarray(img.dataobj)[np.asarray(mask.dataobj) > 0].any():
+            out, field = correct_bias(img, mask)
+        else:  # another scan whose field of view misses the brain: `Normalize` tells of it
+            out, field = img, on_grid(np.ones(img.shape, np.float32), img)
         self._results["out_file"] = save(out, runtime.cwd, "corrected")
         self._results["field_file"] = save(field, runtime.cwd, "field")
         return runtime
@@ -234,14 +240,16 @@ class _NormalizeInput(BaseInterfaceInputSpec):
     native_file = File(exists=True, mandatory=True, desc="harmonised scan on its own grid")
     reference_file = File(exists=True, mandatory=True, desc="harmonised reference: the grid of native_out")
     transform_file = File(exists=True, desc="rigid transform of the scan onto the reference")
+    own_work_file = File(exists=True, desc="the scan on its own work grid: its field of view, with a transform")
     contrast = traits.Str(mandatory=True)
     method = traits.Enum("zscore", "nyul", mandatory=True)
     denoise = traits.Bool(False, usedefault=True)
 
 
 class _NormalizeOutput(TraitedSpec):
-    work_out = File(desc="preprocessed scan on the work grid")
+    work_out = File(desc="preprocessed scan on the work grid; NaN outside its field of view, if that cuts the brain")
     native_out = File(desc="preprocessed scan on the reference's native grid")
+    warnings = traits.List(traits.Str)
 
 
 class Normalize(SimpleInterface):
@@ -251,23 +259,27 @@ class Normalize(SimpleInterface):
     output_spec = _NormalizeOutput
 
     def _run_interface(self, runtime):
-        from traits.api import Undefined
-
         from bidsapp.image import preprocess
         from bidsapp.image.register import read_itk_affine
 
-        transform = self.inputs.transform_file
+        transform = seen = None
+        warning, mask = "", load(self.inputs.mask_file)
+        if isdefined(self.inputs.transform_file):
+            transform, scan = read_itk_affine(Path(self.inputs.transform_file)), load(self.inputs.own_work_file)
+            seen, warning = preprocess.in_view(scan, mask, transform, contrast=self.inputs.contrast)
         work, native = preprocess.normalize_pair(
             load(self.inputs.work_file),
-            load(self.inputs.mask_file),
+            mask,
             native=load(self.inputs.native_file),
             field=load(self.inputs.field_file),
             reference=load(self.inputs.reference_file),
-            transform=None if transform is Undefined else read_itk_affine(Path(transform)),
+            transform=transform,
             contrast=self.inputs.contrast,
             method=self.inputs.method,
             denoise=self.inputs.denoise,
+            seen=seen,
         )
         self._results["work_out"] = save(work, runtime.cwd, "work")
         self._results["native_out"] = save(native, runtime.cwd, "native")
+        self._results["warnings"] = [warning] if warning else []
         return runtime

@@ -30,6 +30,15 @@ class _ScansInput(BaseInterfaceInputSpec):
     use_gpu = traits.Bool(False, usedefault=True, nohash=True)
 
 
+def _scans(inputs):
+    """The scans of a node by contrast, but those that show too little of the brain (`image.preprocess.in_view`)."""
+    from bidsapp.image.preprocess import LEAST_SHOWN
+
+    mask = array(inputs.mask_file) > 0
+    images = {name: array(path) for name, path in zip(inputs.contrasts, inputs.in_files, strict=True)}
+    return {name: image for name, image in images.items() if np.isfinite(image[mask]).mean() >= LEAST_SHOWN}
+
+
 class _SegmentAllInput(_ScansInput):
     tta = traits.Bool(False, usedefault=True, desc="average over mirror images")
 
@@ -53,9 +62,10 @@ class SegmentAll(SimpleInterface):
         from bidsapp.image.grid import on_grid
         from bidsapp.models import segment
 
-        mask_image, within, size, found = _see(self.inputs, None)
+        images = _scans(self.inputs)
+        mask_image, within, size, found = _see(self.inputs, images, segment.packaged())
         seen = segment.read_classes(found, within)
-        key = segment.WITH_FLAIR if "FLAIR" in self.inputs.contrasts else segment.WITHOUT_FLAIR
+        key = segment.WITH_FLAIR if "FLAIR" in images else segment.WITHOUT_FLAIR
         threshold = segment.packaged().card["lesion_threshold"][key]
         lesions = segment.lesion_mask(seen.lesion, threshold=threshold, voxel_size_mm=size)
         for name, data in (
@@ -67,17 +77,16 @@ class SegmentAll(SimpleInterface):
         return runtime
 
 
-def _see(inputs, model):
-    """Run a network (None: the packaged one) over the scans of a node: mask, what it was shown, voxel size, result."""
+def _see(inputs, images, model):
+    """Run a network over scans: mask, what it was shown, voxel size, result."""
     from bidsapp.models import segment
 
     mask_image = load(inputs.mask_file)
     mask = np.asarray(mask_image.dataobj) > 0
     size = tuple(float(size) for size in mask_image.header.get_zooms()[:3])
-    model = model or segment.packaged()
     within = segment.shown(mask, size, model)
     found = segment.segment_network(
-        {name: array(path) for name, path in zip(inputs.contrasts, inputs.in_files, strict=True)},
+        images,
         mask,
         voxel_size_mm=size,
         within=within,
@@ -118,7 +127,9 @@ class SegmentByModel(SimpleInterface):
                 f"{self.inputs.model_dir}: the model was replaced during the run (now {about.label}); run again."
             )
         model = registry.read_whole_lesion_model(about.folder)
-        mask_image, within, size, found = _see(self.inputs, model)
+        # All scans, however little they show: the model may know no other.
+        images = {name: array(path) for name, path in zip(self.inputs.contrasts, self.inputs.in_files, strict=True)}
+        mask_image, within, size, found = _see(self.inputs, images, model)
         probability = segment.lesion_probability(found, within, model)
         threshold = about.threshold(self.inputs.contrasts)
         lesions = segment.lesion_mask(probability, threshold=threshold, voxel_size_mm=size)
@@ -154,7 +165,7 @@ class SegmentTissue(SimpleInterface):
 
         mask = load(self.inputs.mask_file)
         result = fit_mixture(
-            {name: array(path) for name, path in zip(self.inputs.contrasts, self.inputs.in_files, strict=True)},
+            _scans(self.inputs),
             np.asarray(mask.dataobj) > 0,
             array(self.inputs.priors_file),
             device=self.inputs.device,
@@ -181,7 +192,7 @@ class _SegmentLesionsOutput(TraitedSpec):
 
 
 class SegmentLesions(SimpleInterface):
-    """Lesion probability and mask."""
+    """Lesion probability and mask; no outputs where the FLAIR shows too little of the brain."""
 
     input_spec = _SegmentLesionsInput
     output_spec = _SegmentLesionsOutput
@@ -191,11 +202,13 @@ class SegmentLesions(SimpleInterface):
         from bidsapp.models.mixture import MixtureResult
         from bidsapp.models.outlier import segment_lesions
 
-        mask = load(self.inputs.mask_file)
+        mask, images = load(self.inputs.mask_file), _scans(self.inputs)
+        if "FLAIR" not in images:
+            return runtime
         with np.load(self.inputs.result_file, allow_pickle=False) as stored:
             mixture = MixtureResult(**{name: _plain(stored[name]) for name in stored.files})
         result = segment_lesions(
-            {name: array(path) for name, path in zip(self.inputs.contrasts, self.inputs.in_files, strict=True)},
+            images,
             np.asarray(mask.dataobj) > 0,
             mixture,
             array(self.inputs.priors_file),

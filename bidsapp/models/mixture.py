@@ -14,7 +14,7 @@ Nothing is trained: the model is the subject's own intensities, the ICBM tissue 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -141,7 +141,8 @@ def fit_mixture(
     ----------
     images : mapping of str to ndarray
         Any non-empty subset of `CONTRASTS`; (X, Y, Z), bias-corrected, on one grid of about 1 mm. Adding to or
-        multiplying an image changes nothing.
+        multiplying an image changes nothing. NaN where a scan shows nothing, outside its field of view: there the
+        others decide.
     mask : ndarray of bool
         (X, Y, Z) brain mask.
     priors : ndarray
@@ -157,8 +158,8 @@ def fit_mixture(
     Raises
     ------
     ValueError
-        Unknown or missing contrasts, shapes that differ, an empty mask, or voxels in the mask that are not finite or
-        all the same.
+        Unknown or missing contrasts, shapes that differ, an empty mask, or voxels in the mask that are infinite, all
+        unseen or all the same.
     """
     settings = settings or MixtureSettings()
     names = _check(images, mask, priors)
@@ -187,9 +188,13 @@ def _segment(
     settings: MixtureSettings,
 ) -> MixtureResult:
     raw = np.stack([images[name][mask] for name in names]).astype(np.float64)  # (C, N)
-    low, centre, high = np.percentile(raw, (25, 50, 75), axis=1)
+    seen = np.isfinite(raw)
+    low, centre, high = np.array(
+        [np.percentile(row[some], (25, 50, 75)) for row, some in zip(raw, seen, strict=True)]
+    ).T
     scale = high - low
-    x = torch.tensor((raw - centre[:, None]) / scale[:, None], dtype=torch.float32, device=device)
+    scaled = np.where(seen, (raw - centre[:, None]) / scale[:, None], 0)
+    x = torch.tensor(scaled, dtype=torch.float32, device=device)
     composition = _composition(settings.fractions).to(device)  # (K, G)
     to_tissue = torch.tensor(TISSUE_OF, dtype=torch.float32, device=device)  # (G, 3)
     tissue_prior = _soften(priors, mask, settings).to(device)  # (3, N)
@@ -207,7 +212,7 @@ def _segment(
     fields, local = _fit_local(sample, model, composition, settings)
 
     full = _Model(_values(fields, mask), local.covariances, local.weights)
-    shares = _regularise(x, full, log_prior, composition, to_tissue, mask, empty, settings)
+    shares = _regularise(x, full, log_prior, composition, to_tissue, mask, empty, seen, settings)
 
     separation = _separation(local.covariances, model.means[..., 0])
     reason = _why_inseparable(names, separation, settings)
@@ -243,17 +248,25 @@ def brain_box(mask: np.ndarray) -> tuple[slice, ...]:
 
 
 def without_signal(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """(N,) bool: voxels of the mask with exactly the value that fills the background (stripped or out of view).
+    """(N,) bool: voxels of the mask with exactly the value that fills the background (stripped), or out of view (NaN).
 
     The background is the commonest value outside the mask, if it makes up at least a tenth of it.
     """
-    outside = image[~mask]
+    outside, inside = image[~mask], image[mask]
+    outside = outside[~np.isnan(outside)]
     if not outside.size:
-        return np.zeros(int(mask.sum()), bool)
+        return np.isnan(inside)
     values, counts = np.unique(outside[:: max(1, outside.size // 100_000)], return_counts=True)
     if counts.max() < 0.1 * counts.sum():
-        return np.zeros(int(mask.sum()), bool)
-    return image[mask] == values[counts.argmax()]
+        return np.isnan(inside)
+    return np.isnan(inside) | (inside == values[counts.argmax()])
+
+
+def seen_alike(seen: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Voxels in groups that the same scans see: which scans, (C,) bool, and which voxels, (N,) bool."""
+    code = 2 ** np.arange(len(seen)) @ seen
+    for value in np.unique(code):
+        yield np.array([bool(value >> scan & 1) for scan in range(len(seen))]), code == value
 
 
 def _values(fields: torch.Tensor, mask: np.ndarray) -> torch.Tensor:
@@ -278,8 +291,11 @@ def _check(images: Mapping[str, np.ndarray], mask: np.ndarray, priors: np.ndarra
         )
     for name in names:
         values = images[name][mask]
-        if not np.isfinite(values).all():
-            raise ValueError(f"{name} has voxels in the brain mask that are not finite (NaN or infinite).")
+        if np.isinf(values).any():
+            raise ValueError(f"{name} has voxels in the brain mask that are infinite.")
+        values = values[~np.isnan(values)]
+        if not values.size:
+            raise ValueError(f"{name} shows nothing of the brain (NaN all over the mask).")
         if np.percentile(values, 25) == np.percentile(values, 75):
             raise ValueError(
                 f"{name} has no contrast in the brain mask: at least half of its voxels are the same. The mask is"
@@ -445,12 +461,13 @@ def _regularise(
     to_tissue: torch.Tensor,
     mask: np.ndarray,
     empty: np.ndarray,
+    seen: np.ndarray,
     settings: MixtureSettings,
 ) -> torch.Tensor:
     """(3, N) expected shares after mean-field iterations over 26 neighbours."""
-    log_likelihood, _ = _log_likelihood(x, model, composition, settings.typicality)
-    # Outside one scan: priors and neighbours decide. Outside all of them: there is no tissue.
-    log_likelihood[:, torch.tensor(empty.any(axis=0), device=x.device)] = 0
+    log_likelihood = _log_likelihood_seen(x, seen, model, composition, settings.typicality)
+    # Background in one scan: priors and neighbours decide. In all of them: there is no tissue.
+    log_likelihood[:, torch.tensor((empty & seen).any(axis=0), device=x.device)] = 0
     evidence = log_likelihood + log_prior + torch.log(model.weights)[:, None]
     evidence += torch.where(torch.tensor(empty.all(axis=0), device=x.device), 50 * composition[:, CSF, None], 0)
     del log_likelihood
@@ -464,6 +481,24 @@ def _regularise(
         mean = _neighbour_sum(volume)[:, where] / neighbours_inside
         shares = content.T @ torch.softmax(evidence + settings.smoothness * (content @ mean), 0)
     return shares / shares.sum(0)
+
+
+def _log_likelihood_seen(
+    x: torch.Tensor, seen: np.ndarray, model: _Model, composition: torch.Tensor, typicality: float
+) -> torch.Tensor:
+    """Log density of each component (K, N), by the scans that see the voxel: a part of a Gaussian is one, too."""
+    log_likelihood, _ = _log_likelihood(x, model, composition, typicality)
+    if seen.all():
+        return log_likelihood
+    for scans, voxels in seen_alike(seen):
+        if scans.all():
+            continue
+        there, by = torch.tensor(voxels, device=x.device), torch.tensor(scans, device=x.device)
+        log_likelihood[:, there] = 0
+        if scans.any():
+            part = _Model(model.means[:, by][..., there], model.covariances[:, by][:, :, by], model.weights)
+            log_likelihood[:, there] = _log_likelihood(x[by][:, there], part, composition, typicality)[0]
+    return log_likelihood
 
 
 def _neighbour_sum(volume: torch.Tensor) -> torch.Tensor:

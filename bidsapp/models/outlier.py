@@ -18,7 +18,7 @@ import numpy as np
 from scipy import ndimage
 
 from bidsapp.image.grid import bounding_box
-from bidsapp.models.mixture import CSF, GM, WM, MixtureResult, brain_box, enlarge, without_signal
+from bidsapp.models.mixture import CSF, GM, WM, MixtureResult, brain_box, enlarge, seen_alike, without_signal
 
 PAIRS = ((GM, WM), (WM, CSF), (GM, CSF))
 CONNECTED = ndimage.generate_binary_structure(3, 2)
@@ -105,7 +105,8 @@ def segment_lesions(
     Parameters
     ----------
     images : mapping of str to ndarray
-        The images the mixture was fitted to, FLAIR among them; (X, Y, Z).
+        The images the mixture was fitted to, FLAIR among them; (X, Y, Z). NaN where a scan shows nothing, outside its
+        field of view: no lesion is found where that is the FLAIR.
     mask : ndarray of bool
         (X, Y, Z) brain mask.
     mixture : MixtureResult
@@ -157,7 +158,7 @@ def segment_lesions(
     volume[candidates & ~lesions] = 0
     whole, excess, found = np.zeros(shape, np.float32), np.zeros(shape, np.float32), np.zeros(shape, bool)
     inner = np.zeros(mask.shape, np.float32)
-    inner[mask] = x[flair] - local[WM, flair]
+    inner[mask] = np.nan_to_num(x[flair] - local[WM, flair])
     whole[box], excess[box] = volume, inner
     found[box] = without_rim(lesions, inner, voxel_size_mm=voxel_size_mm)
     return LesionResult(whole, found, settings.threshold, excess, mean, covariance)
@@ -213,7 +214,15 @@ def _blur(prior: np.ndarray, mask: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def _gaussian(x: np.ndarray, mean: np.ndarray, covariance: np.ndarray) -> np.ndarray:
-    """Log density (N,) of x (C, N); mean (C, 1) or (C, N)."""
+    """Log density (N,) of x (C, N); mean (C, 1) or (C, N). By the scans that see the voxel, where some do not (NaN)."""
+    seen = np.isfinite(x)
+    if not seen.all():
+        out, mean = np.zeros(x.shape[1], np.float32), np.broadcast_to(mean, x.shape)
+        for scans, voxels in seen_alike(seen):
+            if scans.any():
+                some = np.ix_(scans, voxels)
+                out[voxels] = _gaussian(x[some], mean[some], covariance[np.ix_(scans, scans)])
+        return out
     whiten = np.linalg.inv(np.linalg.cholesky(covariance))
     squared = np.square(whiten.astype(np.float32) @ (x - mean).astype(np.float32)).sum(axis=0)
     return -0.5 * squared + np.float32(np.log(np.diag(whiten)).sum() - 0.5 * len(x) * np.log(2 * np.pi))
@@ -261,15 +270,17 @@ def _fit_lesions(
     inside = mask.astype(np.float32)
     neighbours = np.maximum(_neighbour_sum(inside)[mask], 1)
     field = np.zeros(len(healthy), np.float32)
+    whole = np.isfinite(x).all(axis=0)  # what all scans see teaches the lesions' intensities
+    known = np.nan_to_num(x)
     for _ in range(settings.iterations):
         log_odds = _gaussian(x, mean[:, None], covariance) + prior - healthy + field
         probability = 1 / (1 + np.exp(-np.clip(log_odds, -50, 50)))
         volume[mask] = probability
         field = settings.smoothness * (2 * _neighbour_sum(volume)[mask] / neighbours - 1)
-        weight = np.where(probability > 0.5, probability, 0).astype(np.float64)
+        weight = np.where((probability > 0.5) & whole, probability, 0).astype(np.float64)
         total = settings.pseudo_voxels + weight.sum()
-        mean = (settings.pseudo_voxels * expected_mean + x.astype(np.float64) @ weight) / total
-        difference = x - mean[:, None]
+        mean = (settings.pseudo_voxels * expected_mean + known.astype(np.float64) @ weight) / total
+        difference = known - mean[:, None]
         covariance = (settings.pseudo_voxels * expected_covariance + (difference * weight) @ difference.T) / total
     return probability, mean, covariance
 

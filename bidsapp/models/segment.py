@@ -76,7 +76,8 @@ def segment_network(
     Parameters
     ----------
     images : mapping of str to ndarray
-        T1w, T2w, FLAIR, or any subset: (X, Y, Z), axes in RAS order, about 1 mm, bias-corrected; any scale.
+        T1w, T2w, FLAIR, or any subset: (X, Y, Z), axes in RAS order, about 1 mm, bias-corrected; any scale. NaN where
+        a scan shows nothing, outside its field of view.
     mask : ndarray of bool, shape (X, Y, Z)
         Brain: intensities are scaled by it.
     voxel_size_mm : tuple of float
@@ -264,13 +265,17 @@ def scaled_channels(
     box: tuple[slice, ...],
     names: Sequence[str] = CHANNELS,
 ) -> np.ndarray:
-    """(channels, X, Y, Z) float32 in `box`: z-scored by the brain, within 5; 0 outside `within`, and where missing."""
+    """(channels, X, Y, Z) float32 in `box`: z-scored by the brain, within 5; 0 outside `within`, and where missing.
+
+    Where a scan shows nothing (NaN) it is as bright as its mean, 0: the network knows that from contrasts it lacks.
+    """
     out = np.zeros((len(names), *(s.stop - s.start for s in box)), np.float32)
     part = within[box]
     there = tuple(slice(0, n) for n in part.shape)
     for channel, name in zip(out, names, strict=True):
         if name in images:
             values = images[name][mask].astype(np.float64)
+            values = values[np.isfinite(values)]
             scaled = (images[name][box] - values.mean()) / max(values.std(), 1e-6)
             channel[there] = np.clip(np.where(part, np.nan_to_num(scaled), 0), -5, 5)
     return out

@@ -206,6 +206,7 @@ def _connect_bias_and_intensity(
     ])  # fmt: skip
     if nodes.coregister is not None:
         workflow.connect(nodes.coregister, "transform_file", nodes.normalize, "transform_file")
+        workflow.connect(nodes.conform, "work_file", nodes.normalize, "own_work_file")
 
 
 def _template_node(
@@ -411,7 +412,10 @@ def _output_nodes(
             (flair.coregister, carry, [("transform_file", "flair_transform")]),
         ])  # fmt: skip
     for kind in ("notes", "warnings"):
-        told = merge(workflow, [(nodes.conform, kind) for nodes in scans.values()], kind, numbered=True)
+        tellers = [nodes.conform for nodes in scans.values()]
+        if kind == "warnings":
+            tellers += [nodes.normalize for nodes in scans.values()]
+        told = merge(workflow, [(teller, kind) for teller in tellers], kind, numbered=True)
         workflow.connect(told, "out", write, kind)
 
 

@@ -54,6 +54,20 @@ def test_zeros_in_the_mask_and_repeated_runs_do_no_harm(biased):
     np.testing.assert_array_equal(first, second)
 
 
+@pytest.mark.parametrize("slope", [-0.3, 0.3])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_scan_z_scored_in_the_brain_is_neither_inverted_nor_blown_up(biased, axis, slope):
+    img, mask, _ = biased
+    inside = np.asarray(mask.dataobj) > 0
+    ramp = 1 + slope * np.linspace(-1, 1, img.shape[axis]).reshape([-1 if a == axis else 1 for a in range(3)])
+    data = img.get_fdata() * ramp
+    data = ((data - data[inside].mean()) / data[inside].std() * inside).astype(np.float32)
+    corrected, field = (out.get_fdata() for out in correct_bias(on_grid(data, img), mask))
+    assert np.corrcoef(corrected[inside], data[inside])[0, 1] > 0.9
+    assert field.min() > 0.1 and field.max() < 10
+    np.testing.assert_allclose(np.log(field[inside]).mean(), 0, atol=1e-4)
+
+
 def test_unusable_masks_are_refused(biased):
     img, mask, _ = biased
     with pytest.raises(ValueError, match="empty"):

@@ -78,6 +78,7 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
     "constant": (saved(image(np.full(SHAPE, 7, np.int16))), "every voxel has the value 7"),
     "several-volumes": (saved(image(np.stack([voxels()] * 3, axis=-1))), "3 volumes"),
     "no-codes": (saved(image(sform=0, qform=0)), "left and right are unknown"),
+    "qform-invalid-alone": (lambda path: quaternion_too_long(path, sform=0), "not a readable NIfTI"),
     "singular-affine": (nan_affine, "neither sform nor qform is valid"),
     "single-slice": (saved(image(voxels()[:, :, :1])), "fewer than 10 slices"),
     "two-dimensional": (saved(image(voxels()[:, :, 0])), "fewer than 10 slices"),
@@ -118,6 +119,22 @@ def shifted(path: Path) -> None:
     nib.save(img, path)
 
 
+def quaternion_too_long(path: Path, *, sform: int = 1) -> None:
+    """The quaternion of the qform is longer than 1 by a rounding error."""
+    img = image()
+    for axis in "bcd":
+        img.header[f"quatern_{axis}"] = np.float32(1 / np.sqrt(3) + 1e-5)
+    header = bytearray(img.to_bytes())
+    header[254:256] = np.int16(sform).tobytes()  # nibabel itself saves no image whose qform alone is invalid
+    path.write_bytes(gzip.compress(bytes(header)))
+
+
+def talairach(path: Path) -> None:
+    img = image()
+    img.set_sform(AFFINE @ np.diag([1.12, 1.2, 1.3, 1.0]), 3)
+    nib.save(img, path)
+
+
 def scaled_integers(path: Path) -> None:
     img = image((voxels() * 10).astype(np.int16))
     img.header.set_slope_inter(0.1, 5)
@@ -131,6 +148,8 @@ USED: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "sform-only": (saved(image(qform=0)), "", ""),
     "forms-differ": (shifted, "differ by up to 4.0 mm", ""),
     "forms-mirrored": (mirrored, "qform and sform differ", "disagree about left and right"),
+    "qform-invalid": (quaternion_too_long, "the qform is invalid", ""),
+    "sform-scaled": (talairach, "qform and sform differ", "by a factor of 1.75"),
     "sheared": (saved(image(affine=sheared(), qform=0)), "made orthogonal", ""),
     "scaled-integers": (scaled_integers, "", ""),
     "big-endian": (saved(nib.Nifti1Image(voxels().astype(">f4"), AFFINE)), "", ""),

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from bidsapp.image.grid import on_grid, work_image
-from bidsapp.image.preprocess import normalize_pair
+from bidsapp.image.preprocess import in_view, normalize_pair
+from bidsapp.image.register import resample
 
 
 @pytest.fixture
@@ -61,3 +62,34 @@ def test_another_scan_lands_on_the_grid_of_the_reference(scan: nib.Nifti1Image) 
     )  # fmt: skip
     inner = (slice(4, -4), slice(4, -4), slice(1, -1))
     np.testing.assert_allclose(np.asarray(native.dataobj)[inner], np.asarray(direct.dataobj)[inner], atol=0.02)
+
+
+@pytest.mark.parametrize(("kept", "words"), [(22, "shows"), (12, "was not used"), (0, "was not used")])
+def test_intensities_are_those_of_what_a_cut_scan_shows(kept: int, words: str, rng: np.random.Generator) -> None:
+    """Of a brain of 32 slices the scan shows the lower ones: 100 there, 0 where `resample` finds nothing."""
+    whole = np.zeros((34, 36, 38), np.float32)
+    whole[3:-3, 3:-3, 3:-3] = 100 + rng.normal(0, 5, (28, 30, 32))
+    reference = nib.Nifti1Image(whole, np.diag([1.0, 1.0, 1.0, 1.0]))
+    mask = on_grid(whole > 0, reference)
+    cut = reference.slicer[:, :, : 3 + kept] if kept else reference.slicer[:, :, :1]
+    work = resample(cut, reference)
+    seen, warning = in_view(cut, mask, np.eye(4), contrast="T2w")
+    assert seen is not None and seen.sum() == cut.shape[2] * 34 * 36
+    assert words in warning and f"{int(100 * kept / 32)} % of the brain" in warning and "--bids-filter-file" in warning
+    flat = on_grid(np.ones(whole.shape, np.float32), reference)
+    out, native = normalize_pair(
+        work, mask, native=cut, field=flat, reference=reference, transform=np.eye(4), contrast="T2w", method="zscore",
+        denoise=False, seen=seen,
+    )  # fmt: skip
+    data = np.asarray(out.dataobj)
+    np.testing.assert_array_equal(np.isnan(data), ~seen)
+    assert np.isfinite(np.asarray(native.dataobj)).all()
+    if kept:
+        shown = data[(np.asarray(mask.dataobj) > 0) & seen]
+        assert shown.mean() == pytest.approx(0, abs=1e-4) and shown.std() == pytest.approx(1, abs=1e-4)
+
+
+def test_a_scan_of_the_whole_brain_is_left_as_it_is(scan: nib.Nifti1Image) -> None:
+    mask = np.zeros(scan.shape, bool)
+    mask[2:-2, 2:-2, 1:-1] = True
+    assert in_view(scan, on_grid(mask, scan), np.eye(4), contrast="FLAIR") == (None, "")

@@ -181,6 +181,25 @@ def test_a_scan_that_ends_within_the_brain(phantom):
     assert result.means[CSF, 1] == pytest.approx(20, abs=3)
 
 
+@pytest.mark.parametrize("share", [0.5, 0.9])
+def test_outside_a_field_of_view_the_other_scan_decides(phantom, share):
+    """Told (NaN) that one scan shows nothing there, the model goes by what the other shows, not by priors alone."""
+    images, mask, shares, priors = phantom
+    flat = np.full_like(priors, 1 / 3)
+    beyond = np.zeros_like(mask)
+    beyond[:, :, int(np.percentile(np.argwhere(mask)[:, 2], 100 * share)) :] = True
+    images = {"T1w": images["T1w"], "FLAIR": np.where(beyond, np.nan, images["FLAIR"])}
+    result = fit_mixture(images, mask, priors)
+    alone = fit_mixture({"T1w": images["T1w"]}, mask, priors)
+    truth, there = shares.argmax(0), mask & beyond
+    assert (result.posteriors.argmax(0) == truth)[there].mean() > 0.95
+    np.testing.assert_allclose(result.posteriors.sum(0)[mask], 1, atol=1e-4)
+    # Without a prior to lean on, too.
+    softened = fit_mixture(images, mask, 0.2 * priors + 0.8 * flat)
+    assert (softened.posteriors.argmax(0) == truth)[there].mean() > 0.9
+    assert result.means[WM, 0] == pytest.approx(alone.means[WM, 0], abs=2)
+
+
 def test_background_in_the_mask_is_no_tissue(phantom):
     images, mask, _, priors = phantom
     t1w = np.where(mask, images["T1w"], -5)
@@ -201,7 +220,8 @@ def test_background_in_the_mask_is_no_tissue(phantom):
         (lambda i, m, p: (i, m.astype(float), p), "bool"),
         (lambda i, m, p: (i, m, p[:2]), "priors have shape"),
         (lambda i, m, p: (i, m[1:], p), "differ in shape"),
-        (lambda i, m, p: ({"T1w": np.where(m, np.nan, 0)}, m, p), "not finite"),
+        (lambda i, m, p: ({"T1w": np.where(m, np.inf, 0)}, m, p), "infinite"),
+        (lambda i, m, p: ({"T1w": np.where(m, np.nan, 0)}, m, p), "shows nothing of the brain"),
         (lambda i, m, p: ({"T1w": np.where(m, 7.0, 0)}, m, p), "no contrast"),
     ],
 )

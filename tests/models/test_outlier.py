@@ -34,7 +34,7 @@ def brain(*, lesions: bool):
     return shares, lesion, mask
 
 
-def run(names, *, lesions=True, seed=0, scale=1.0, offset=0.0, **options):
+def run(names, *, lesions=True, seed=0, scale=1.0, offset=0.0, unseen=None, **options):
     rng = np.random.default_rng(seed)
     shares, lesion, mask = brain(lesions=lesions)
     priors = np.stack([ndimage.gaussian_filter(np.roll(share, 1, axis=0), 1.5) for share in shares])
@@ -47,6 +47,8 @@ def run(names, *, lesions=True, seed=0, scale=1.0, offset=0.0, **options):
         for name in MEANS
     }
     images = {name: images[name] for name in names}
+    if unseen:  # the upper half, the first lesion and the second in it
+        images[unseen] = np.where(np.arange(SHAPE[2]) > SHAPE[2] // 2 - 6, np.nan, images[unseen])
     mixture = fit_mixture(images, mask, priors)
     return segment_lesions(images, mask, mixture, priors, voxel_size_mm=SIZE, **options), lesion > 0.5, mask
 
@@ -64,6 +66,19 @@ def test_lesions_are_found_with_any_contrasts_beside_the_flair(names):
     assert result.probability.min() >= 0 and result.probability.max() <= 1
     assert not result.probability[~mask].any()
     assert (result.probability[result.mask] >= result.threshold).mean() > 0.9
+
+
+@pytest.mark.parametrize("unseen", ["T2w", "FLAIR"])
+def test_lesions_are_found_where_the_flair_shows_them(unseen):
+    result, truth, mask = run(("T1w", "T2w", "FLAIR"), unseen=unseen)
+    beyond = np.broadcast_to(np.arange(SHAPE[2]) > SHAPE[2] // 2 - 6, SHAPE)
+    assert np.isfinite(result.probability).all() and np.isfinite(result.excess).all()
+    assert (truth & beyond).sum() > 300
+    if unseen == "FLAIR":
+        assert result.probability[beyond].max() < 0.01 and dice(result.mask[~beyond], truth[~beyond]) > 0.6
+    else:
+        assert dice(result.mask[beyond], truth[beyond]) > 0.7
+    assert not (result.mask & ~mask).any()
 
 
 def test_a_brain_without_lesions_has_none():

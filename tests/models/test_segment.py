@@ -86,6 +86,19 @@ def test_missing_contrast_and_air_are_zero(head: Any, model: Model) -> None:
     assert channels[2][inside].std() == pytest.approx(1, abs=1e-3)
 
 
+def test_what_a_scan_does_not_show_is_neither_signal_nor_counted(head: Any, model: Model) -> None:
+    images, mask = head
+    box = tiles.box_of_tiles(mask, model)
+    seen = np.ones(mask.shape, bool)
+    seen[:, :, mask.shape[2] // 2 :] = False
+    images["FLAIR"][~seen] = np.nan
+    channel = segment.scaled_channels(images, mask, mask, box)[2]
+    part = tuple(slice(0, n) for n in mask[box].shape)
+    assert not channel[part][~seen[box]].any()
+    shown = channel[part][(mask & seen)[box]]
+    assert shown.mean() == pytest.approx(0, abs=1e-4) and shown.std() == pytest.approx(1, abs=1e-3)
+
+
 def test_more_than_the_brain_may_be_shown_but_does_not_scale(head: Any, model: Model) -> None:
     images, mask = head
     images["FLAIR"][~mask] = 1000

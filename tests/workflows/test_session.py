@@ -66,6 +66,17 @@ def test_graph_is_complete(tmp_path: Path, contrasts: tuple[str, ...], brain: st
         assert ("lesions" in workflow.list_node_names()) == (lesion != "none" and "FLAIR" in contrasts)
 
 
+def test_what_a_scan_does_not_show_of_the_brain_is_told(tmp_path: Path) -> None:
+    workflow = init_session_wf(session(tmp_path, ("T1w", "T2w")), config(tmp_path))
+    told = [node.name for node, _ in workflow._graph.in_edges(workflow.get_node("warnings"))]
+    assert sorted(told) == ["conform_T1w", "conform_T2w", "normalize_T1w", "normalize_T2w"]
+    for contrast, source in (("T1w", {"native_file"}), ("T2w", {"native_file", "work_file"})):
+        edge = workflow._graph.get_edge_data(
+            workflow.get_node(f"conform_{contrast}"), workflow.get_node(f"normalize_{contrast}")
+        )
+        assert {field for field, _ in edge["connect"]} >= source
+
+
 def test_unset_input_would_be_seen(tmp_path: Path) -> None:
     workflow = init_session_wf(session(tmp_path, ("T1w",)), config(tmp_path))
     workflow.disconnect(workflow.get_node("brain"), "mask_file", workflow.get_node("tissue"), "mask_file")
