@@ -494,7 +494,9 @@ def _train(plan: Plan, say: Progress) -> int:
     for number, subjects in enumerate(plan.folds, start=1):
         if not work.fold(number, subjects, names):
             return _over(say)
-    figures = _judge(cases, options, say) if plan.folds else {}
+    # Not what lies there: an earlier run may have begun with another model, this one with none.
+    judged = ("trained",) if work.before is None else ("trained", "before")
+    figures = _judge(cases, options, judged, say) if plan.folds else {}
     if not work.whole(figures):
         return _over(say)
     say.note(f"Model: {options.out / 'model'}")
@@ -526,12 +528,11 @@ def _origin(cases: Sequence[Found], options: TrainOptions, training: Training) -
     }
 
 
-def _judge(cases: Sequence[Found], options: TrainOptions, say: Progress) -> dict[str, Any]:
+def _judge(cases: Sequence[Found], options: TrainOptions, names: Sequence[str], say: Progress) -> dict[str, Any]:
     """Compare the held-out predictions with the labels (tables, page); the summary goes into the model's card."""
     from bidsapp import evaluate
 
     folder = options.out / "crossvalidation"
-    names = [name for name in ("trained", "before") if (folder / name).is_dir()]
     which = ["--seg", options.seg] if options.seg else ["--label", options.label]
     which += ["--participant-label", *sorted({case.inputs.subject for case in cases})]
     sessions = sorted({case.inputs.session for case in cases if case.inputs.session})
