@@ -25,6 +25,8 @@ if TYPE_CHECKING:  # heavy: --help answers at once
     from bidsapp.progress import Progress
     from bidsapp.workflows.case import Labels
 
+#: The class of a mask, whatever its file is called: so the packaged network knows it.
+LESION = "lesion"
 ARCHITECTURES = {"unet": "FoldedUNet", "patchwise": "TwoPathway", "cascade": "TwoPathway"}
 #: Steps where none are asked for: on a CPU minutes from the packaged weights, hours from scratch.
 STEPS = {"fine-tuned": 400, "from scratch": 4000}
@@ -370,7 +372,7 @@ def _with_labels(
             raise errors.InputError(f"{one.path}: no look-up table (*_dseg.tsv with columns index and name) for it.")
         classes = {index: names[0] for index, names in sorted(table.items()) if index}
         load_drawn(one.path, grid, tuple(classes))
-        return Found(inputs, Labels(one.path, tuple(classes), contrast), tuple(classes.values()) or (options.label,))
+        return Found(inputs, Labels(one.path, tuple(classes), contrast), tuple(classes.values()) or (LESION,))
     assert problem is not None
     raise problem
 
@@ -480,7 +482,7 @@ def _train(plan: Plan, say: Progress) -> int:
         {case.inputs.name: case_folder(options, case.inputs) for case in cases},
         training,
         first=_first_stage(options, training),
-        before=_initial(options) if "lesion" in training.classes else None,
+        before=_initial(options) if training.classes == ("background", LESION) else None,
         out=options.out,
         device=resolve(options.app.device),
         card={

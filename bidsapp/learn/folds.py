@@ -21,7 +21,7 @@ from bidsapp import __version__
 from bidsapp.cards import FIRST
 from bidsapp.errors import UsageError
 from bidsapp.image.grid import on_grid
-from bidsapp.image.save import write_image
+from bidsapp.image.save import replacing, write_image
 from bidsapp.learn import fingerprint
 from bidsapp.learn.cases import Case, Stored, load_case
 from bidsapp.learn.run import THRESHOLD_KEYS, Training, predict_drawn, threshold_key, train_model
@@ -171,9 +171,30 @@ class Folds:
         if path.exists() and fingerprint.read_record(sidecar) == made_of:
             return
         sidecar.unlink(missing_ok=True)  # before the image is another
-        found = predict_drawn(model, case, device=self.device)
-        write_image(on_grid(found.astype(np.uint8), Stored.read(case).drawn()), path)
+        stored = Stored.read(case)
+        values = stored.record["indices"]
+        found = as_labelled(predict_drawn(model, case, device=self.device), values)
+        write_image(on_grid(found, stored.drawn()), path)
+        if values:
+            _write_table(path.with_name(path.name.replace(".nii.gz", ".tsv")), values, self.training.classes[1:])
         fingerprint.write_record(sidecar, made_of)
+
+
+def as_labelled(classes: np.ndarray, values: Sequence[int]) -> np.ndarray:
+    """Classes 0, 1, ... as the values that the labels have in their files; a mask where there are none."""
+    if not values:
+        return (classes > 0).astype(np.uint8)
+    if len(values) == 1:  # the model begun with may tell apart what is one here
+        classes = classes > 0
+    wide = np.uint8 if min(values) > 0 and max(values) < 256 else np.int32
+    return np.array([0, *values], wide)[classes.astype(np.intp)]
+
+
+def _write_table(path: Path, values: Sequence[int], names: Sequence[str]) -> None:
+    """The look-up table of a dseg."""
+    lines = ["index\tname", *(f"{value}\t{name}" for value, name in zip(values, names, strict=True))]
+    with replacing(path) as aside:
+        aside.write_text("\n".join(lines) + "\n")
 
 
 class _Teller:

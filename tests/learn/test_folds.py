@@ -15,7 +15,7 @@ from bidsapp.errors import UsageError
 from bidsapp.learn import folds as module
 from bidsapp.learn import run
 from bidsapp.learn.cases import Stored
-from bidsapp.learn.folds import Folds, split
+from bidsapp.learn.folds import Folds, as_labelled, split
 from bidsapp.learn.run import Training, train_model
 from bidsapp.models.registry import Model
 
@@ -53,7 +53,8 @@ def begin(case_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     other = case_folder.parent / "sub-02"
     shutil.copytree(case_folder, other)
     (other / "FLAIR.nii").rename(other / "T1w.nii")
-    (other / "case.json").write_text(json.dumps({"name": "sub-02", "subject": "02", "contrasts": ["T1w"]}))
+    record = json.loads((case_folder / "case.json").read_text())
+    (other / "case.json").write_text(json.dumps(record | {"name": "sub-02", "subject": "02", "contrasts": ["T1w"]}))
     training = Training(
         name="t", classes=("background", "lesion"), architecture="TwoPathway", features=(4,) * 8, steps=1, workers=0
     )
@@ -101,6 +102,7 @@ class Lab:
         self.predicted: list[tuple[str, str]] = []
         self.said: list[str] = []
         self.stop_at = ""
+        self.found = np.zeros((2, 2, 2), np.uint8)
         monkeypatch.setattr(module, "load_case", lambda folder, _: SimpleNamespace(name=folder.name))
         monkeypatch.setattr(module, "read_model", self.read)
         monkeypatch.setattr(module, "train_model", self.train)
@@ -128,15 +130,18 @@ class Lab:
 
     def predict(self, model, folder: Path, *, device: str) -> np.ndarray:
         self.predicted.append((folder.name, model.card.get("on", model.card["name"])))
-        return np.zeros((2, 2, 2), np.uint8)
+        return self.found
 
-    def run(self, *subjects: str, seed: int = 1, cascade: bool = False, labels: str = "", card=None) -> bool:
+    def run(
+        self, *subjects: str, seed: int = 1, cascade: bool = False, labels: str = "", card=None, indices=()
+    ) -> bool:
         """Whether all was trained; `labels` stands for what is in the cases' files."""
         self.trained.clear(), self.predicted.clear(), self.said.clear()
         folders = {f"sub-{subject}": self.root / "cases" / f"sub-{subject}" for subject in subjects}
         for subject, folder in zip(subjects, folders.values(), strict=True):
             folder.mkdir(parents=True, exist_ok=True)
-            record = {"name": folder.name, "subject": subject, "contrasts": ["FLAIR"], "indices": [], "labels": labels}
+            record = {"name": folder.name, "subject": subject, "contrasts": ["FLAIR"], "labels": labels}
+            record["indices"] = list(indices)
             (folder / "case.json").write_text(json.dumps(record))
         work = Folds(
             folders, self.training, first=self.training if cascade else None, before=self.before,
@@ -227,3 +232,25 @@ def test_stages_of_a_cascade_are_done_again_each_for_itself(lab: Lab) -> None:
     assert lab.trained == ["fold-1"] and "not known" in lab.said[0]
     lab.run(*FOUR)
     assert lab.trained == ALL and not (lab.root / "out/folds/all/first").exists()
+
+
+def test_compartments_are_written_with_the_values_and_names_of_the_labels(lab: Lab) -> None:
+    """As in BraTS: the third class has the value 4."""
+    names = ("necrotic core", "edema", "enhancing tumor")
+    lab.training = dataclasses.replace(lab.training, classes=("background", *names))
+    lab.found = np.array([0, 1, 2, 3, 0, 0, 0, 3], np.uint8).reshape(2, 2, 2)
+    lab.run("01", "02", indices=(1, 2, 4))
+    path = lab.root / "out/crossvalidation/trained/sub-01_mask.nii.gz"
+    written = nib.load(path)
+    assert np.asarray(written.dataobj).ravel().tolist() == [0, 1, 2, 4, 0, 0, 0, 4]
+    assert written.get_data_dtype() == np.uint8
+    table = path.with_name("sub-01_mask.tsv").read_text().splitlines()
+    assert table == ["index\tname", "1\tnecrotic core", "2\tedema", "4\tenhancing tumor"]
+
+
+@pytest.mark.parametrize(("values", "expected", "kind"), [
+    ((), [0, 1, 1], np.uint8), ((9,), [0, 9, 9], np.uint8), ((3, 2035), [0, 3, 2035], np.int32),
+])  # fmt: skip
+def test_values_of_classes(values: tuple[int, ...], expected: list[int], kind: type) -> None:
+    found = as_labelled(np.array([0, 1, 2], np.uint8), values)
+    assert found.tolist() == expected and found.dtype == kind
