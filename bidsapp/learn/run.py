@@ -243,6 +243,7 @@ def schedule(training: Training) -> Schedule:
         patience=training.patience,
         frozen=ENCODER[training.architecture] if training.freeze else (),
         head_from=0.8 if training.two_phase else 1.0,
+        seed=training.seed,
     )
 
 
