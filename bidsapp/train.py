@@ -203,7 +203,8 @@ def _parser() -> Parser:
     add("--learning-rate", type=float, metavar="RATE", help="of AdamW (default: 0.001, fine-tuning 0.0003)")
     add("--weight-decay", type=float, default=1e-4, metavar="X", help="of AdamW")
     add("--dropout", type=float, default=0.2, metavar="P", help="of the patch-wise network")
-    add("--patience", type=int, default=0, metavar="N", help="stop after N validations without gain (0: never)")
+    add("--patience", type=int, default=0, metavar="N",
+        help="stop after N validations without gain on subjects set aside for it, a tenth (0: never)")  # fmt: skip
     add("--foreground", type=float, default=0.5, metavar="SHARE", help="of the patches, centred on labelled voxels")
     add("--two-phase", action="store_true",
         help="in the last fifth patches lie anywhere, and only the last layer learns")  # fmt: skip

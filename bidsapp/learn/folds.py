@@ -27,6 +27,8 @@ from bidsapp.learn.cases import Case, Stored, load_case
 from bidsapp.learn.run import THRESHOLD_KEYS, Training, predict_drawn, threshold_key, train_model
 from bidsapp.models.registry import Model, read_model
 
+#: With early stopping so many of the subjects are set aside to stop by, one at least, where there are so many.
+SHARE_SET_ASIDE, SUBJECTS_TO_SET_ASIDE = 0.1, 3
 #: Seconds between two lines of progress.
 TOLD_EVERY = 30.0
 
@@ -153,16 +155,35 @@ class Folds:
             self.say(f"{what}: trained anew, as what is in {folder} was trained otherwise ({different}).")
         if (folder / "model/model.json").exists():
             return read_model(folder / "model")
+        judges = self._set_aside(names, training, what)
         return train_model(
-            self._load(names),
+            self._load([name for name in names if name not in judges]),
             training,
             folder=folder,
+            held_out=self._load(judges),
             device=self.device,
             card=card,
             wanted=wanted,
             max_seconds=max(0.0, self.deadline - time.monotonic()),
             on_step=_Teller(self.say, training.steps, what),
+            say=lambda line: self.say(f"{what}: {line}"),
         )
+
+    def _set_aside(self, names: Sequence[str], training: Training, what: str) -> list[str]:
+        """Cases that early stopping goes by: the loss of what is trained on would hardly ever tell when to stop."""
+        if not training.patience:
+            return []
+        subjects = {name: Stored.read(self.folders[name]).record["subject"] for name in names}
+        different = sorted(set(subjects.values()))
+        if len(different) < SUBJECTS_TO_SET_ASIDE:
+            self.say(
+                f"{what}: --patience goes by the cases trained on, as there are too few subjects to set one aside."
+            )
+            return []
+        count = max(1, round(SHARE_SET_ASIDE * len(different)))
+        chosen = sorted(np.random.default_rng(training.seed).permutation(different)[:count].tolist())
+        self.say(f"{what}: --patience goes by {', '.join(chosen)}, set aside and not trained on.")
+        return [name for name in names if subjects[name] in chosen]
 
     def _predict(self, model: Model, name: str, path: Path) -> None:
         case = self.folders[name]

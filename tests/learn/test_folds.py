@@ -101,6 +101,7 @@ class Lab:
         self.trained: list[str] = []
         self.predicted: list[tuple[str, str]] = []
         self.said: list[str] = []
+        self.aside: list[list[str]] = []
         self.stop_at = ""
         self.found = np.zeros((2, 2, 2), np.uint8)
         monkeypatch.setattr(module, "load_case", lambda folder, _: SimpleNamespace(name=folder.name))
@@ -116,7 +117,8 @@ class Lab:
     def read(self, folder: Path) -> Model:
         return self.model(json.loads((folder / "model.json").read_text()))
 
-    def train(self, cases, training, *, folder: Path, card, **_) -> Model | None:
+    def train(self, cases, training, *, folder: Path, card, held_out, **_) -> Model | None:
+        self.aside.append([case.name for case in held_out])
         on = [case.name for case in cases]
         checkpoint = folder / "checkpoint.safetensors"
         begun = json.loads(checkpoint.read_text()) if checkpoint.exists() else {"on": on, "loss": training.loss}
@@ -219,6 +221,19 @@ def test_the_card_tells_of_now_where_the_model_is_of_before(lab: Lab) -> None:
     lab.run(*FOUR, card={"lesion_kind": "white-matter"})
     card = json.loads((lab.root / "out/model/model.json").read_text())
     assert not lab.trained and (card["name"], card["lesion_kind"]) == ("renamed", "white-matter")
+
+
+def test_early_stopping_goes_by_subjects_that_are_not_trained_on(lab: Lab) -> None:
+    lab.run(*FOUR)
+    assert lab.aside == [[], [], []]
+    lab.aside.clear()
+    lab.training = dataclasses.replace(lab.training, patience=2)
+    lab.run(*FOUR)
+    assert lab.aside[:2] == [[], []] and "too few subjects" in lab.said[1]  # two subjects a fold
+    ((name,),) = lab.aside[2:]
+    model = json.loads((lab.root / "out/model/model.json").read_text())
+    assert sorted([name, *model["on"]]) == [f"sub-{subject}" for subject in FOUR]
+    assert f"by {name.removeprefix('sub-')}, set aside" in lab.said[-1]
 
 
 def test_stages_of_a_cascade_are_done_again_each_for_itself(lab: Lab) -> None:
