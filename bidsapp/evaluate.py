@@ -75,6 +75,12 @@ class Options:
     pictures: int = PICTURES
 
     def __post_init__(self) -> None:
+        from bidsapp.measure.raters import MAXIMUM_RATERS
+
+        if len(self.references) > MAXIMUM_RATERS:
+            raise UsageError(
+                f"--raters: {len(self.references)} raters with REF_DIR; at most {MAXIMUM_RATERS} can be fused."
+            )
         for name, folder in self.predictions.items():
             if folder in self.references.values():
                 raise UsageError(f"{folder} is both a reference and the prediction {name}: all would agree.")
@@ -440,12 +446,13 @@ def _rater_rows(
 
     names, masks = list(references), list(references.values())
     found, dice = staple(masks), pairwise_dice(masks)
-    with_consensus = pairwise_dice([consensus, *masks[:15]])[0, 1:]
+    # One by one: with the consensus among them, the most raters that there may be would be one too many.
+    with_consensus = [float(pairwise_dice([consensus, mask])[0, 1]) for mask in masks]
     voxel_mm3 = abs(float(np.linalg.det(affine[:3, :3])))
     for i, name in enumerate(names):
         yield {"kind": "rater", "rater": name, "volume_mm3": float(masks[i].sum()) * voxel_mm3,
                "sensitivity": found.sensitivity[i], "specificity": found.specificity[i],
-               "dsc": float(with_consensus[i])}  # fmt: skip
+               "dsc": with_consensus[i]}  # fmt: skip
     for i, j in zip(*np.triu_indices(len(names), 1), strict=True):
         yield {"kind": "pair", "rater": names[i], "other": names[j], "dsc": float(dice[i, j])}
     pairs = dice[np.triu_indices(len(names), 1)]

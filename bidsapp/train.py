@@ -25,6 +25,8 @@ if TYPE_CHECKING:  # heavy: --help answers at once
     from bidsapp.progress import Progress
     from bidsapp.workflows.case import Labels
 
+#: The class of a mask, whatever its file is called: so the packaged network knows it.
+LESION = "lesion"
 ARCHITECTURES = {"unet": "FoldedUNet", "patchwise": "TwoPathway", "cascade": "TwoPathway"}
 #: Steps where none are asked for: on a CPU minutes from the packaged weights, hours from scratch.
 STEPS = {"fine-tuned": 400, "from scratch": 4000}
@@ -201,7 +203,8 @@ def _parser() -> Parser:
     add("--learning-rate", type=float, metavar="RATE", help="of AdamW (default: 0.001, fine-tuning 0.0003)")
     add("--weight-decay", type=float, default=1e-4, metavar="X", help="of AdamW")
     add("--dropout", type=float, default=0.2, metavar="P", help="of the patch-wise network")
-    add("--patience", type=int, default=0, metavar="N", help="stop after N validations without gain (0: never)")
+    add("--patience", type=int, default=0, metavar="N",
+        help="stop after N validations without gain on subjects set aside for it, a tenth (0: never)")  # fmt: skip
     add("--foreground", type=float, default=0.5, metavar="SHARE", help="of the patches, centred on labelled voxels")
     add("--two-phase", action="store_true",
         help="in the last fifth patches lie anywhere, and only the last layer learns")  # fmt: skip
@@ -370,7 +373,7 @@ def _with_labels(
             raise errors.InputError(f"{one.path}: no look-up table (*_dseg.tsv with columns index and name) for it.")
         classes = {index: names[0] for index, names in sorted(table.items()) if index}
         load_drawn(one.path, grid, tuple(classes))
-        return Found(inputs, Labels(one.path, tuple(classes), contrast), tuple(classes.values()) or (options.label,))
+        return Found(inputs, Labels(one.path, tuple(classes), contrast), tuple(classes.values()) or (LESION,))
     assert problem is not None
     raise problem
 
@@ -480,7 +483,7 @@ def _train(plan: Plan, say: Progress) -> int:
         {case.inputs.name: case_folder(options, case.inputs) for case in cases},
         training,
         first=_first_stage(options, training),
-        before=_initial(options) if "lesion" in training.classes else None,
+        before=_initial(options) if training.classes == ("background", LESION) else None,
         out=options.out,
         device=resolve(options.app.device),
         card={
@@ -494,7 +497,9 @@ def _train(plan: Plan, say: Progress) -> int:
     for number, subjects in enumerate(plan.folds, start=1):
         if not work.fold(number, subjects, names):
             return _over(say)
-    figures = _judge(cases, options, say) if plan.folds else {}
+    # Not what lies there: an earlier run may have begun with another model, this one with none.
+    judged = ("trained",) if work.before is None else ("trained", "before")
+    figures = _judge(cases, options, judged, say) if plan.folds else {}
     if not work.whole(figures):
         return _over(say)
     say.note(f"Model: {options.out / 'model'}")
@@ -526,12 +531,11 @@ def _origin(cases: Sequence[Found], options: TrainOptions, training: Training) -
     }
 
 
-def _judge(cases: Sequence[Found], options: TrainOptions, say: Progress) -> dict[str, Any]:
+def _judge(cases: Sequence[Found], options: TrainOptions, names: Sequence[str], say: Progress) -> dict[str, Any]:
     """Compare the held-out predictions with the labels (tables, page); the summary goes into the model's card."""
     from bidsapp import evaluate
 
     folder = options.out / "crossvalidation"
-    names = [name for name in ("trained", "before") if (folder / name).is_dir()]
     which = ["--seg", options.seg] if options.seg else ["--label", options.label]
     which += ["--participant-label", *sorted({case.inputs.subject for case in cases})]
     sessions = sorted({case.inputs.session for case in cases if case.inputs.session})

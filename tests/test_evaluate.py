@@ -173,6 +173,21 @@ def test_raters_are_fused(tmp_path, rng):
     assert "3 raters" in (tmp_path / "out" / "evaluation.html").read_text()
 
 
+def test_sixteen_raters_are_fused_and_seventeen_refused(two, tmp_path, capsys):
+    reference, prediction = two
+    others = []
+    for number in range(16):
+        others.append(tmp_path / f"rater{number}")
+        write(others[-1], "sub-01_space-orig_label-lesion_mask", TRUTH if number else mask(BIG))
+    chosen = (reference, prediction, "--participant-label", "01", "--pictures", "0", "--out", tmp_path / "out")
+    assert run(*chosen, "--raters", *others[:15]) == 0
+    agreement = table(tmp_path / "out", "evaluation_raters")
+    one = agreement[agreement["kind"] == "rater"]
+    assert one["dsc"].tolist() == pytest.approx([1, 2 * 64 / 130, *[1] * 14])
+    assert run(*chosen, "--raters", *others) == 64
+    assert "17 raters with REF_DIR; at most 16" in capsys.readouterr().err
+
+
 def test_dsegs_are_matched_by_the_names_of_their_labels(tmp_path):
     ours, theirs = np.zeros(SHAPE, np.int16), np.zeros(SHAPE, np.int16)
     ours[BIG], ours[SMALL], theirs[BIG] = 2, 9, 41

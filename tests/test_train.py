@@ -58,6 +58,15 @@ def test_labels_are_found_on_the_scan_they_were_drawn_on(dataset: Path) -> None:
     assert cases[0].inputs.contrasts == ("T1w", "FLAIR") and cases[0].names == ("lesion",)
 
 
+def test_masks_of_any_name_are_the_lesions_that_the_network_knows(dataset: Path) -> None:
+    for subject in ("01", "02"):
+        labels(dataset, subject).rename(labels(dataset, subject).with_name(f"sub-{subject}_label-WMH_mask.nii.gz"))
+    cases = found(dataset, "--label", "WMH")
+    assert [(case.inputs.name, case.names) for case in cases] == [("sub-01", ("lesion",)), ("sub-02", ("lesion",))]
+    training = train._training(parse(dataset, "--label", "WMH"), cases[0].names, ("T1w", "T2w", "FLAIR"))
+    assert len(training.groups) == len(segment.packaged().card["classes"])  # the head is kept
+
+
 def test_labels_on_another_grid_stop_all_before_hours_are_spent(dataset: Path) -> None:
     shifted = AFFINE.copy()
     shifted[0, 3] = 7

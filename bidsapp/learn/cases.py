@@ -160,15 +160,19 @@ def with_proposals(case: Case, first: Model, device: str) -> Case:
     )
 
 
-def synthetic_doubles(cases: Sequence[Case], *, device: str) -> tuple[heads.Heads, lesion_masks.Lesions]:
+def synthetic_doubles(cases: Sequence[Case], *, device: str) -> tuple[heads.Heads, lesion_masks.Lesions] | None:
     """Label maps and lesion masks of the cases themselves, to make synthetic scans of (domain randomisation).
 
     The anatomy is what the packaged network sees in each; lesions are brought to the template by the brain's box, so
-    that every lesion can be drawn into every brain.
+    that every lesion can be drawn into every brain. Lesions of single voxels may be lost on the way: None where no case
+    has any left.
     """
+    masks = [mask for mask in map(_in_template, cases) if mask.any()]
+    if not masks:
+        return None
     parts = [_head(case, device) for case in cases]
-    masks = np.stack([_in_template(case) for case in cases])
-    return heads.assemble(parts, tuple(case.name for case in cases), device), lesion_masks.assemble(masks, device)
+    lesions = lesion_masks.assemble(np.stack(masks), device)
+    return heads.assemble(parts, tuple(case.name for case in cases), device), lesions
 
 
 def _head(case: Case, device: str) -> dict[str, torch.Tensor]:

@@ -1,7 +1,12 @@
-"""Cross-validation by subject, then one model of all: each training continues where it was interrupted."""
+"""Cross-validation by subject, then one model of all: each training continues where it was interrupted.
+
+A training, its model and its predictions are used again only where all that they depend on is still the same
+(`bidsapp.learn.fingerprint`): a model of other folds may have seen the subjects that are held out now.
+"""
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 import time
@@ -12,13 +17,18 @@ from typing import Any
 
 import numpy as np
 
+from bidsapp import __version__
+from bidsapp.cards import FIRST
 from bidsapp.errors import UsageError
 from bidsapp.image.grid import on_grid
-from bidsapp.image.save import write_image
+from bidsapp.image.save import replacing, write_image
+from bidsapp.learn import fingerprint
 from bidsapp.learn.cases import Case, Stored, load_case
 from bidsapp.learn.run import THRESHOLD_KEYS, Training, predict_drawn, threshold_key, train_model
 from bidsapp.models.registry import Model, read_model
 
+#: With early stopping so many of the subjects are set aside to stop by, one at least, where there are so many.
+SHARE_SET_ASIDE, SUBJECTS_TO_SET_ASIDE = 0.1, 3
 #: Seconds between two lines of progress.
 TOLD_EVERY = 30.0
 
@@ -61,7 +71,8 @@ class Folds:
     before : Model or None
         What fine-tuning began with: it predicts the held-out cases too, for comparison.
     out : Path
-        Gets ``folds/``, ``crossvalidation/{trained,before}/`` and ``model/``.
+        Gets ``folds/``, ``crossvalidation/{trained,before}/`` and ``model/``; what is there of other cases or settings
+        is made anew.
     device : str
     card : mapping
         More entries of the models' cards.
@@ -107,6 +118,9 @@ class Folds:
         aside = self.out / ".model.new"
         shutil.rmtree(aside, ignore_errors=True)
         shutil.copytree(self.out / "folds/all/model", aside)
+        # It may have been trained before: what is said of it, not learned, is as of now.
+        whole = json.loads((aside / "model.json").read_text()) | card | {"name": self.training.name}
+        (aside / "model.json").write_text(json.dumps(whole, indent=1) + "\n")
         shutil.rmtree(self.out / "model", ignore_errors=True)
         aside.rename(self.out / "model")
         return True
@@ -119,40 +133,89 @@ class Folds:
     def _train(
         self, names: Sequence[str], folder: Path, what: str, card: Mapping[str, Any], wanted: Collection[str]
     ) -> Model | None:
-        if (folder / "model/model.json").exists():
-            return read_model(folder / "model")
-        cases, first = self._load(names), None
+        first = None
         if self.first is not None:
-            first = self._stage(cases, self.first, folder / "first", f"{what}, first stage", card, ())
+            first = self._stage(names, self.first, folder / FIRST, f"{what}, first stage", card, ())
             if first is None:
                 return None
-        return self._stage(cases, replace(self.training, first=first), folder, what, card, wanted)
+        return self._stage(names, replace(self.training, first=first), folder, what, card, wanted)
 
     def _stage(
         self,
-        cases: Sequence[Case],
+        names: Sequence[str],
         training: Training,
         folder: Path,
         what: str,
         card: Mapping[str, Any],
         wanted: Collection[str],
     ) -> Model | None:
+        now = fingerprint.of_training({name: self.folders[name] for name in names}, training, wanted)
+        different = fingerprint.begin(folder, now, keep=(FIRST,) if training.first is not None else ())
+        if different:
+            self.say(f"{what}: trained anew, as what is in {folder} was trained otherwise ({different}).")
+        if (folder / "model/model.json").exists():
+            return read_model(folder / "model")
+        judges = self._set_aside(names, training, what)
         return train_model(
-            cases,
+            self._load([name for name in names if name not in judges]),
             training,
             folder=folder,
+            held_out=self._load(judges),
             device=self.device,
             card=card,
             wanted=wanted,
             max_seconds=max(0.0, self.deadline - time.monotonic()),
             on_step=_Teller(self.say, training.steps, what),
+            say=lambda line: self.say(f"{what}: {line}"),
         )
 
+    def _set_aside(self, names: Sequence[str], training: Training, what: str) -> list[str]:
+        """Cases that early stopping goes by: the loss of what is trained on would hardly ever tell when to stop."""
+        if not training.patience:
+            return []
+        subjects = {name: Stored.read(self.folders[name]).record["subject"] for name in names}
+        different = sorted(set(subjects.values()))
+        if len(different) < SUBJECTS_TO_SET_ASIDE:
+            self.say(
+                f"{what}: --patience goes by the cases trained on, as there are too few subjects to set one aside."
+            )
+            return []
+        count = max(1, round(SHARE_SET_ASIDE * len(different)))
+        chosen = sorted(np.random.default_rng(training.seed).permutation(different)[:count].tolist())
+        self.say(f"{what}: --patience goes by {', '.join(chosen)}, set aside and not trained on.")
+        return [name for name in names if subjects[name] in chosen]
+
     def _predict(self, model: Model, name: str, path: Path) -> None:
-        if path.exists() and path.stat().st_mtime > (self.folders[name] / "case.json").stat().st_mtime:
+        case = self.folders[name]
+        sidecar = path.with_name(path.name.replace(".nii.gz", ".json"))
+        made_of = {"model": fingerprint.of_model(model), "case": fingerprint.of_case(case), "app": __version__}
+        if path.exists() and fingerprint.read_record(sidecar) == made_of:
             return
-        found = predict_drawn(model, self.folders[name], device=self.device)
-        write_image(on_grid(found.astype(np.uint8), Stored.read(self.folders[name]).drawn()), path)
+        sidecar.unlink(missing_ok=True)  # before the image is another
+        stored = Stored.read(case)
+        values = stored.record["indices"]
+        found = as_labelled(predict_drawn(model, case, device=self.device), values)
+        write_image(on_grid(found, stored.drawn()), path)
+        if values:
+            _write_table(path.with_name(path.name.replace(".nii.gz", ".tsv")), values, self.training.classes[1:])
+        fingerprint.write_record(sidecar, made_of)
+
+
+def as_labelled(classes: np.ndarray, values: Sequence[int]) -> np.ndarray:
+    """Classes 0, 1, ... as the values that the labels have in their files; a mask where there are none."""
+    if not values:
+        return (classes > 0).astype(np.uint8)
+    if len(values) == 1:  # the model begun with may tell apart what is one here
+        classes = classes > 0
+    wide = np.uint8 if min(values) > 0 and max(values) < 256 else np.int32
+    return np.array([0, *values], wide)[classes.astype(np.intp)]
+
+
+def _write_table(path: Path, values: Sequence[int], names: Sequence[str]) -> None:
+    """The look-up table of a dseg."""
+    lines = ["index\tname", *(f"{value}\t{name}" for value, name in zip(values, names, strict=True))]
+    with replacing(path) as aside:
+        aside.write_text("\n".join(lines) + "\n")
 
 
 class _Teller:

@@ -49,6 +49,8 @@ class Schedule:
         Starts of the names of parameters that stay as they are.
     head_from : float
         Share of the steps after which only the `head` learns (second phase of Havaei et al. 2017).
+    seed : int
+        Of what the network itself draws (dropout).
     """
 
     steps: int
@@ -62,6 +64,7 @@ class Schedule:
     patience: int = 0
     frozen: tuple[str, ...] = ()
     head_from: float = 1.0
+    seed: int = 1
 
     def rate(self, step: int) -> float:
         """Learning rate of a step."""
@@ -269,10 +272,13 @@ def _step(state: _State, samples: Iterator[Any], loss: Loss) -> tuple[float, np.
             parameter.requires_grad_(name.startswith("head"))
     for group in state.optimiser.param_groups:
         group["lr"] = schedule.rate(state.step)
-    for _ in range(schedule.batch):
+    for number in range(schedule.batch):
         before = time.monotonic()
         sample = next(samples)
         between = time.monotonic()
+        # Dropout draws the same in this step whether or not the training was interrupted before it.
+        drawn = np.random.SeedSequence([schedule.seed, state.step, number])
+        torch.manual_seed(int(drawn.generate_state(1)[0]))
         value = loss(state.network, sample) / schedule.batch
         value.backward()
         total += float(value.detach())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 import resource
 import time
@@ -26,6 +27,7 @@ from bidsapp.learn.samples import Batch, SampleConfig, Sampler
 from bidsapp.models import segment
 from bidsapp.models.registry import Model, build, read_model
 
+log = logging.getLogger("bidsapp.learn")
 #: Voxels a side that a network answers at a time in training, and patches a step.
 PATCH = {"FoldedUNet": 80, "TwoPathway": 24}
 PATCHES = {"FoldedUNet": 1, "TwoPathway": 6}
@@ -151,6 +153,7 @@ def train_model(
     wanted: Collection[str] = THRESHOLD_KEYS,
     max_seconds: float = math.inf,
     on_step: Callable[[int, float], None] | None = None,
+    say: Callable[[str], None] = log.warning,
 ) -> Model | None:
     """Train on `cases`, continuing from a checkpoint in `folder`; None where time ran out before the end.
 
@@ -162,7 +165,7 @@ def train_model(
     folder : Path
         Gets the log, the curve, the checkpoint and the finished model, in ``model``.
     held_out : sequence of Case
-        Early stopping and the threshold go by these; where there are none, by the cases themselves.
+        Early stopping goes by these; where there are none, by the cases themselves. The threshold goes by all.
     device : str
     generator : Generator, optional
         Of synthetic scans; without one they are made of the cases' own anatomy.
@@ -170,6 +173,11 @@ def train_model(
         More entries of ``model.json``.
     wanted : collection of str
         Which thresholds the model will be used with, of `THRESHOLD_KEYS`: the others are not tried.
+    max_seconds : float
+    on_step : callable, optional
+        Called with the number of steps done and the loss.
+    say : callable
+        Takes a line on what is not done as asked.
 
     Returns
     -------
@@ -187,6 +195,8 @@ def train_model(
         generator = own_generator(
             cases, patch=scan_size(network, training.architecture), device="cpu", p_drop=None if whole else 0.0
         )
+        if generator is None:
+            say("the lesions are too small for synthetic scans: there are none among its samples (as --synthetic 0).")
     shown = [with_proposals(case, training.first, device) for case in cases] if training.first else list(cases)
     judges = [with_proposals(case, training.first, device) for case in held_out] if training.first else list(held_out)
     loss = GroupedLoss(training.loss, training.groups).to(device)
@@ -203,7 +213,7 @@ def train_model(
     )
     if not result.finished:
         return None
-    folders = [case.folder for case in held_out or cases]
+    folders = [case.folder for case in (*cases, *held_out)]
     return _finish(result, training, finished, device=device, card=card or {}, folders=folders, wanted=wanted)
 
 
@@ -243,6 +253,7 @@ def schedule(training: Training) -> Schedule:
         patience=training.patience,
         frozen=ENCODER[training.architecture] if training.freeze else (),
         head_from=0.8 if training.two_phase else 1.0,
+        seed=training.seed,
     )
 
 
@@ -268,9 +279,12 @@ def scan_size(network: nn.Module, architecture: str) -> int:
     return patch + 2 * int(network.margin) + (patch if count > 1 else 0)  # type: ignore[arg-type]
 
 
-def own_generator(cases: Sequence[Case], *, patch: int, device: str, p_drop: float | None = None) -> Generator:
-    """Synthetic scans of the anatomy and the lesions of the cases themselves."""
-    heads, masks = synthetic_doubles(cases, device=device)
+def own_generator(cases: Sequence[Case], *, patch: int, device: str, p_drop: float | None = None) -> Generator | None:
+    """Synthetic scans of the anatomy and the lesions of the cases themselves; None where no lesion can be drawn."""
+    doubles = synthetic_doubles(cases, device=device)
+    if doubles is None:
+        return None
+    heads, masks = doubles
     config = stripped_scans(patch)
     return Generator(heads, config if p_drop is None else dataclasses.replace(config, p_drop=p_drop), masks)
 

@@ -41,7 +41,8 @@ class Agreement:
     lesion_ppv : float
         Predicted lesions that touch any reference voxel, as a fraction of all predicted lesions. NaN without any.
     lesion_f1 : float
-        Harmonic mean of the two. 0 when both are 0 or one side has no lesions, NaN when neither side has.
+        Harmonic mean of the two. 0 when both are 0 or one side has no lesions; NaN when neither side has, or when the
+        reference has none that count and no predicted one is false.
     reference_lesions, prediction_lesions : int or None
         Number of lesions on each side; None unless `lesion_wise` was asked for.
     reference_volume_mm3, prediction_volume_mm3 : float
@@ -272,7 +273,7 @@ def at_least(voxels: float) -> int:
 
 
 def _harmonic_mean(tpr: float, ppv: float) -> float:
-    if np.isnan(tpr) and np.isnan(ppv):
+    if np.isnan(tpr) and (np.isnan(ppv) or ppv == 1):  # nothing to find, and nothing false was found
         return NAN
     if np.isnan(tpr) or np.isnan(ppv) or tpr + ppv == 0:
         return 0.0

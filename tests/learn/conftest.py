@@ -31,6 +31,6 @@ def case_folder(tmp_path: Path) -> Path:
         ("drawn", slices),
     ):  # fmt: skip
         nib.save(image, folder / f"{name}.nii")
-    record = {"name": "sub-01", "subject": "01", "contrasts": ["FLAIR"]}
+    record = {"name": "sub-01", "subject": "01", "contrasts": ["FLAIR"], "indices": []}
     (folder / "case.json").write_text(json.dumps(record))
     return folder

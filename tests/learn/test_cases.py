@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from bidsapp.errors import AppError
-from bidsapp.learn.cases import Stored, _in_template, load_case
+from bidsapp.learn import cases
+from bidsapp.learn.cases import Stored, _in_template, load_case, synthetic_doubles
 from bidsapp.learn.lesion_masks import BRAIN_MM, ORIGIN_MM, SHAPE
 from bidsapp.models import segment
 
@@ -49,6 +50,19 @@ def test_a_missing_image_is_named(case_folder: Path) -> None:
     (case_folder / "mask.nii").unlink()
     with pytest.raises(AppError, match=r"mask\.nii is missing"):
         load_case(case_folder)
+
+
+def test_a_case_whose_lesions_are_lost_in_the_template_lends_its_anatomy_alone(
+    case_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cases, "_head", lambda *_: {})
+    monkeypatch.setattr(cases.heads, "assemble", lambda parts, names, _: names)
+    case = load_case(case_folder)
+    lost = dataclasses.replace(case, name="lost", labels=np.zeros_like(case.labels))
+    found = synthetic_doubles([lost, case], device="cpu")
+    assert found is not None
+    assert found[0] == ("lost", "sub-01") and len(found[1]) == 1 and found[1].masks.any()
+    assert synthetic_doubles([lost], device="cpu") is None
 
 
 def test_lesions_keep_their_place_in_the_brain_in_the_template(case_folder: Path) -> None:

@@ -13,15 +13,16 @@ SCHEDULE = Schedule(steps=12, learning_rate=0.05, warm_up=1, average_over=3, val
 
 
 class Line(nn.Module):
-    """y = head(norm(body(x)))."""
+    """y = head(dropout(norm(body(x))))."""
 
-    def __init__(self) -> None:
+    def __init__(self, dropout: float = 0.0) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.body, self.norm, self.head = nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Linear(3, 1)
+        self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(self.norm(self.body(x)))
+        return self.head(self.dropout(self.norm(self.body(x))))
 
 
 def sample(number: int) -> torch.Tensor:
@@ -52,7 +53,7 @@ def test_learns_and_writes_log_and_curve(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(tmp_path: Path) -> None:
-    whole = fit(Line(), sample, loss=loss, validate=score, schedule=SCHEDULE, folder=tmp_path / "whole")
+    whole = fit(Line(0.5), sample, loss=loss, validate=score, schedule=SCHEDULE, folder=tmp_path / "whole")
 
     def stop(step: int, _: float) -> None:
         if step == 7:
@@ -60,10 +61,10 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(tmp_path: Path)
 
     every_step = Schedule(**{**vars(SCHEDULE), "checkpoint_seconds": 0.0})
     with pytest.raises(KeyboardInterrupt):
-        fit(Line(), sample, loss=loss, validate=score, schedule=every_step, folder=tmp_path / "cut", on_step=stop)
+        fit(Line(0.5), sample, loss=loss, validate=score, schedule=every_step, folder=tmp_path / "cut", on_step=stop)
     went_on: list[int] = []
     done = fit(
-        Line(), sample, loss=loss, validate=score, schedule=every_step, folder=tmp_path / "cut",
+        Line(0.5), sample, loss=loss, validate=score, schedule=every_step, folder=tmp_path / "cut",
         on_step=lambda step, _: went_on.append(step),
     )  # fmt: skip
     assert went_on[0] == 7  # the seventh step's checkpoint was not written when it was stopped

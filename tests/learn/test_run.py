@@ -13,7 +13,7 @@ import torch
 
 from bidsapp.cards import read_lesion_model
 from bidsapp.errors import AppError
-from bidsapp.learn import run
+from bidsapp.learn import cases, run
 from bidsapp.learn.cases import Stored, load_case
 from bidsapp.learn.model_folder import write_model
 from bidsapp.learn.run import Training, make_network, predict_drawn, sample_config, thresholds, train_model, trial
@@ -164,6 +164,16 @@ def test_a_model_is_written_once_as_it_was_judged(
     assert model is not None and model.card["lesion_threshold"] == {"with FLAIR": 0.3} and len(written) == 1
     stored, seen = model.network.state_dict(), judged[0].network.state_dict()
     assert all(torch.equal(stored[key], seen[key]) for key in stored)  # rounded as it is stored
+
+
+def test_without_a_lesion_to_draw_it_is_trained_on_the_cases_alone(
+    case_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cases, "_in_template", lambda case: np.zeros((4, 4, 4), np.uint8))
+    said: list[str] = []
+    training = dataclasses.replace(PATCHWISE, steps=1, synthetic=1.0)
+    model = train_model([load_case(case_folder)], training, folder=tmp_path, say=said.append)
+    assert model is not None and "too small for synthetic scans" in said[0]
 
 
 def test_it_learns_a_bright_block(case_folder: Path, tmp_path: Path) -> None:

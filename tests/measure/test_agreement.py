@@ -109,6 +109,18 @@ def test_minimum_lesion_size_spares_the_small_reference_only():
     assert exactly.reference_lesions == 1
 
 
+def test_no_reference_lesion_that_counts():
+    small, far = box((5, 6), (5, 6), (5, 6)), box((0, 2), (0, 2), (0, 2))
+
+    def found(prediction):
+        return agreement(small, prediction, voxel_size_mm=ISO, lesion_wise=True, minimum_lesion_mm3=3)
+
+    equal = found(small)
+    assert math.isnan(equal.lesion_tpr) and equal.lesion_ppv == 1 and math.isnan(equal.lesion_f1)
+    assert math.isnan(found(np.zeros(SHAPE, bool)).lesion_f1)
+    assert found(small | far).lesion_f1 == 0  # one is false
+
+
 @pytest.mark.parametrize("lesion_wise", [False, True])
 def test_empty_masks(lesion_wise):
     empty, full = np.zeros(SHAPE, bool), box((1, 3), (1, 3), (1, 3))
