@@ -319,6 +319,7 @@ class _WriteSessionInput(BaseInterfaceInputSpec):
     not_separable_because = traits.Str("", usedefault=True)
     brain_note = traits.Str(mandatory=True)
     network_note = traits.Str(mandatory=True)
+    tissue_note = traits.Str(mandatory=True)
     lesion_note = traits.Str("", usedefault=True)
     compartments_file = File(exists=True, desc="labels of the lesions' compartments, native grid")
     compartments = traits.List(traits.Str, desc="what the model calls them")
@@ -481,7 +482,7 @@ class WriteSession(SimpleInterface):
                 }
             )
         warnings = [warning for of_scan in self.inputs.warnings for warning in of_scan]
-        notes = (self.inputs.brain_note, self.inputs.network_note, self.inputs.lesion_note)
+        notes = (self.inputs.brain_note, self.inputs.network_note, self.inputs.tissue_note, self.inputs.lesion_note)
         warnings += dict.fromkeys(note for note in notes if note)
         contrasts = [scan["contrast"] for scan in session["scans"]]
         if "T1w" not in contrasts and self.inputs.plan.get("tissue_model", "mixture") != "mixture":

@@ -60,7 +60,7 @@ class _ExtractBrainInput(BaseInterfaceInputSpec):
 
 class _ExtractBrainOutput(TraitedSpec):
     mask_file = File()
-    note = traits.Str(desc="what the second opinion said, if it mattered")
+    note = traits.Str(desc="what the second opinion said, if it mattered; which device was too small")
 
 
 class ExtractBrain(SimpleInterface):
@@ -70,14 +70,23 @@ class ExtractBrain(SimpleInterface):
     output_spec = _ExtractBrainOutput
 
     def _run_interface(self, runtime):
-        from bidsapp.image.grid import on_grid
+        from bidsapp.models.device import or_on_cpu
 
         img = load(self.inputs.in_file)
+        (mask, said), note = or_on_cpu(lambda device: self._find(img, device), self.inputs.device, "the brain mask")
+        self._results["note"] = "; ".join(filter(None, (said, note)))
+        self._results["mask_file"] = save(mask, runtime.cwd, "mask")
+        return runtime
+
+    def _find(self, img, device):
+        """The mask, and what the second opinion said."""
+        from bidsapp.image.grid import on_grid
+
         if self.inputs.method == "deepbet":
             from bidsapp.image.mask import clean_mask
             from bidsapp.models.brain import deepbet_brain
 
-            probability = deepbet_brain(img.get_fdata(dtype=np.float32), device=self.inputs.device)
+            probability = deepbet_brain(img.get_fdata(dtype=np.float32), device=device)
             mask = clean_mask(on_grid(probability > 0.5, img))
         elif self.inputs.method == "network":
             from bidsapp.image.mask import stripped_brain
@@ -87,16 +96,12 @@ class ExtractBrain(SimpleInterface):
             if mask is None:
                 sizes = tuple(float(size) for size in img.header.get_zooms()[:3])
                 data = img.get_fdata(dtype=np.float32)
-                mask = on_grid(find_brain(data, voxel_size_mm=sizes, device=self.inputs.device) > 0.5, img)
+                mask = on_grid(find_brain(data, voxel_size_mm=sizes, device=device) > 0.5, img)
         else:
             from bidsapp.image.mask import extract_brain_by_template
 
             mask = extract_brain_by_template(img, contrast=self.inputs.contrast)
-        self._results["note"] = ""
-        if self.inputs.check:
-            mask, self._results["note"] = _checked(mask, img, self.inputs.device)
-        self._results["mask_file"] = save(mask, runtime.cwd, "mask")
-        return runtime
+        return _checked(mask, img, device) if self.inputs.check else (mask, "")
 
 
 def _checked(mask, img, device):

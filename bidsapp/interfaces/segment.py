@@ -151,6 +151,7 @@ class _SegmentTissueOutput(TraitedSpec):
     result_file = File(desc="the model's parameters (.npz)")
     separable = traits.Bool()
     reason = traits.Str(desc="why GM and WM are not told apart")
+    note = traits.Str(desc="that the device's memory did not suffice")
 
 
 class SegmentTissue(SimpleInterface):
@@ -161,14 +162,13 @@ class SegmentTissue(SimpleInterface):
 
     def _run_interface(self, runtime):
         from bidsapp.image.grid import on_grid
+        from bidsapp.models.device import or_on_cpu
         from bidsapp.models.mixture import fit_mixture
 
         mask = load(self.inputs.mask_file)
-        result = fit_mixture(
-            _scans(self.inputs),
-            np.asarray(mask.dataobj) > 0,
-            array(self.inputs.priors_file),
-            device=self.inputs.device,
+        scans, inside, priors = _scans(self.inputs), np.asarray(mask.dataobj) > 0, array(self.inputs.priors_file)
+        result, self._results["note"] = or_on_cpu(
+            lambda device: fit_mixture(scans, inside, priors, device=device), self.inputs.device, "the tissue model"
         )
         posteriors = on_grid(np.moveaxis(result.posteriors, 0, 3).astype(np.float32), mask)
         self._results["posteriors_file"] = save(posteriors, runtime.cwd, "posteriors")

@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 
 from bidsapp.errors import UsageError
+
+Result = TypeVar("Result")
 
 #: Makes torch count devices by NVML, which leaves a process fit to be forked: with CUDA at work in the app itself,
 #: every step of a forked process would end with "Cannot re-initialize CUDA".
@@ -49,3 +53,30 @@ def _usable() -> tuple[int, str]:
         return int(tried.stdout), ""
     told = tried.stderr.strip().splitlines() or [f"exit code {tried.returncode}"]
     return 0, f"that can be used ({told[-1].rstrip('.')})"
+
+
+def or_on_cpu(run: Callable[[str], Result], device: str, what: str) -> tuple[Result, str]:
+    """What a model gives on a device, or on the CPU where the device's memory does not suffice.
+
+    Parameters
+    ----------
+    run : callable
+        Called with the device.
+    device : str
+        "cpu" or "cuda[:N]".
+    what : str
+        The model, for the note.
+
+    Returns
+    -------
+    result
+        Of `run`.
+    note : str
+        What to tell whoever reads the results; "" where the device did it.
+    """
+    try:
+        return run(device), ""
+    except RuntimeError as error:  # torch.cuda.OutOfMemoryError, or CUDA's own where not even a context can be made
+        if device == "cpu" or "out of memory" not in str(error).lower():
+            raise
+    return run("cpu"), f"the memory of {device} did not suffice for {what}, which ran on the CPU"

@@ -15,6 +15,7 @@ from bidsapp.image.mask import largest_piece
 from bidsapp.labels import CSF, STRUCTURES, TISSUES
 from bidsapp.measure.lesions import label_lesions
 from bidsapp.models import crf, tiles
+from bidsapp.models.device import or_on_cpu
 from bidsapp.models.registry import Model, load_model
 
 #: Channels of the packaged network, in order; a card's ``channels`` may be others.
@@ -103,11 +104,8 @@ def segment_network(
     model = model or packaged()
     _check(images, mask, contrasts_of(model))
     brain = _Brain(images, mask, mask if within is None else within, voxel_size_mm)
-    try:
-        return _segment(brain, model, device, tta=tta)
-    except torch.cuda.OutOfMemoryError:
-        note = f"the memory of {device} did not suffice for the segmentation network, which ran on the CPU"
-        return replace(_segment(brain, model, "cpu", tta=tta), note=note)
+    found, note = or_on_cpu(lambda where: _segment(brain, model, where, tta=tta), device, "the segmentation network")
+    return replace(found, note=note)
 
 
 @functools.lru_cache(maxsize=1)

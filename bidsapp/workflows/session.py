@@ -239,6 +239,7 @@ class _Found:
     combine: pe.Node
     tissue: pe.Node | None  # the tissue model that may fail to tell GM from WM
     network: pe.Node
+    mixture: pe.Node
     own: pe.Node | None  # the lesion model that somebody trained
 
 
@@ -303,6 +304,7 @@ def _segmentation_nodes(
         combine=combine,
         tissue=tissue if chosen.tissue_model == "mixture" else None,
         network=network,
+        mixture=tissue,
         own=own,
     )
 
@@ -386,6 +388,7 @@ def _output_nodes(
         (preproc, write, [("out", "preprocessed")]),
         (found.brain, write, [("note", "brain_note")]),
         (found.network, write, [("note", "network_note")]),
+        (found.mixture, write, [("note", "tissue_note")]),
         (template, write, [("to_template", "to_template"), ("to_subject", "to_subject")]),
         (measure, write, [("tables", "tables"), ("flags", "flags")]),
         (figures, write, [("pictures", "pictures")]),

@@ -46,3 +46,27 @@ def test_without_a_device_nothing_is_tried(monkeypatch: pytest.MonkeyPatch) -> N
     assert device.resolve("auto") == "cpu"
     with pytest.raises(UsageError, match="no CUDA device found"):
         device.resolve("cuda")
+
+
+@pytest.mark.parametrize(
+    "error", [torch.cuda.OutOfMemoryError("CUDA out of memory."), RuntimeError("CUDA error: out of memory")]
+)
+def test_the_cpu_does_what_the_device_has_no_memory_for(error: RuntimeError) -> None:
+    def model(where: str) -> str:
+        if where != "cpu":
+            raise error
+        return f"done on the {where}"
+
+    assert device.or_on_cpu(model, "cuda:1", "the model") == (
+        "done on the cpu", "the memory of cuda:1 did not suffice for the model, which ran on the CPU",
+    )  # fmt: skip
+    assert device.or_on_cpu(model, "cpu", "the model") == ("done on the cpu", "")
+
+
+@pytest.mark.parametrize(("where", "said"), [("cuda", "an illegal memory access"), ("cpu", "out of memory")])
+def test_other_errors_are_errors(where: str, said: str) -> None:
+    def model(_where: str) -> None:
+        raise RuntimeError(said)
+
+    with pytest.raises(RuntimeError, match=said):
+        device.or_on_cpu(model, where, "the model")
