@@ -54,6 +54,8 @@ class StoreCase(SimpleInterface):
         shutil.copyfile(inputs.mask_file, folder / "mask.nii")
         save(labels, str(folder), "labels")
         save(drawn, str(folder), "drawn")
+        for name in ("to_drawn.txt", "drawn_work.nii"):  # of an earlier run, whose labels lay on another scan
+            (folder / name).unlink(missing_ok=True)
         if matrix is not None:
             shutil.copyfile(inputs.transform_file, folder / "to_drawn.txt")
             shutil.copyfile(inputs.work_file, folder / "drawn_work.nii")

@@ -73,7 +73,10 @@ def test_the_node_keeps_a_session(tmp_path: Path, rng: np.random.Generator) -> N
         label_file=str(files["label"]), native_file=str(files["scan"]), work_file=str(files["scan"]),
         folder=str(tmp_path / "case"), record={"name": "sub-01"},
     )  # fmt: skip
+    (tmp_path / "case").mkdir()
+    (tmp_path / "case/to_drawn.txt").write_text("of an earlier run, whose labels lay on another scan")
     node.run(cwd=str(tmp_path))
+    assert not (tmp_path / "case/to_drawn.txt").exists()
     kept = nib.load(tmp_path / "case/labels.nii")
     assert kept.get_data_dtype() == np.uint8 and np.array_equal(np.asarray(kept.dataobj) == 2, drawn == 7)
     np.testing.assert_array_equal(nib.load(tmp_path / "case/FLAIR.nii").get_fdata(dtype=np.float32), scan)
