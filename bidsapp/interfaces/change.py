@@ -102,6 +102,8 @@ class Finished:
 
 def finished_sessions(out_dir: Path, subject: str) -> list[Finished]:
     """Sessions of a subject that have a record, by label (numbers by their value)."""
+    from bidsapp.measure.cohort import natural
+
     found = []
     for path in sorted((out_dir / f"sub-{subject}").glob(f"ses-*/anat/sub-{subject}_ses-*_provenance.json")):
         try:
@@ -110,7 +112,7 @@ def finished_sessions(out_dir: Path, subject: str) -> list[Finished]:
             continue
         if isinstance(record, dict) and record.get("session") and isinstance(record.get("outputs"), dict):
             found.append(Finished(out_dir, path, record))
-    return sorted(found, key=lambda one: _natural(one.record["session"]))
+    return sorted(found, key=lambda one: natural(one.record["session"]))
 
 
 def in_order(sessions: Sequence[Finished], dates: Mapping[str, Any]) -> list[Finished]:
@@ -529,10 +531,3 @@ def _write_rows(
     known = KEY_COLUMNS | dict(dictionary)
     bids.write_json(sidecar, {column: dict(known[column]) for column in columns})
     yield from (table, sidecar)
-
-
-def _natural(label: str) -> tuple[Any, ...]:
-    """Sorting key: 2 before 10, and labels of letters by the alphabet."""
-    import re
-
-    return tuple((0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.findall(r"\d+|\D+", label))

@@ -222,14 +222,15 @@ def order_sessions(frame: pd.DataFrame) -> np.ndarray:
     Parameters
     ----------
     frame : DataFrame
-        With the key columns, and perhaps ``time`` in numbers. Subjects with a session of unknown time go by the labels.
+        With ``participant_id``, perhaps ``session_id``, and perhaps ``time`` in numbers. Subjects with a session of unknown time go by the labels.
 
     Returns
     -------
     ndarray of int
     """
-    labels = sorted(frame["session_id"].dropna().unique(), key=natural)
-    rank = frame["session_id"].map({label: place for place, label in enumerate(labels)}).fillna(-1).astype(float)
+    sessions = frame["session_id"] if "session_id" in frame else pd.Series(np.nan, frame.index)
+    labels = sorted(sessions.dropna().unique(), key=natural)
+    rank = sessions.map({label: place for place, label in enumerate(labels)}).fillna(-1).astype(float)
     subject = frame["participant_id"].astype(str)
     time = pd.Series(0.0, frame.index)
     if "time" in frame and pd.api.types.is_numeric_dtype(frame["time"]):

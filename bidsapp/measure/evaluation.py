@@ -18,7 +18,7 @@ import pandas as pd
 from scipy import ndimage, stats
 
 from bidsapp.measure.agreement import Lesions, agreement, at_least, lesions_of
-from bidsapp.measure.statistics import MINIMUM_COMPARED, compare_groups, paired
+from bidsapp.measure.comparisons import MINIMUM_COMPARED, compare_groups, paired
 
 #: Borders of the classes of lesion volumes (mm3): decades, since volumes spread over orders of magnitude. 10 mm3 is a
 #: ball of 2.7 mm: smaller ones lie below the 3 mm that a lesion of multiple sclerosis has by convention (Filippi et al.

@@ -1,4 +1,4 @@
-"""Statistics of a cohort: linear, mixed, two-part and count models, their checks, and comparisons of two groups.
+"""Statistics of a cohort: linear, mixed, two-part and count models, and their checks.
 
 Which model an outcome gets, and why:
 
@@ -26,6 +26,7 @@ import numpy as np
 import pandas as pd
 from scipy import linalg, optimize, stats
 
+from bidsapp.measure.cohort import order_sessions
 from bidsapp.measure.formula import FUNCTIONS, Formula
 from bidsapp.measure.separation import separating_terms
 
@@ -48,10 +49,6 @@ LESION_VOLUMES = (
     "periventricular", "juxtacortical", "infratentorial", "deep_white_matter", "deep_gray_matter",
     "new", "growth", "shrinkage", "resolved",
 )  # fmt: skip
-#: Differences up to which the signed-rank test of tied ones goes through all signs.
-EXACT_RANKS = 13
-#: Subjects in each group, or pairs of sessions, for a comparison.
-MINIMUM_COMPARED = 3
 
 TERM_COLUMNS = [
     "formula", "outcome", "part", "method", "term", "estimate", "ci_low", "ci_high", "estimate_kind", "unit",
@@ -218,7 +215,7 @@ def _design(formula: Formula, frame: pd.DataFrame) -> tuple[_Data | None, list[s
 
     needed = list(formula.variables)
     columns = [*dict.fromkeys([*needed, "participant_id"])]
-    complete = frame[columns].iloc[_order(frame)].replace([np.inf, -np.inf], np.nan)
+    complete = frame[columns].iloc[order_sessions(frame)].replace([np.inf, -np.inf], np.nan)
     whole = complete.notna().all(axis=1)
     notes = _left_out(complete, whole, needed)
     used = complete[whole].copy()
@@ -752,148 +749,3 @@ def plain_term(name: str) -> str:
         base = next(text for text in match.groups()[:3] if text is not None)
         parts.append(f"{base} = {match[4]}" if match[4] is not None else base)
     return " : ".join(parts)
-
-
-# --- two groups, two sessions ----------------------------------------------------------------------------------------
-
-
-def _order(frame: pd.DataFrame) -> np.ndarray:
-    """Rows by time, as far as it is known, then by the session's label with digits as numbers (ses-2 before ses-10)."""
-    labels = frame["session_id"].astype(object).fillna("").map(str)
-    rank = {label: place for place, label in enumerate(sorted(labels.unique(), key=_natural))}
-    keys = [labels.map(rank).to_numpy()]
-    if _has_time(frame):
-        keys.append(frame["time"].to_numpy(float))  # n/a comes last
-    return np.lexsort(keys)
-
-
-def _has_time(frame: pd.DataFrame) -> bool:
-    return "time" in frame and pd.api.types.is_numeric_dtype(frame["time"]) and bool(frame["time"].notna().any())
-
-
-def _natural(label: str) -> list[tuple[int, str]]:
-    """Digits by their value, text by its letters."""
-    return [(int(digits or -1), text) for digits, text in re.findall(r"(\d+)|(\D+)", label)]
-
-
-def compare_groups(frame: pd.DataFrame, factor: str, measures: Sequence[str]) -> pd.DataFrame:
-    """Every level of a factor against the first, measure by measure: Welch's t test beside Wilcoxon's rank-sum test.
-
-    Unadjusted, a subject's first session only, so that subjects are independent.
-
-    Parameters
-    ----------
-    frame : DataFrame
-        From `formula.model_frame`.
-    factor : str
-        A categorical column.
-    measures : sequence of str
-
-    Returns
-    -------
-    DataFrame
-        A row per level and measure. Columns: comparison, column, n, reference_n, mean, reference_mean, median,
-        reference_median, difference with its interval (Welch 1947), t, p_t, p_rank (exact in small samples without
-        ties), hedges_g (Hedges 1981), q_t and q_rank (Benjamini-Hochberg over the measures of a comparison).
-    """
-    first = frame.iloc[_order(frame)].drop_duplicates("participant_id")
-    levels = list(first[factor].cat.categories)
-    rows = []
-    for level in levels[1:]:
-        for measure in measures:
-            one = first.loc[first[factor] == level, measure].dropna().to_numpy(float)
-            other = first.loc[first[factor] == levels[0], measure].dropna().to_numpy(float)
-            if min(len(one), len(other)) >= MINIMUM_COMPARED and np.ptp(np.r_[one, other]) > 0:
-                rows.append({"comparison": f"{factor}: {level} against {levels[0]}", "column": measure}
-                            | _unpaired(one, other))  # fmt: skip
-    return _with_q(pd.DataFrame(rows))
-
-
-def compare_sessions(frame: pd.DataFrame, measures: Sequence[str]) -> pd.DataFrame:
-    """Last against first session of the same subjects: paired t test beside Wilcoxon's signed-rank test.
-
-    Returns
-    -------
-    DataFrame
-        As `compare_groups`; the reference is the first session, and the effect is Cohen's d of differences (d_z).
-    """
-    order, named = frame.iloc[_order(frame)], "last session against first"
-    if _has_time(frame):
-        # A session of unknown date has no place in the order: it must not become anyone's last.
-        unknown = order["time"].isna().groupby(order["participant_id"]).transform("any")
-        repeated = order["participant_id"].duplicated(keep=False)
-        subjects = order.loc[unknown & repeated, "participant_id"].nunique()
-        order = order[~unknown]
-        named += f" ({subjects} subject{'s' * (subjects > 1)} left out, time n/a)" if subjects else ""
-    else:
-        named += " (in the order of their labels, time n/a)"
-    several = order[order["participant_id"].duplicated(keep=False)]
-    first, last = (several.drop_duplicates("participant_id", keep=which) for which in ("first", "last"))
-    first, last = (part.set_index("participant_id").sort_index() for part in (first, last))
-    rows = []
-    for measure in measures:
-        pairs = pd.DataFrame({"first": first[measure], "last": last[measure]}).dropna().to_numpy(float)
-        change = pairs[:, 1] - pairs[:, 0]
-        if len(pairs) >= MINIMUM_COMPARED and np.ptp(change) > 0:
-            rows.append({"comparison": named, "column": measure} | paired(pairs, change))
-    return _with_q(pd.DataFrame(rows))
-
-
-def _unpaired(one: np.ndarray, other: np.ndarray) -> dict[str, float]:
-    test = stats.ttest_ind(one, other, equal_var=False)
-    interval = test.confidence_interval(0.95)
-    n, m = len(one), len(other)
-    pooled = np.sqrt(((n - 1) * one.var(ddof=1) + (m - 1) * other.var(ddof=1)) / (n + m - 2))
-    difference = one.mean() - other.mean()
-    # The small-sample factor of Hedges 1981, J Educ Stat 6:107.
-    hedges = difference / pooled * (1 - 3 / (4 * (n + m) - 9)) if pooled > 0 else np.nan
-    return _described(one, other) | {
-        "difference": difference, "ci_low": interval.low, "ci_high": interval.high, "t": test.statistic,
-        "df": test.df, "p_t": test.pvalue, "p_rank": stats.mannwhitneyu(one, other).pvalue, "effect_size": hedges,
-        "effect": "Hedges' g", "rank_test": "Wilcoxon rank-sum",
-    }  # fmt: skip
-
-
-def signed_rank(change: np.ndarray) -> float:
-    """Two-sided p-value of Wilcoxon's signed-rank test; differences of zero are left out, as Wilcoxon did.
-
-    Exact in samples of up to `EXACT_RANKS` differences, ties or not (all 2^n signs), and up to 50 without ties; else
-    the normal approximation. NaN without any difference.
-    """
-    change = change[change != 0]
-    if not len(change):
-        return np.nan
-    tied = len(np.unique(np.abs(change))) < len(change)
-    method = stats.PermutationMethod(n_resamples=np.inf) if tied and len(change) <= EXACT_RANKS else "auto"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of ties in larger samples
-        return float(stats.wilcoxon(change, method=method).pvalue)
-
-
-def paired(pairs: np.ndarray, change: np.ndarray) -> dict[str, float]:
-    """Second against first of each pair, shape (n, 2), and their differences: paired t test and signed-rank test."""
-    test = stats.ttest_rel(pairs[:, 1], pairs[:, 0])
-    interval = test.confidence_interval(0.95)
-    rank = signed_rank(change)
-    return _described(pairs[:, 1], pairs[:, 0]) | {
-        "difference": change.mean(), "ci_low": interval.low, "ci_high": interval.high, "t": test.statistic,
-        "df": test.df, "p_t": test.pvalue, "p_rank": rank, "effect_size": change.mean() / change.std(ddof=1),
-        "effect": "Cohen's d of the changes", "rank_test": "Wilcoxon signed-rank",
-    }  # fmt: skip
-
-
-def _described(one: np.ndarray, other: np.ndarray) -> dict[str, float]:
-    return {
-        "n": len(one), "reference_n": len(other), "mean": one.mean(), "reference_mean": other.mean(),
-        "median": float(np.median(one)), "reference_median": float(np.median(other)),
-    }  # fmt: skip
-
-
-def _with_q(table: pd.DataFrame) -> pd.DataFrame:
-    if table.empty:
-        return table
-    for kind in ("t", "rank"):
-        table[f"q_{kind}"] = np.nan
-        for rows in table.groupby("comparison", sort=False).groups.values():
-            table.loc[rows, f"q_{kind}"] = stats.false_discovery_control(table.loc[rows, f"p_{kind}"].to_numpy(float))
-    return table

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bidsapp.measure import cohort, formula, harmonize, normative, statistics
+from bidsapp.measure import cohort, comparisons, formula, harmonize, normative, statistics
 from bidsapp.measure.formula import Design, Formula, FormulaError
 from bidsapp.measure.harmonize import HarmonizationError, Harmonized
 from bidsapp.measure.statistics import Fit
@@ -152,11 +152,11 @@ def analyse(
     fits = _fit_all([(frame, short), (intervals, changed)], design, options.models)
     notes += _without_site(fits, harmonized)
     group = design.group
-    found = [statistics.compare_groups(frame, group, short)] if group else []
+    found = [comparisons.compare_groups(frame, group, short)] if group else []
     if group and len(intervals):
-        found.append(statistics.compare_groups(intervals, group, changed))
+        found.append(comparisons.compare_groups(intervals, group, changed))
     if frame["participant_id"].duplicated().any():
-        found.append(statistics.compare_sessions(frame, short))
+        found.append(comparisons.compare_sessions(frame, short))
     found = [table for table in found if len(table)]
     single, about_lesions = _single_lesions(sessions)
     result = Analysis(

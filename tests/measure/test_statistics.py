@@ -9,7 +9,7 @@ import statsmodels.api as sm
 from scipy import stats
 from statsmodels.regression.mixed_linear_model import MixedLM
 
-from bidsapp.measure import formula, statistics
+from bidsapp.measure import comparisons, formula, statistics
 
 # Potthoff and Roy 1964 (Biometrika 51:313): pituitary to pterygomaxillary fissure, mm, at ages 8, 10, 12, 14.
 ORTHODONT = {
@@ -186,14 +186,14 @@ def test_fdr_gives_the_example_of_benjamini_and_hochberg():
 def test_groups_and_sessions_give_the_values_of_r_on_students_sleep_data():
     # Student 1908, R's data(sleep): t.test and wilcox.test.
     extra = [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0, 1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4]
-    groups = statistics.compare_groups(frame_of(y=extra, group=["1"] * 10 + ["2"] * 10), "group", ["y"]).iloc[0]
+    groups = comparisons.compare_groups(frame_of(y=extra, group=["1"] * 10 + ["2"] * 10), "group", ["y"]).iloc[0]
     assert (groups["t"], groups["df"], groups["p_t"]) == pytest.approx((1.8608, 17.776, 0.07939), rel=1e-4)
     assert (groups["ci_low"], groups["ci_high"]) == pytest.approx((-0.2054832, 3.3654832), abs=1e-6)
     assert groups["p_rank"] == pytest.approx(0.06933, abs=1e-5)
     both = frame_of(y=extra)
     both["participant_id"] = [f"sub-{i}" for i in range(10)] * 2
     both["session_id"] = ["ses-1"] * 10 + ["ses-2"] * 10
-    pair = statistics.compare_sessions(both, ["y"]).iloc[0]
+    pair = comparisons.compare_sessions(both, ["y"]).iloc[0]
     assert (pair["t"], pair["df"], pair["p_t"]) == pytest.approx((4.0621, 9, 0.002833), rel=1e-4)
     assert (pair["ci_low"], pair["ci_high"]) == pytest.approx((0.7001142, 2.4598858), abs=1e-6)
     assert pair["p_rank"] == pytest.approx(2 / 2**9)  # exact: the nine changes that are not zero are all positive
@@ -406,12 +406,12 @@ def test_sessions_are_compared_in_the_order_of_time_or_of_their_numbers(rng):
     frame = several(frame_of(y=y, group=["a"] * 12 + ["b"] * 12), 2)
     frame["session_id"] = ["ses-2", "ses-10"] * 12
     frame = frame.sort_values(["participant_id", "session_id"])
-    row = statistics.compare_sessions(frame, ["y"]).iloc[0]
+    row = comparisons.compare_sessions(frame, ["y"]).iloc[0]
     assert row["difference"] == pytest.approx(loss.mean()) and "in the order of their labels" in row["comparison"]
-    assert statistics.compare_groups(frame.assign(y=frame["y"] + loss[0]), "group", ["y"]).empty  # all 600 at first
+    assert comparisons.compare_groups(frame.assign(y=frame["y"] + loss[0]), "group", ["y"]).empty  # all 600 at first
     # ses-10 came first; of the first subject one date is not known, and neither session may be called the last.
     frame["time"] = np.where(frame["session_id"] == "ses-10", 0.0, 1.0)
     frame.loc[0, "time"] = np.nan
-    row = statistics.compare_sessions(frame, ["y"]).iloc[0]
+    row = comparisons.compare_sessions(frame, ["y"]).iloc[0]
     assert row["n"] == 11 and row["difference"] == pytest.approx(-loss[1:].mean())
     assert row["comparison"] == "last session against first (1 subject left out, time n/a)"

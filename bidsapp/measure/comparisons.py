@@ -1,0 +1,144 @@
+"""Two groups, two sessions, or two predictions: a test of means beside one of ranks, and the size of the difference."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from bidsapp.measure.cohort import order_sessions
+
+#: Differences up to which the signed-rank test of tied ones goes through all signs.
+EXACT_RANKS = 13
+#: Subjects in each group, or pairs of sessions, for a comparison.
+MINIMUM_COMPARED = 3
+
+
+def compare_groups(frame: pd.DataFrame, factor: str, measures: Sequence[str]) -> pd.DataFrame:
+    """Every level of a factor against the first, measure by measure: Welch's t test beside Wilcoxon's rank-sum test.
+
+    Unadjusted, a subject's first session only, so that subjects are independent.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        From `formula.model_frame`.
+    factor : str
+        A categorical column.
+    measures : sequence of str
+
+    Returns
+    -------
+    DataFrame
+        A row per level and measure. Columns: comparison, column, n, reference_n, mean, reference_mean, median,
+        reference_median, difference with its interval (Welch 1947), t, p_t, p_rank (exact in small samples without
+        ties), hedges_g (Hedges 1981), q_t and q_rank (Benjamini-Hochberg over the measures of a comparison).
+    """
+    first = frame.iloc[order_sessions(frame)].drop_duplicates("participant_id")
+    levels = list(first[factor].cat.categories)
+    rows = []
+    for level in levels[1:]:
+        for measure in measures:
+            one = first.loc[first[factor] == level, measure].dropna().to_numpy(float)
+            other = first.loc[first[factor] == levels[0], measure].dropna().to_numpy(float)
+            if min(len(one), len(other)) >= MINIMUM_COMPARED and np.ptp(np.r_[one, other]) > 0:
+                rows.append({"comparison": f"{factor}: {level} against {levels[0]}", "column": measure}
+                            | _unpaired(one, other))  # fmt: skip
+    return _with_q(pd.DataFrame(rows))
+
+
+def compare_sessions(frame: pd.DataFrame, measures: Sequence[str]) -> pd.DataFrame:
+    """Last against first session of the same subjects: paired t test beside Wilcoxon's signed-rank test.
+
+    Returns
+    -------
+    DataFrame
+        As `compare_groups`; the reference is the first session, and the effect is Cohen's d of differences (d_z).
+    """
+    order, named = frame.iloc[order_sessions(frame)], "last session against first"
+    if _has_time(frame):
+        # A session of unknown date has no place in the order: it must not become anyone's last.
+        unknown = order["time"].isna().groupby(order["participant_id"]).transform("any")
+        repeated = order["participant_id"].duplicated(keep=False)
+        subjects = order.loc[unknown & repeated, "participant_id"].nunique()
+        order = order[~unknown]
+        named += f" ({subjects} subject{'s' * (subjects > 1)} left out, time n/a)" if subjects else ""
+    else:
+        named += " (in the order of their labels, time n/a)"
+    several = order[order["participant_id"].duplicated(keep=False)]
+    first, last = (several.drop_duplicates("participant_id", keep=which) for which in ("first", "last"))
+    first, last = (part.set_index("participant_id").sort_index() for part in (first, last))
+    rows = []
+    for measure in measures:
+        pairs = pd.DataFrame({"first": first[measure], "last": last[measure]}).dropna().to_numpy(float)
+        change = pairs[:, 1] - pairs[:, 0]
+        if len(pairs) >= MINIMUM_COMPARED and np.ptp(change) > 0:
+            rows.append({"comparison": named, "column": measure} | paired(pairs, change))
+    return _with_q(pd.DataFrame(rows))
+
+
+def _unpaired(one: np.ndarray, other: np.ndarray) -> dict[str, float]:
+    test = stats.ttest_ind(one, other, equal_var=False)
+    interval = test.confidence_interval(0.95)
+    n, m = len(one), len(other)
+    pooled = np.sqrt(((n - 1) * one.var(ddof=1) + (m - 1) * other.var(ddof=1)) / (n + m - 2))
+    difference = one.mean() - other.mean()
+    # The small-sample factor of Hedges 1981, J Educ Stat 6:107.
+    hedges = difference / pooled * (1 - 3 / (4 * (n + m) - 9)) if pooled > 0 else np.nan
+    return _described(one, other) | {
+        "difference": difference, "ci_low": interval.low, "ci_high": interval.high, "t": test.statistic,
+        "df": test.df, "p_t": test.pvalue, "p_rank": stats.mannwhitneyu(one, other).pvalue, "effect_size": hedges,
+        "effect": "Hedges' g", "rank_test": "Wilcoxon rank-sum",
+    }  # fmt: skip
+
+
+def signed_rank(change: np.ndarray) -> float:
+    """Two-sided p-value of Wilcoxon's signed-rank test; differences of zero are left out, as Wilcoxon did.
+
+    Exact in samples of up to `EXACT_RANKS` differences, ties or not (all 2^n signs), and up to 50 without ties; else
+    the normal approximation. NaN without any difference.
+    """
+    change = change[change != 0]
+    if not len(change):
+        return np.nan
+    tied = len(np.unique(np.abs(change))) < len(change)
+    method = stats.PermutationMethod(n_resamples=np.inf) if tied and len(change) <= EXACT_RANKS else "auto"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of ties in larger samples
+        return float(stats.wilcoxon(change, method=method).pvalue)
+
+
+def paired(pairs: np.ndarray, change: np.ndarray) -> dict[str, float]:
+    """Second against first of each pair, shape (n, 2), and their differences: paired t test and signed-rank test."""
+    test = stats.ttest_rel(pairs[:, 1], pairs[:, 0])
+    interval = test.confidence_interval(0.95)
+    rank = signed_rank(change)
+    return _described(pairs[:, 1], pairs[:, 0]) | {
+        "difference": change.mean(), "ci_low": interval.low, "ci_high": interval.high, "t": test.statistic,
+        "df": test.df, "p_t": test.pvalue, "p_rank": rank, "effect_size": change.mean() / change.std(ddof=1),
+        "effect": "Cohen's d of the changes", "rank_test": "Wilcoxon signed-rank",
+    }  # fmt: skip
+
+
+def _described(one: np.ndarray, other: np.ndarray) -> dict[str, float]:
+    return {
+        "n": len(one), "reference_n": len(other), "mean": one.mean(), "reference_mean": other.mean(),
+        "median": float(np.median(one)), "reference_median": float(np.median(other)),
+    }  # fmt: skip
+
+
+def _with_q(table: pd.DataFrame) -> pd.DataFrame:
+    if table.empty:
+        return table
+    for kind in ("t", "rank"):
+        table[f"q_{kind}"] = np.nan
+        for rows in table.groupby("comparison", sort=False).groups.values():
+            table.loc[rows, f"q_{kind}"] = stats.false_discovery_control(table.loc[rows, f"p_{kind}"].to_numpy(float))
+    return table
+
+
+def _has_time(frame: pd.DataFrame) -> bool:
+    return "time" in frame and pd.api.types.is_numeric_dtype(frame["time"]) and bool(frame["time"].notna().any())
