@@ -222,7 +222,8 @@ def order_sessions(frame: pd.DataFrame) -> np.ndarray:
     Parameters
     ----------
     frame : DataFrame
-        With ``participant_id``, perhaps ``session_id``, and perhaps ``time`` in numbers. Subjects with a session of unknown time go by the labels.
+        With ``participant_id``, and perhaps ``session_id`` and ``time`` in numbers. Subjects with a session of
+        unknown time go by the labels.
 
     Returns
     -------
