@@ -48,6 +48,7 @@ def read_card(folder: Path) -> dict[str, Any]:
     path = folder / CARD
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
+        json.dumps(card, ensure_ascii=False).encode()  # half a character, a lone surrogate, is read but never written
     except FileNotFoundError:
         raise InputError(f"{folder}: holds no {CARD}, so this is not a model folder.") from None
     except (OSError, ValueError, RecursionError) as error:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from bidsapp.cards import packaged_lesion_models, read_lesion_model
@@ -185,6 +185,7 @@ def test_lesions_are_of_the_white_matter_unless_they_have_parts_or_the_card_says
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(key=st.sampled_from(KEYS), value=VALUES)
+@example(key="architecture", value="\ud800")
 def test_whatever_stands_in_a_card_there_is_a_clear_error_or_none(
     tmp_path: Path, write_lesion_model: Write, key: str, value: Any
 ) -> None:

@@ -20,6 +20,7 @@ from scipy import ndimage
 from bidsapp import bids
 from bidsapp.config import Config
 from bidsapp.interfaces import change
+from bidsapp.measure import cohort
 from bidsapp.workflows import subject as workflow
 
 SHAPE = (60, 70, 50)
@@ -158,7 +159,7 @@ def test_sessions_go_by_number_or_by_date():
         return change.Finished(Path(), Path(), {"session": label})
 
     labels = ["10", "2", "baseline"]
-    natural = sorted(map(one, labels), key=lambda s: change._natural(s.record["session"]))
+    natural = sorted(map(one, labels), key=lambda s: cohort.natural(s.record["session"]))
     assert [s.record["session"] for s in natural] == ["2", "10", "baseline"]
     dates = {"baseline": datetime(2019, 1, 1), "2": datetime(2020, 1, 1), "10": datetime(2021, 1, 1)}
     assert [s.record["session"] for s in change.in_order(natural, dates)] == ["baseline", "2", "10"]
