@@ -35,7 +35,7 @@ BIDS_VERSION = "1.10.0"
 #: Written files that the BIDS schema does not know (yet).
 IGNORED = (
     "*.html", "logs/", ".work/", ".locks/", "figures", "*_xfm.*", "*_volumes.*", "*_lesions.*", "*_load.*", "*_qc.*",
-    "*_changes.*", "*_lesionchanges.*", "*_provenance.json", "group_*", "evaluation/", "*.tmp",
+    "*_changes.*", "*_lesionchanges.*", "*_provenance.json", "group_*", "evaluation", "*.tmp",
 )  # fmt: skip
 
 

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +11,16 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from bidsapp.bids import collect, has_database, header_problem, missing_labels, sha256, write_json, write_text
+from bidsapp.bids import (
+    collect,
+    has_database,
+    header_problem,
+    missing_labels,
+    sha256,
+    write_dataset_description,
+    write_json,
+    write_text,
+)
 from bidsapp.errors import NotBidsError, NothingSelectedError, UsageError
 
 
@@ -346,3 +357,15 @@ def test_other_folders_need_not_be_readable(root: Path, lock: Callable[[Path], N
     lock(root / "sub-01/ses-a/dwi")
     (session,) = collect(root)
     assert session.contrasts == ("T1w",) and not session.problem
+
+
+def test_what_evaluate_writes_beside_the_results_does_not_trouble_the_validator(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    write_dataset_description(out, tmp_path)
+    for name in ("evaluation.tsv", "evaluation.html", "pictures/a.png", "consensus/sub-01/anat/sub-01_note.txt"):
+        path = out / "evaluation" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("x")
+    validator = Path(sys.executable).parent / "bids-validator-deno"
+    done = subprocess.run([str(validator), "--json", str(out)], capture_output=True, text=True, check=False)
+    assert "evaluation" not in done.stdout
