@@ -30,13 +30,17 @@ class _ScansInput(BaseInterfaceInputSpec):
     use_gpu = traits.Bool(False, usedefault=True, nohash=True)
 
 
+def _all_scans(inputs):
+    """The scans of a node by contrast."""
+    return {name: array(path) for name, path in zip(inputs.contrasts, inputs.in_files, strict=True)}
+
+
 def _scans(inputs):
     """The scans of a node by contrast, but those that show too little of the brain (`image.preprocess.in_view`)."""
     from bidsapp.image.preprocess import LEAST_SHOWN
 
     mask = array(inputs.mask_file) > 0
-    images = {name: array(path) for name, path in zip(inputs.contrasts, inputs.in_files, strict=True)}
-    return {name: image for name, image in images.items() if np.isfinite(image[mask]).mean() >= LEAST_SHOWN}
+    return {name: image for name, image in _all_scans(inputs).items() if np.isfinite(image[mask]).mean() >= LEAST_SHOWN}
 
 
 class _SegmentAllInput(_ScansInput):
@@ -128,7 +132,7 @@ class SegmentByModel(SimpleInterface):
             )
         model = registry.read_whole_lesion_model(about.folder)
         # All scans, however little they show: the model may know no other.
-        images = {name: array(path) for name, path in zip(self.inputs.contrasts, self.inputs.in_files, strict=True)}
+        images = _all_scans(self.inputs)
         mask_image, within, size, found = _see(self.inputs, images, model)
         probability = segment.lesion_probability(found, within, model)
         threshold = about.threshold(self.inputs.contrasts)
