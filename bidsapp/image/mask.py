@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import product
 
 import nibabel as nib
@@ -123,6 +124,30 @@ def largest_piece(mask: np.ndarray) -> np.ndarray:
     return np.asarray(pieces == np.bincount(pieces.ravel())[1:].argmax() + 1)
 
 
+def grown(mask: np.ndarray, millimetres: float, voxel_size_mm: Sequence[float]) -> np.ndarray:
+    """The mask and all within `millimetres` of it.
+
+    Parameters
+    ----------
+    mask : ndarray of bool, shape (X, Y, Z)
+    millimetres : float
+    voxel_size_mm : sequence of float
+
+    Returns
+    -------
+    ndarray of bool, shape (X, Y, Z)
+    """
+    out = np.zeros_like(mask)
+    if mask.any():  # distances are costly, so only where they can matter
+        margins = [int(np.ceil(millimetres / size)) for size in voxel_size_mm]
+        box = tuple(
+            slice(max(0, part.start - margin), part.stop + margin)
+            for part, margin in zip(ndimage.find_objects(mask.astype(np.uint8))[0], margins, strict=True)
+        )
+        out[box] = ndimage.distance_transform_edt(~mask[box], sampling=voxel_size_mm) <= millimetres
+    return out
+
+
 def _largest_filled(mask: np.ndarray) -> np.ndarray:
     return np.asarray(ndimage.binary_fill_holes(largest_piece(mask)))
 
@@ -214,5 +239,4 @@ def _levelled(img: nib.Nifti1Image, start: np.ndarray) -> nib.Nifti1Image:
 
 def _rim(mask: nib.Nifti1Image, margin_mm: float) -> nib.Nifti1Image:
     """The mask and what lies within `margin_mm` of it."""
-    outside = np.asarray(mask.dataobj) == 0
-    return on_grid(ndimage.distance_transform_edt(outside, sampling=voxel_sizes(mask.affine)) <= margin_mm, mask)
+    return on_grid(grown(np.asarray(mask.dataobj) != 0, margin_mm, voxel_sizes(mask.affine)), mask)

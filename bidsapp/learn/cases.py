@@ -18,6 +18,7 @@ from bidsapp.errors import AppError
 from bidsapp.image.drawn import onto_drawn
 from bidsapp.image.grid import on_grid
 from bidsapp.image.itk import read_itk_affine
+from bidsapp.image.mask import grown
 from bidsapp.learn import anatomy, heads, lesion_masks
 from bidsapp.models import segment
 from bidsapp.models.registry import Model
@@ -113,7 +114,7 @@ class Stored:
         mask, size = self.mask()
         if model is not None:
             return mask, segment.shown(mask, size, model), size
-        return mask, segment.grown(mask, segment.SURROUND_MM, size), size
+        return mask, grown(mask, segment.SURROUND_MM, size), size
 
     def labels(self) -> np.ndarray:
         """Classes 0, 1, ... on the work grid."""

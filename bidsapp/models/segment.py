@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,8 +11,8 @@ import torch
 from scipy import ndimage
 
 from bidsapp import cards
-from bidsapp.image.mask import largest_piece
-from bidsapp.labels import CSF, STRUCTURES, TISSUES
+from bidsapp.image.mask import grown, largest_piece
+from bidsapp.labels import CSF, STRUCTURES, TISSUES, Structure
 from bidsapp.measure.lesions import label_lesions
 from bidsapp.models import crf, tiles
 from bidsapp.models.device import or_on_cpu
@@ -333,17 +333,19 @@ def read_classes(found: NetworkResult, mask: np.ndarray) -> Reading:
     brain[found.box] = _closed(largest_piece((background < 0.5) & mask[found.box])) & mask[found.box]
     inside = brain[found.box]
     tissues = np.zeros((len(TISSUES), *mask.shape), np.float32)
-    by_name = _without_lesions(found)
-    by_name[EXTRA_AXIAL] += background  # what the network calls background within the mask: a hole, a rim
-    for structure in STRUCTURES:
-        tissues[(TISSUES.index(structure.tissue), *found.box)] += by_name[structure.name]
     part = tissues[(slice(None), *found.box)]
+    likeliest, best = np.zeros(background.shape, np.uint8), np.full(background.shape, -1, np.float32)
+    for structure, share in _without_lesions(found):
+        if structure.name == EXTRA_AXIAL:
+            share += background  # what the network calls background within the mask: a hole, a rim
+        part[TISSUES.index(structure.tissue)] += share
+        better = share > best
+        likeliest[better] = structure.left
+        np.maximum(best, share, out=best)
     part /= part.sum(0)
     part *= inside
-    indices = np.array([structure.left for structure in STRUCTURES], np.uint8)
-    names = [structure.name for structure in STRUCTURES]
     labels = np.zeros(mask.shape, np.uint8)
-    labels[found.box] = indices[np.argmax(np.stack([by_name[name] for name in names]), 0)] * inside
+    labels[found.box] = likeliest * inside
     probability = np.zeros(mask.shape, np.float32)
     probability[found.box] = lesion * inside
     return Reading(brain, tissues, labels, probability)
@@ -356,18 +358,21 @@ def _closed(mask: np.ndarray) -> np.ndarray:
     return ndimage.binary_fill_holes(closed)[(slice(BRAIN_CLOSING, -BRAIN_CLOSING),) * 3]
 
 
-def _without_lesions(found: NetworkResult) -> dict[str, np.ndarray]:
-    """Probability of each structure, had there been no lesions: a lesion lies in one that is no fluid.
+def _without_lesions(found: NetworkResult) -> Iterator[tuple[Structure, np.ndarray]]:
+    """Each structure and its probability, had there been no lesions: a lesion lies in one that is no fluid.
 
-    P(structure) + P(lesion) * P(structure | not fluid), the latter white matter where nothing is known.
+    P(structure) + P(lesion) * P(structure | not fluid), the latter white matter where nothing is known. One after the
+    other: all of them together are as large as all that the network says.
     """
-    by_name = dict(zip(found.classes[1:-1], found.probability[1:-1].copy(), strict=True))
-    lesion, hosts = found.probability[-1], [s.name for s in STRUCTURES if s.tissue != CSF]
-    by_name[WHITE_MATTER] += 1e-6
-    factor = 1 + lesion / sum(by_name[name] for name in hosts)
-    for name in hosts:
-        by_name[name] *= factor
-    return by_name
+    lesion = found.probability[-1]
+
+    def said(structure: Structure) -> np.ndarray:
+        share = found.probability[found.classes.index(structure.name)]
+        return share + np.float32(1e-6) if structure.name == WHITE_MATTER else share
+
+    factor = 1 + lesion / sum(said(structure) for structure in STRUCTURES if structure.tissue != CSF)
+    for structure in STRUCTURES:
+        yield structure, said(structure) * (factor if structure.tissue != CSF else 1)
 
 
 def lesion_mask(
@@ -394,8 +399,3 @@ def lesion_mask(
         peak = probability[box][labels[box] == number].max()
         keep.append(max(sides) >= SHORTEST_LESION_MM - ROUNDING_MM and peak > seed)
     return np.asarray(keep)[labels]
-
-
-def grown(mask: np.ndarray, millimetres: float, voxel_size_mm: tuple[float, float, float]) -> np.ndarray:
-    """The mask and all within `millimetres` of it."""
-    return np.asarray(ndimage.distance_transform_edt(~mask, sampling=voxel_size_mm) <= millimetres)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from bidsapp.image.mask import grown
 from bidsapp.labels import CSF, GM, STRUCTURES, TISSUES, WM
 from bidsapp.models import segment, tiles
 from bidsapp.models.registry import Model
@@ -102,7 +103,7 @@ def test_what_a_scan_does_not_show_is_neither_signal_nor_counted(head: Any, mode
 def test_more_than_the_brain_may_be_shown_but_does_not_scale(head: Any, model: Model) -> None:
     images, mask = head
     images["FLAIR"][~mask] = 1000
-    within = segment.grown(mask, 2.0, (1.0, 1.0, 2.0))
+    within = grown(mask, 2.0, (1.0, 1.0, 2.0))
     box = tiles.box_of_tiles(within, model)
     assert within.sum() > mask.sum() and not within[0, 0, 0]
     assert within[1, 10, 30] and not within[0, 10, 30]  # 2 mm from the mask, and 3

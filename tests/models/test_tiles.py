@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from bidsapp.image.mask import grown
 from bidsapp.models import segment, tiles
 from bidsapp.models.patchwise import TwoPathway, TwoPathwayConfig
 from bidsapp.models.registry import Model
@@ -144,7 +145,7 @@ def test_cascade_asks_the_second_model_only_where_the_first_found_something(head
     first, second = model(Spread(), 6), Says(0.3)
     alone = run(head, first)
     both = run(head, model(second, 30, first, cascade={"propose_above": 0.5, "grow_mm": 2.0}))
-    near = segment.grown(alone > 0.5, 2.0, (1.0, 1.0, 1.0)) & mask
+    near = grown(alone > 0.5, 2.0, (1.0, 1.0, 1.0)) & mask
     assert 100 < near.sum() < 0.1 * mask.sum()
     np.testing.assert_allclose(both[near], 0.3, atol=1e-5)
     np.testing.assert_allclose(both[~near & mask], alone[~near & mask], atol=1e-5)
