@@ -116,7 +116,7 @@ def _parser() -> Parser:
     add("--lesion-model", default="consensus", metavar="NAME|FOLDER",
         help=", ".join((*config.LESION_MODELS, *cards.packaged_lesion_models()))
         + ", or the folder of a model that 'bidsapp train' wrote")  # fmt: skip
-    add("--tta", action="store_true", help="the network also sees the mirror image: slower, a little steadier")
+    add("--tta", action=argparse.BooleanOptionalAction, default=True, help="the network also sees the mirror image")
     add("--normalization", default="zscore", metavar="NAME", help=", ".join(config.NORMALIZATIONS))
     add("--denoise", action="store_true", help="non-local means before the segmentation")
     add("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or cuda:N")
@@ -197,6 +197,8 @@ def _as_arguments(action: argparse.Action, value: Any) -> list[str]:
     if value is None:
         return []
     if action.nargs == 0:
+        if isinstance(action, argparse.BooleanOptionalAction) and isinstance(value, bool):
+            return [option if value else option.replace("--", "--no-", 1)]
         if isinstance(value, bool) or (action.dest == "verbose" and isinstance(value, int)):
             return [option] * int(value)
         raise UsageError(f"{option} is on (true) or off (false), not {value!r}.")

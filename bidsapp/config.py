@@ -49,7 +49,7 @@ class Config:
     brain_extraction: str = "auto"
     tissue_model: str = "consensus"
     lesion_model: str = "consensus"
-    tta: bool = False
+    tta: bool = True
     normalization: str = "zscore"
     denoise: bool = False
     output_spaces: tuple[str, ...] = OUTPUT_SPACES

@@ -267,13 +267,18 @@ def label_lesions(mask: np.ndarray, *, minimum_voxels: int = 1) -> tuple[np.ndar
         Voxels of each lesion, in the order of their numbers.
     """
     mask = _three_dimensional(mask)
-    found, count = ndimage.label(mask, structure=CONNECTIVITY_26)
+    labels = np.zeros(mask.shape, np.int32)
+    boxes = ndimage.find_objects(mask.view(np.uint8))  # of all lesions together, a small part of a head
+    if not boxes:
+        return labels, np.zeros(0, np.int64)
+    found, count = ndimage.label(mask[boxes[0]], structure=CONNECTIVITY_26)
     sizes = np.bincount(found.ravel(), minlength=count + 1)[1:]
     order = np.argsort(-sizes, kind="stable")
     order = order[sizes[order] >= minimum_voxels]
     renumber = np.zeros(count + 1, dtype=np.int32)
     renumber[order + 1] = np.arange(1, len(order) + 1)
-    return renumber[found], sizes[order]
+    labels[boxes[0]] = renumber[found]
+    return labels, sizes[order]
 
 
 def lesion_table(

@@ -393,9 +393,10 @@ def lesion_mask(
     ndarray of bool, shape (X, Y, Z)
     """
     labels, _ = label_lesions(probability > threshold)
-    keep = [False]
+    lesions = np.zeros(labels.shape, bool)
     for number, box in enumerate(ndimage.find_objects(labels), 1):
         sides = [(s.stop - s.start) * size for s, size in zip(box, voxel_size_mm, strict=True)]
-        peak = probability[box][labels[box] == number].max()
-        keep.append(max(sides) >= SHORTEST_LESION_MM - ROUNDING_MM and peak > seed)
-    return np.asarray(keep)[labels]
+        lesion = labels[box] == number
+        if max(sides) >= SHORTEST_LESION_MM - ROUNDING_MM and probability[box][lesion].max() > seed:
+            lesions[box] |= lesion
+    return lesions
