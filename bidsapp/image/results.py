@@ -7,7 +7,7 @@ from itertools import product
 
 import nibabel as nib
 import numpy as np
-from nibabel.affines import apply_affine
+from nibabel.affines import apply_affine, voxel_sizes
 from scipy import ndimage
 
 from bidsapp.image.grid import average_onto, labels_onto, on_grid
@@ -16,6 +16,9 @@ from bidsapp.image.mask import largest_piece
 from bidsapp.image.register import Resampler
 from bidsapp.image.save import as_probability
 from bidsapp.labels import CSF, EXTRA_AXIAL_CSF, LESION, PARENCHYMA, STRUCTURE_LESION, STRUCTURES, TISSUES
+
+#: The smallest lesion of the models is a row of three voxels of 1 mm; what is less on another grid was cut off by it.
+SMALLEST_LESION_MM3 = 3.0
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,7 @@ def lesions_on_scan(
     lesions = [_as_float(img) for img in (found.lesion_mask, found.lesion_probability)]
     some = onto_scan.only(_reached(sum(_array(img) != 0 for img in lesions) > 0, lesions[0].affine, scan_work, matrix))
     mask, probability = (average_onto(some(img), scan) for img in lesions)
-    return on_grid(np.asanyarray(mask.dataobj) >= 0.5, scan), as_probability(probability)
+    return on_grid(_lesions(_array(mask), scan), scan), as_probability(probability)
 
 
 def carry_points(points: np.ndarray, field: nib.Nifti1Image) -> np.ndarray:
@@ -188,7 +191,7 @@ def _assemble(
     found: Segmentation,
     grid: nib.Nifti1Image,
 ) -> Results:
-    lesion = (maps["lesion_mask"] >= 0.5) & mask if "lesion_mask" in maps else None
+    lesion = _lesions(maps["lesion_mask"], grid) & mask if "lesion_mask" in maps else None
     keep = mask if lesion is None else mask & ~lesion
     classes = [maps[label.abbreviation] for label in TISSUES]
     total = np.maximum(sum(classes), 1e-6)
@@ -204,6 +207,19 @@ def _assemble(
         lesion_probability=probability,
         structures=None if structures is None else on_grid(_structures(structures, mask, lesion), grid),
     )
+
+
+def _lesions(share: np.ndarray, grid: nib.Nifti1Image) -> np.ndarray:
+    """Voxels of which half or more is lesion, without fragments (26-connected) that are no lesion by themselves."""
+    lesions = share >= 0.5
+    voxel_mm3 = float(np.prod(voxel_sizes(grid.affine)))
+    for around in ndimage.find_objects(lesions.view(np.uint8)):  # the box of all of them, a small part of a head
+        pieces, _ = ndimage.label(lesions[around], np.ones((3, 3, 3)))
+        for number, box in enumerate(ndimage.find_objects(pieces), 1):
+            piece = pieces[box] == number
+            if piece.sum() * voxel_mm3 < SMALLEST_LESION_MM3 * (1 - 1e-3):  # the header's digits
+                lesions[around][box] &= ~piece
+    return lesions
 
 
 def _structures(structures: nib.Nifti1Image, mask: np.ndarray, lesion: np.ndarray | None) -> np.ndarray:

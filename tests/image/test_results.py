@@ -152,6 +152,22 @@ def test_sides_are_those_of_the_template(found: Segmentation) -> None:
     assert {10, 49} <= set(sided[2:14, 5, 8].tolist()) and (sided[2:14, 6, 8] == 14).all()
 
 
+def test_fragments_of_lesions_are_dropped(found: Segmentation) -> None:
+    """On voxels of 1 x 1 x 2 mm: 2 mm3 of the work grid's lesion are dropped, 4 mm3 stay, on this scan and another."""
+    affine = found.mask.affine.copy()
+    affine[:3, 2] *= 2
+    fine = nib.Nifti1Image(np.zeros((16, 18, 15), np.float32), affine)
+    fine.affine[:3, 3] += 0.5 * found.mask.affine[:3, 2]
+    lesion = np.asarray(found.lesion_mask.dataobj).copy()
+    lesion[7, 5, 8:10] = 1  # two voxels of 1 mm, in one of 2 mm
+    lesion[7, 12:14, 8:10] = 1  # four, in two
+    few = dataclasses.replace(found, lesion_mask=on_grid(lesion, found.mask))
+    for out in (on_native(few, fine).lesion_mask, lesions_on_scan(few, fine, work_image(fine), np.eye(4))[0]):
+        out = np.asarray(out.dataobj) > 0
+        assert not out[7, 5].any() and out[7, 12:14, 4].all()
+        assert out.sum() == 2 * 2 * 3 + 2
+
+
 def test_specks_off_the_mask_are_dropped(found: Segmentation, scan: nib.Nifti1Image) -> None:
     """A column of 1 x 1 x 3 mm (a voxel of the scan) two voxels from the mask."""
     mask = np.asarray(found.mask.dataobj).copy()
