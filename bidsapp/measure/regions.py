@@ -28,8 +28,9 @@ ROUNDING_MM = 0.05
 #: one voxel along the scan's finest axis. Of one voxel in touch the segmentation's noise would decide.
 CORTEX_MM = 1.5
 CONTACT = 0.1
-#: Share of a lesion that must lie in brainstem and cerebellum, deep grey matter, or on one side of the midline.
+#: Share of a lesion that must lie in brainstem and cerebellum, deep grey matter, or what a scan shows ...
 MOSTLY = 0.5
+#: ... or on one side of the midline.
 ONE_SIDED = 0.8
 
 #: Structures of `labels.STRUCTURES` that make up each part.
@@ -288,7 +289,7 @@ def intensities(
         Lesions numbered from 1 to `count`.
     count : int
     images : mapping of str to ndarray
-        Bias-corrected scans by contrast on the grid of `labels`, in any linear scale.
+        Bias-corrected scans by contrast on the grid of `labels`, in any linear scale; 0 outside their field of view.
     tissues : Tissues
 
     Returns
@@ -296,28 +297,46 @@ def intensities(
     dict
         ``t1w_contrast``, ``t2w_contrast``, ``flair_contrast``: mean in the lesion minus the median of the white matter,
         in robust standard deviations (1.4826 times the median absolute deviation) of the white matter, which any
-        linear scaling leaves as it is; NaN where the contrast is missing. ``t1w_hypointense``: "yes" where the mean
-        on T1w is at most the median of gray matter, the usual meaning of a black hole (Sahraian et al. 2010, Acta
-        Neurol Scand 122:1-8), else "no"; "n/a" without T1w or gray matter.
+        linear scaling leaves as it is; NaN where the contrast is missing or does not show the lesion.
+        ``t1w_hypointense``: "yes" where the mean on T1w is at most the median of gray matter, the usual meaning of a
+        black hole (Sahraian et al. 2010, Acta Neurol Scand 122:1-8), else "no"; "n/a" without T1w or gray matter.
     """
-    ids = np.arange(1, count + 1)
     out: dict[str, np.ndarray] = {}
     for contrast in ("T1w", "T2w", "FLAIR"):
         values = np.full(count, np.nan)
-        if contrast in images and tissues.white.any():
-            white = images[contrast][tissues.white]
+        white = _where_shown(images, contrast, tissues.white)
+        if white.size:
             middle = float(np.median(white))
             spread = 1.4826 * float(np.median(np.abs(white - middle)))
             if spread > 0:
-                values = (np.asarray(ndimage.mean(images[contrast], labels, ids)) - middle) / spread
+                values = (_means(images[contrast], labels, count) - middle) / spread
         out[f"{contrast.lower()}_contrast"] = values
     dark = np.full(count, "n/a", dtype=object)
-    if "T1w" in images and tissues.gray is not None and tissues.gray.any():
-        limit = float(np.median(images["T1w"][tissues.gray]))
-        means = np.asarray(ndimage.mean(images["T1w"], labels, ids))
-        dark = np.where(means <= limit, "yes", "no").astype(object)
+    gray = _where_shown(images, "T1w", tissues.gray)
+    if gray.size:
+        means = _means(images["T1w"], labels, count)
+        dark = np.where(means <= np.median(gray), "yes", "no").astype(object)
+        dark[np.isnan(means)] = "n/a"
     out["t1w_hypointense"] = dark
     return out
+
+
+def _where_shown(images: Mapping[str, np.ndarray], contrast: str, where: np.ndarray | None) -> np.ndarray:
+    """A contrast's values in a tissue, as far as it shows it; none without the one or the other."""
+    if contrast not in images or where is None:
+        return np.zeros(0)
+    values = images[contrast][where]
+    return values[values != 0]
+
+
+def _means(image: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:
+    """Mean of each lesion; NaN where most of it lies outside what the scan shows."""
+    inside = labels > 0
+    number, values = labels[inside], image[inside].astype(float)
+    shown = np.bincount(number[values != 0], minlength=count + 1)[1:]
+    total = np.bincount(number, values, minlength=count + 1)[1:]
+    most = shown >= MOSTLY * np.bincount(number, minlength=count + 1)[1:]
+    return np.divide(total, shown, out=np.full(count, np.nan), where=most & (shown > 0))
 
 
 def _distance(mask: np.ndarray, voxel_size_mm: Sequence[float]) -> np.ndarray:

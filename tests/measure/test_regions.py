@@ -158,6 +158,24 @@ def test_brightness_is_in_deviations_of_white_matter_and_of_no_scale(rng):
     assert intensities(labels, 2, {"T1w": t1}, Tissues(white, None))["t1w_hypointense"].tolist() == ["n/a", "n/a"]
 
 
+def test_what_a_scan_does_not_show_has_no_brightness(rng):
+    """A slab: of the first lesion it shows nothing, of the second two of three voxels."""
+    labels = np.zeros(SHAPE, int)
+    labels[5, 5, 5], labels[8:11, 9, 9] = 1, 2
+    white, gray = np.zeros(SHAPE, bool), np.zeros(SHAPE, bool)
+    white[20:30], gray[30:] = True, True
+    t1 = rng.normal(100, 5, SHAPE)
+    t1[gray] -= 30
+    t1[8:11, 9, 9] = 60
+    t1[:9] = 0
+    t1[20:28] = 0  # most of the white matter, too
+    out = intensities(labels, 2, {"T1w": t1}, Tissues(white, gray))
+    assert np.isnan(out["t1w_contrast"][0]) and out["t1w_contrast"][1] == pytest.approx(-8, abs=0.4)
+    assert out["t1w_hypointense"].tolist() == ["n/a", "yes"]
+    t1[20:] = 0
+    assert np.isnan(intensities(labels, 2, {"T1w": t1}, Tissues(white, gray))["t1w_contrast"]).all()
+
+
 def test_white_matter_near_lesions_is_not_normal():
     posteriors = np.zeros((3, *SHAPE), np.float32)
     posteriors[1] = 1
