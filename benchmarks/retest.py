@@ -43,7 +43,8 @@ def main(argv: list[str] | None = None) -> int:
     ]
     table = compare(*(one.iloc[0] for one in tables))
     table.to_csv(args.out / "retest.tsv", sep="\t", float_format="%.2f", index=False)
-    text = as_markdown(table)
+    changes = pd.read_csv(args.out / "sub-01/anat/sub-01_changes.tsv", sep="\t")
+    text = as_markdown(table, brain_change_percent=float(changes["brain_change_percent"].iloc[0]))
     (args.out / "retest.md").write_text(text)
     print(text)
     return int(failed != 0)
@@ -97,14 +98,15 @@ def compare(first: pd.Series, second: pd.Series) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["volume", "visit 1, ml", "visit 2, ml", "difference, %"])
 
 
-def as_markdown(table: pd.DataFrame) -> str:
-    """The table, and the mean and the largest of the structures' differences."""
+def as_markdown(table: pd.DataFrame, *, brain_change_percent: float) -> str:
+    """The table; the mean and the largest of its differences; what the page of changes says of the brain."""
     lines = ["| " + " | ".join(table.columns) + " |", "|" + "---|" * len(table.columns)]
     for name, first, second, percent in table.itertuples(index=False):
         lines.append(f"| {name} | {first:.1f} | {second:.1f} | {'' if np.isnan(percent) else f'{percent:+.1f}'} |")
     known = table["difference, %"].abs().dropna()
     of_all = f"Mean of their sizes {known.mean():.2f} %, largest {known.max():.1f} % ({len(known)} volumes)."
-    return "\n".join([*lines, "", of_all]) + "\n"
+    between = f"The brain's change between the visits, registered half-way: {brain_change_percent:+.2f} %."
+    return "\n".join([*lines, "", of_all, between]) + "\n"
 
 
 if __name__ == "__main__":
