@@ -138,7 +138,8 @@ LESION_COLUMNS: dict[str, dict[str, Any]] = {
     "t1w_contrast": {
         "LongName": "Brightness on T1w against normal-appearing white matter",
         "Description": "Mean over the lesion minus the median of white matter at least 3 mm from any lesion, in robust "
-        "standard deviations (1.4826 times the median absolute deviation) of that white matter.",
+        "standard deviations (1.4826 times the median absolute deviation) of that white matter; n/a where the scan "
+        "does not show the lesion.",
     },
     "t2w_contrast": {
         "LongName": "Brightness on T2w against normal-appearing white matter",
