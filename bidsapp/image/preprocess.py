@@ -112,6 +112,30 @@ def normalize_pair(
     return work_out, mapping.apply(native_out)
 
 
+def only_seen(native: np.ndarray, brain: np.ndarray) -> np.ndarray:
+    """A scan as `normalize_pair` gives it at native resolution, NaN where it shows nothing.
+
+    All that it does not show has one value, that of air, which else no voxel of the brain has twice.
+
+    Parameters
+    ----------
+    native : ndarray, shape (X, Y, Z)
+    brain : ndarray of bool, shape (X, Y, Z)
+
+    Returns
+    -------
+    ndarray, shape (X, Y, Z)
+    """
+    values, counts = np.unique(native[brain], return_counts=True)
+    if not values.size:
+        return native
+    air = values[counts.argmax()]
+    dark = air <= np.percentile(native[brain & (native != air)], 5) if len(values) > 1 else True
+    if counts.max() < (1 - WHOLE) * brain.sum() or not dark:
+        return native
+    return np.where(native == air, np.nan, native)
+
+
 def _mapping(work: nib.Nifti1Image, mask: nib.Nifti1Image, *, method: str, contrast: str, whole: bool) -> IntensityMap:
     """The normalisation; none where a scan shows next to nothing of the brain (it is not used, and told of)."""
     if not whole and np.count_nonzero(mask.dataobj) < LEAST_VOXELS:

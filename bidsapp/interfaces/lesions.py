@@ -29,8 +29,8 @@ def lesion_tables(
     Parameters
     ----------
     files : mapping
-        Results on the native grid by name: ``native_lesion_mask``, ``native_lesion_probability`` and, where there is
-        one, ``native_structures``.
+        Results on the native grid by name: ``native_brain_mask``, ``native_lesion_mask``,
+        ``native_lesion_probability`` and, where there is one, ``native_structures``.
     scans : mapping
         Preprocessed scans on the native grid by contrast.
     to_subject : str
@@ -44,18 +44,20 @@ def lesion_tables(
     compartments : tuple, optional
         Labels of the lesions' compartments, and what they stand for.
     """
+    from bidsapp.image.preprocess import only_seen
     from bidsapp.image.results import carry_points
     from bidsapp.measure import lesions, regions
     from bidsapp.measure.compartments import columns, compartment_row
 
     image = load(files["native_lesion_mask"])
     mask, probability = array(files["native_lesion_mask"], bool), array(files["native_lesion_probability"])
+    brain = array(files["native_brain_mask"], bool)
     edges = [float(edge) for edge in np.linalg.norm(image.affine[:3, :3], axis=0)]
     field = load(to_subject)
     separable = len(posteriors) == 3
     context = lesions.Context(
         anatomy=_anatomy(files, image, field, posteriors, priors, edges),
-        images={contrast: array(path) for contrast, path in scans.items()},
+        images={contrast: only_seen(array(path), brain) for contrast, path in scans.items()},
         tissues=regions.normal_appearing(posteriors, mask, voxel_size_mm=edges, separable=separable),
     )
     table = lesions.lesion_table(

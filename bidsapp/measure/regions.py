@@ -289,7 +289,7 @@ def intensities(
         Lesions numbered from 1 to `count`.
     count : int
     images : mapping of str to ndarray
-        Bias-corrected scans by contrast on the grid of `labels`, in any linear scale; 0 outside their field of view.
+        Bias-corrected scans by contrast on the grid of `labels`, in any linear scale; NaN where they show nothing.
     tissues : Tissues
 
     Returns
@@ -326,15 +326,16 @@ def _where_shown(images: Mapping[str, np.ndarray], contrast: str, where: np.ndar
     if contrast not in images or where is None:
         return np.zeros(0)
     values = images[contrast][where]
-    return values[values != 0]
+    return values[np.isfinite(values)]
 
 
 def _means(image: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:
     """Mean of each lesion; NaN where most of it lies outside what the scan shows."""
     inside = labels > 0
     number, values = labels[inside], image[inside].astype(float)
-    shown = np.bincount(number[values != 0], minlength=count + 1)[1:]
-    total = np.bincount(number, values, minlength=count + 1)[1:]
+    seen = np.isfinite(values)
+    shown = np.bincount(number[seen], minlength=count + 1)[1:]
+    total = np.bincount(number[seen], values[seen], minlength=count + 1)[1:]
     most = shown >= MOSTLY * np.bincount(number, minlength=count + 1)[1:]
     return np.divide(total, shown, out=np.full(count, np.nan), where=most & (shown > 0))
 

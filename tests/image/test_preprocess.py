@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from bidsapp.image.grid import on_grid, work_image
-from bidsapp.image.preprocess import in_view, normalize_pair
+from bidsapp.image.preprocess import in_view, normalize_pair, only_seen
 from bidsapp.image.register import resample
 
 
@@ -84,9 +84,19 @@ def test_intensities_are_those_of_what_a_cut_scan_shows(kept: int, words: str, r
     data = np.asarray(out.dataobj)
     np.testing.assert_array_equal(np.isnan(data), ~seen)
     assert np.isfinite(np.asarray(native.dataobj)).all()
+    brain = np.asarray(mask.dataobj) > 0
+    np.testing.assert_array_equal(np.isnan(only_seen(np.asarray(native.dataobj), brain))[brain], ~seen[brain])
     if kept:
         shown = data[(np.asarray(mask.dataobj) > 0) & seen]
         assert shown.mean() == pytest.approx(0, abs=1e-4) and shown.std() == pytest.approx(1, abs=1e-4)
+
+
+def test_what_a_whole_scan_shows_often_is_seen(rng: np.random.Generator) -> None:
+    """Bytes: every value is there many times, the commonest is no darkest; and a scan of floats."""
+    brain = np.ones((20, 20, 20), bool)
+    for values in (rng.normal(100, 5, brain.shape).round(), rng.normal(0, 1, brain.shape)):
+        assert np.isfinite(only_seen(values, brain)).all()
+    assert np.isfinite(only_seen(np.zeros((2, 2, 2)), np.zeros((2, 2, 2), bool))).all()
 
 
 def test_a_scan_of_the_whole_brain_is_left_as_it_is(scan: nib.Nifti1Image) -> None:

@@ -167,12 +167,12 @@ def test_what_a_scan_does_not_show_has_no_brightness(rng):
     t1 = rng.normal(100, 5, SHAPE)
     t1[gray] -= 30
     t1[8:11, 9, 9] = 60
-    t1[:9] = 0
-    t1[20:28] = 0  # most of the white matter, too
+    t1[:9] = np.nan
+    t1[20:28] = np.nan  # most of the white matter, too
     out = intensities(labels, 2, {"T1w": t1}, Tissues(white, gray))
     assert np.isnan(out["t1w_contrast"][0]) and out["t1w_contrast"][1] == pytest.approx(-8, abs=0.4)
     assert out["t1w_hypointense"].tolist() == ["n/a", "yes"]
-    t1[20:] = 0
+    t1[20:] = np.nan
     assert np.isnan(intensities(labels, 2, {"T1w": t1}, Tissues(white, gray))["t1w_contrast"]).all()
 
 
