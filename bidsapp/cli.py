@@ -116,7 +116,8 @@ def _parser() -> Parser:
     add("--lesion-model", default="consensus", metavar="NAME|FOLDER",
         help=", ".join((*config.LESION_MODELS, *cards.packaged_lesion_models()))
         + ", or the folder of a model that 'bidsapp train' wrote")  # fmt: skip
-    add("--tta", action=argparse.BooleanOptionalAction, default=True, help="the network also sees the mirror image")
+    add("--tta", action=argparse.BooleanOptionalAction, default=True,
+        help="the packaged network also sees the mirror image")  # fmt: skip
     add("--normalization", default="zscore", metavar="NAME", help=", ".join(config.NORMALIZATIONS))
     add("--denoise", action="store_true", help="non-local means before the segmentation")
     add("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or cuda:N")

@@ -44,7 +44,7 @@ def _scans(inputs):
 
 
 class _SegmentAllInput(_ScansInput):
-    tta = traits.Bool(False, usedefault=True, desc="average over mirror images")
+    tta = traits.Bool(True, usedefault=True, desc="average over mirror images")
 
 
 class _SegmentAllOutput(TraitedSpec):
@@ -67,7 +67,7 @@ class SegmentAll(SimpleInterface):
         from bidsapp.models import segment
 
         images = _scans(self.inputs)
-        mask_image, within, size, found = _see(self.inputs, images, segment.packaged())
+        mask_image, within, size, found = _see(self.inputs, images, segment.packaged(), tta=self.inputs.tta)
         seen = segment.read_classes(found, within)
         key = segment.WITH_FLAIR if "FLAIR" in images else segment.WITHOUT_FLAIR
         threshold = segment.packaged().card["lesion_threshold"][key]
@@ -81,7 +81,7 @@ class SegmentAll(SimpleInterface):
         return runtime
 
 
-def _see(inputs, images, model):
+def _see(inputs, images, model, *, tta):
     """Run a network over scans: mask, what it was shown, voxel size, result."""
     from bidsapp.models import segment
 
@@ -95,13 +95,13 @@ def _see(inputs, images, model):
         voxel_size_mm=size,
         within=within,
         device=inputs.device,
-        tta=inputs.tta,
+        tta=tta,
         model=model,
     )
     return mask_image, within, size, found
 
 
-class _SegmentByModelInput(_SegmentAllInput):
+class _SegmentByModelInput(_ScansInput):
     model_dir = Directory(exists=True, mandatory=True, nohash=True)
     model_label = traits.Str(mandatory=True, desc="tells the model from any other: the folder may hold another later")
 
@@ -133,7 +133,7 @@ class SegmentByModel(SimpleInterface):
         model = registry.read_whole_lesion_model(about.folder)
         # All scans, however little they show: the model may know no other.
         images = _all_scans(self.inputs)
-        mask_image, within, size, found = _see(self.inputs, images, model)
+        mask_image, within, size, found = _see(self.inputs, images, model, tta=False)
         probability = segment.lesion_probability(found, within, model)
         threshold = about.threshold(self.inputs.contrasts)
         lesions = segment.lesion_mask(probability, threshold=threshold, voxel_size_mm=size)

@@ -324,8 +324,9 @@ def _own_model_node(
         return None
     names = [name for name in own.channels if name in scans]
     images = merge(workflow, [(scans[name].normalize, "work_out") for name in names], "own_images")
-    options = common | {"contrasts": names, "tta": config.tta}
+    options = common | {"contrasts": names}
     node = _node(
+        # No mirror image: its figures and threshold are of predictions without.
         SegmentByModel(model_dir=str(own.folder), model_label=own.label, **options),
         "own_model",
         size,
