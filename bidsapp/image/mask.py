@@ -1,4 +1,4 @@
-"""Brain masks: of stripped scans, by the template, and cleaning."""
+"""Masks: of brains, by the template and of stripped scans, and their cleaning; lesions as pieces of a mask."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nibabel.affines import apply_affine, voxel_sizes
 from scipy import ndimage, optimize
 
 from bidsapp.image.bias import correct_bias
-from bidsapp.image.grid import on_grid
+from bidsapp.image.grid import bounding_box, on_grid
 from bidsapp.image.itk import Stage, ants_registration, shift
 from bidsapp.image.register import center_of_mass, coarsen, crop, deform, resample, similarity_matrix
 from bidsapp.image.template import CLASS_MEANS, load_template, render_template
@@ -107,6 +107,10 @@ def clean_mask(mask: nib.Nifti1Image) -> nib.Nifti1Image:
     return on_grid(_largest_filled(np.asarray(mask.dataobj) > 0), mask)
 
 
+#: Voxels that share a face, an edge or a corner belong to one lesion.
+CONNECTIVITY_26 = np.ones((3, 3, 3), dtype=bool)
+
+
 def largest_piece(mask: np.ndarray) -> np.ndarray:
     """The largest connected component (faces touch) of a mask; of several alike, the first. Empty if the mask is.
 
@@ -139,13 +143,49 @@ def grown(mask: np.ndarray, millimetres: float, voxel_size_mm: Sequence[float]) 
     """
     out = np.zeros_like(mask)
     if mask.any():  # distances are costly, so only where they can matter
-        margins = [int(np.ceil(millimetres / size)) for size in voxel_size_mm]
-        box = tuple(
-            slice(max(0, part.start - margin), part.stop + margin)
-            for part, margin in zip(ndimage.find_objects(mask.astype(np.uint8))[0], margins, strict=True)
-        )
+        box = bounding_box(mask, margin=int(np.ceil(millimetres / min(voxel_size_mm))))
         out[box] = ndimage.distance_transform_edt(~mask[box], sampling=voxel_size_mm) <= millimetres
     return out
+
+
+def label_lesions(mask: np.ndarray, *, minimum_voxels: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """Number the lesions of a mask, largest first.
+
+    Parameters
+    ----------
+    mask : ndarray, shape (X, Y, Z)
+        Lesion where not zero.
+    minimum_voxels : int
+        Smaller lesions are left out.
+
+    Returns
+    -------
+    labels : ndarray of int32, shape (X, Y, Z)
+        0 outside, else the lesion's number (1 is the largest; equal sizes go by their first voxel).
+    sizes : ndarray of int64, shape (n,)
+        Voxels of each lesion, in the order of their numbers.
+    """
+    mask = binary(mask)
+    labels = np.zeros(mask.shape, np.int32)
+    if not mask.any():
+        return labels, np.zeros(0, np.int64)
+    box = bounding_box(mask, margin=0)  # of all lesions together, a small part of a head
+    found, count = ndimage.label(mask[box], structure=CONNECTIVITY_26)
+    sizes = np.bincount(found.ravel(), minlength=count + 1)[1:]
+    order = np.argsort(-sizes, kind="stable")
+    order = order[sizes[order] >= minimum_voxels]
+    renumber = np.zeros(count + 1, dtype=np.int32)
+    renumber[order + 1] = np.arange(1, len(order) + 1)
+    labels[box] = renumber[found]
+    return labels, sizes[order]
+
+
+def binary(mask: np.ndarray) -> np.ndarray:
+    """A mask of three dimensions as bool: what is above 0; a ValueError for any other array."""
+    mask = np.asarray(mask)
+    if mask.ndim != 3:
+        raise ValueError(f"A mask must have three dimensions, not shape {mask.shape}.")
+    return mask if mask.dtype == bool else mask > 0
 
 
 def _largest_filled(mask: np.ndarray) -> np.ndarray:

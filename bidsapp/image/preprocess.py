@@ -115,7 +115,7 @@ def normalize_pair(
 def only_seen(native: np.ndarray, brain: np.ndarray) -> np.ndarray:
     """A scan as `normalize_pair` gives it at native resolution, NaN where it shows nothing.
 
-    All that it does not show has one value, that of air, which else no voxel of the brain has twice.
+    All that it does not show has one value, that of air: dark, and the commonest in the brain.
 
     Parameters
     ----------
@@ -127,11 +127,11 @@ def only_seen(native: np.ndarray, brain: np.ndarray) -> np.ndarray:
     ndarray, shape (X, Y, Z)
     """
     values, counts = np.unique(native[brain], return_counts=True)
-    if not values.size:
+    if not values.size or counts.max() < (1 - WHOLE) * brain.sum():
         return native
     air = values[counts.argmax()]
-    dark = air <= np.percentile(native[brain & (native != air)], 5) if len(values) > 1 else True
-    if counts.max() < (1 - WHOLE) * brain.sum() or not dark:
+    others = native[brain & (native != air)]
+    if others.size and air > np.percentile(others, 5):
         return native
     return np.where(native == air, np.nan, native)
 

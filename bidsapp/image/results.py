@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from bidsapp.image.grid import average_onto, labels_onto, on_grid
 from bidsapp.image.itk import displacements
-from bidsapp.image.mask import largest_piece
+from bidsapp.image.mask import label_lesions, largest_piece
 from bidsapp.image.register import Resampler
 from bidsapp.image.save import as_probability
 from bidsapp.labels import CSF, EXTRA_AXIAL_CSF, LESION, PARENCHYMA, STRUCTURE_LESION, STRUCTURES, TISSUES
@@ -211,15 +211,9 @@ def _assemble(
 
 def _lesions(share: np.ndarray, grid: nib.Nifti1Image) -> np.ndarray:
     """Voxels of which half or more is lesion, without fragments (26-connected) that are no lesion by themselves."""
-    lesions = share >= 0.5
     voxel_mm3 = float(np.prod(voxel_sizes(grid.affine)))
-    for around in ndimage.find_objects(lesions.view(np.uint8)):  # the box of all of them, a small part of a head
-        pieces, _ = ndimage.label(lesions[around], np.ones((3, 3, 3)))
-        for number, box in enumerate(ndimage.find_objects(pieces), 1):
-            piece = pieces[box] == number
-            if piece.sum() * voxel_mm3 < SMALLEST_LESION_MM3 * (1 - 1e-3):  # the header's digits
-                lesions[around][box] &= ~piece
-    return lesions
+    least = int(np.ceil(SMALLEST_LESION_MM3 * (1 - 1e-3) / voxel_mm3))  # the header's digits are rounded
+    return label_lesions(share >= 0.5, minimum_voxels=least)[0] > 0
 
 
 def _structures(structures: nib.Nifti1Image, mask: np.ndarray, lesion: np.ndarray | None) -> np.ndarray:

@@ -437,7 +437,7 @@ def _lesion_rows(pair: _Pair, found: Any) -> list[dict[str, Any]]:
 
 def _own_lesions(pair: _Pair, which: int, found: Any) -> dict[int, list[int]]:
     """Numbers in the session's table of the lesions that each row is made of."""
-    from bidsapp.measure.lesions import label_lesions
+    from bidsapp.image.mask import label_lesions
 
     one = pair.both[which][0]
     mask = load(one.path("_label-lesion_mask.nii.gz"))

@@ -12,7 +12,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from bidsapp.measure.lesions import label_lesions
+from bidsapp.image.mask import label_lesions
 
 NAN = float("nan")
 

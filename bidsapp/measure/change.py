@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage, sparse
 
+from bidsapp.image.mask import label_lesions
 from bidsapp.labels import CHANGE_GROWTH, CHANGE_LOSS, CHANGE_NEW, CHANGE_RESOLVED, CHANGE_STABLE, CHANGE_UNCONFIRMED
-from bidsapp.measure.lesions import label_lesions
 
 STATUSES = ("new", "enlarging", "stable", "shrinking", "resolved", "unconfirmed", "small")
 

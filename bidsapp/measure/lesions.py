@@ -12,10 +12,8 @@ from scipy import ndimage
 from scipy.spatial import ConvexHull
 from scipy.spatial.distance import pdist
 
+from bidsapp.image.mask import binary, label_lesions
 from bidsapp.measure.regions import REGIONS, Anatomy, Tissues, hemispheres, intensities, locate
-
-#: Voxels that share a face, an edge or a corner belong to one lesion.
-CONNECTIVITY_26 = np.ones((3, 3, 3), dtype=bool)
 
 #: Data dictionary of what the table of volumes and that of loads both say.
 SHARED_LOAD_COLUMNS: dict[str, dict[str, str]] = {
@@ -250,38 +248,6 @@ class Context:
 _CORNERS = np.array(np.meshgrid(*[(-0.5, 0.5)] * 3, indexing="ij")).reshape(3, 8).T
 
 
-def label_lesions(mask: np.ndarray, *, minimum_voxels: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """Number the lesions of a mask, largest first.
-
-    Parameters
-    ----------
-    mask : ndarray, shape (X, Y, Z)
-        Lesion where not zero.
-    minimum_voxels : int
-        Smaller lesions are left out.
-
-    Returns
-    -------
-    labels : ndarray of int32, shape (X, Y, Z)
-        0 outside, else the lesion's number (1 is the largest; equal sizes go by their first voxel).
-    sizes : ndarray of int64, shape (n,)
-        Voxels of each lesion, in the order of their numbers.
-    """
-    mask = _three_dimensional(mask)
-    labels = np.zeros(mask.shape, np.int32)
-    boxes = ndimage.find_objects(mask.view(np.uint8))  # of all lesions together, a small part of a head
-    if not boxes:
-        return labels, np.zeros(0, np.int64)
-    found, count = ndimage.label(mask[boxes[0]], structure=CONNECTIVITY_26)
-    sizes = np.bincount(found.ravel(), minlength=count + 1)[1:]
-    order = np.argsort(-sizes, kind="stable")
-    order = order[sizes[order] >= minimum_voxels]
-    renumber = np.zeros(count + 1, dtype=np.int32)
-    renumber[order + 1] = np.arange(1, len(order) + 1)
-    labels[boxes[0]] = renumber[found]
-    return labels, sizes[order]
-
-
 def lesion_table(
     mask: np.ndarray,
     probability: np.ndarray,
@@ -373,7 +339,7 @@ def load_row(
     load at a threshold t is the volume above t, and for t uniform between 0 and 1 half of all loads lie between those
     at 0.75 and at 0.25. Errors that do not go together would cancel in part: the interval is wide rather than narrow.
     """
-    inside = _three_dimensional(mask)
+    inside = binary(mask)
     sizes = table["volume_mm3"].to_numpy(dtype=float)
     total = float(np.count_nonzero(inside)) * voxel_volume_mm3
     row: dict[str, float | None] = {
@@ -462,10 +428,3 @@ def _row_ends(indices: np.ndarray) -> np.ndarray:
 
 def _to_mm(indices: np.ndarray, affine: np.ndarray) -> np.ndarray:
     return indices @ affine[:3, :3].T + affine[:3, 3]
-
-
-def _three_dimensional(mask: np.ndarray) -> np.ndarray:
-    mask = np.asarray(mask)
-    if mask.ndim != 3:
-        raise ValueError(f"A mask must have three dimensions, not shape {mask.shape}.")
-    return mask if mask.dtype == bool else mask > 0

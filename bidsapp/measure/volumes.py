@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from bidsapp.image.mask import label_lesions
 from bidsapp.labels import EXTRA_AXIAL_CSF, STRUCTURES
-from bidsapp.measure.lesions import SHARED_LOAD_COLUMNS, label_lesions
+from bidsapp.measure.lesions import SHARED_LOAD_COLUMNS
 
 #: Data dictionary of what names the row of a table.
 KEY_COLUMNS: dict[str, dict[str, str]] = {

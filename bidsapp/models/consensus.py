@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from bidsapp.image.mask import label_lesions
 from bidsapp.labels import STRUCTURES
-from bidsapp.measure.lesions import label_lesions
 
 #: A lesion is where the mean of both probabilities exceeds this: half of the Dice coefficient that can be hoped for,
 #: 0.8, is the threshold that gives it (Lipton et al. 2014, doi:10.1007/978-3-662-44851-9_15) ...

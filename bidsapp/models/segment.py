@@ -11,9 +11,8 @@ import torch
 from scipy import ndimage
 
 from bidsapp import cards
-from bidsapp.image.mask import grown, largest_piece
+from bidsapp.image.mask import grown, label_lesions, largest_piece
 from bidsapp.labels import CSF, STRUCTURES, TISSUES, Structure
-from bidsapp.measure.lesions import label_lesions
 from bidsapp.models import crf, tiles
 from bidsapp.models.device import or_on_cpu
 from bidsapp.models.registry import Model, load_model

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import pdist
 
-from bidsapp.measure.lesions import LESION_COLUMNS, label_lesions, lesion_table
+from bidsapp.image.mask import label_lesions
+from bidsapp.measure.lesions import LESION_COLUMNS, lesion_table
 
 SHAPE = (7, 8, 9)
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from bidsapp.image import zones
-from bidsapp.measure.lesions import LOAD_COLUMNS, Context, label_lesions, lesion_table, load_row
+from bidsapp.image.mask import label_lesions
+from bidsapp.measure.lesions import LOAD_COLUMNS, Context, lesion_table, load_row
 from bidsapp.measure.regions import (
     Tissues,
     anatomy_from_structures,
