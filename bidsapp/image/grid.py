@@ -183,7 +183,7 @@ def _scaling(scale: np.ndarray, offset: np.ndarray) -> np.ndarray:
 
 
 def _with_affine(data: np.ndarray, affine: np.ndarray, like: nib.Nifti1Image | None = None) -> nib.Nifti1Image:
-    out = nib.Nifti1Image(np.ascontiguousarray(data), affine)
+    out = nib.Nifti1Image(data, affine)
     sform_code = int(like.header["sform_code"]) if like is not None else 1
     qform_code = int(like.header["qform_code"]) if like is not None else 1
     out.set_sform(affine, sform_code or 1)

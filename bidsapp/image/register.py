@@ -38,16 +38,17 @@ __all__ = [
 REGISTRATION_VOXEL_SIZE_MM = 2.0
 SEARCH_VOXEL_SIZE_MM = 6.0
 #: Voxels around the brain, so that the deformation can fade out.
-FIXED_MARGIN = 5
+FIXED_MARGIN = 3
 #: At 2 mm a twentieth of the voxels tells as much of twelve parameters as a quarter does.
 LINEAR = [
     Stage("Rigid[0.1]", "Mattes", "32,Regular,0.25", "60", "2", "1"),
     Stage("Affine[0.1]", "Mattes", "32,Regular,0.25", "60", "2", "1"),
     Stage("Affine[0.1]", "Mattes", "32,Regular,0.05", "10", "1", "0"),
 ]
-#: Chosen on real scans (`bids_t1_freesurfer`): Mattes at 2 mm carries the priors better, and in a fifth of the time,
-#: than cross-correlation. Twelve and four steps of 0.5 come as far as thirty and six of 0.25 (docs/benchmarks.md).
-SYN = Stage("SyN[0.5,3,0]", "Mattes", "32,Regular,0.5", "12x4", "2x1", "1x0")
+#: Chosen on real scans: Mattes at 2 mm carries the priors better, and in a fifth of the time, than cross-correlation.
+#: Twelve and three steps of 0.6 on all voxels come further than twelve and four of 0.5 on half of them; these as far
+#: as thirty and six of 0.25 (docs/benchmarks.md).
+SYN = Stage("SyN[0.6,3,0]", "Mattes", "32,None", "12x3", "2x1", "1x0")
 #: Axes are parallel where their direction cosines differ by less, 0.001 voxels over a thousand: interpolation is then
 #: separable, an axis after the other, and several times as fast.
 PARALLEL = 1e-6
@@ -296,8 +297,7 @@ class Resampler:
     def _pull(self, data: np.ndarray, affine: np.ndarray, order: int) -> np.ndarray:
         shape = self.grid.shape[:3]
         if self._in_image is None or not np.array_equal(self._in_image[0], affine):
-            points = self._points.moved(np.linalg.inv(affine))
-            self._in_image = (affine, points if self._where is None else points.at(self._where))
+            self._in_image = (affine, self._points.moved(np.linalg.inv(affine), only=self._where))
         out = _pull(data, self._in_image[1], shape, order)
         if self._where is None:
             return out
@@ -316,11 +316,15 @@ class _Points:
     matrix: np.ndarray
     array: np.ndarray | None = None  # (3, i, j, k), or (3, N) for some of the points
 
-    def moved(self, matrix: np.ndarray) -> _Points:
+    def moved(self, matrix: np.ndarray, *, only: np.ndarray | None = None) -> _Points:
+        """All of them, or those of the voxels in a mask alone."""
         if self.array is None:
-            return _Points(matrix @ self.matrix)
-        moved = np.tensordot(matrix[:3, :3].astype(np.float32), self.array, axes=1)
-        return _Points(self.matrix, moved + matrix[:3, 3].astype(np.float32)[:, None, None, None])
+            moved = _Points(matrix @ self.matrix)
+            return moved if only is None else moved._at(only)
+        points = self.array if only is None else self.array[:, only]
+        moved_array = np.tensordot(matrix[:3, :3].astype(np.float32), points, axes=1)
+        moved_array += matrix[:3, 3].astype(np.float32).reshape(3, *[1] * (points.ndim - 1))
+        return _Points(self.matrix, moved_array)
 
     def coordinate(self, axis: int, shape: tuple[int, ...]) -> np.ndarray:
         """One coordinate of every point, broadcast from the three index axes where that suffices."""
@@ -330,8 +334,7 @@ class _Points:
         row = self.matrix[axis]
         return (row[0] * i + row[3]) + row[1] * j + row[2] * k  # added up as scipy does: same bits
 
-    def at(self, where: np.ndarray) -> _Points:
-        """Those of some voxels alone."""
+    def _at(self, where: np.ndarray) -> _Points:
         some = [np.broadcast_to(self.coordinate(axis, where.shape), where.shape)[where] for axis in range(3)]
         return _Points(self.matrix, np.stack(some))
 

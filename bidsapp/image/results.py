@@ -10,7 +10,7 @@ import numpy as np
 from nibabel.affines import apply_affine, voxel_sizes
 from scipy import ndimage
 
-from bidsapp.image.grid import average_onto, labels_onto, on_grid
+from bidsapp.image.grid import average_onto, bounding_box, labels_onto, on_grid
 from bidsapp.image.itk import displacements
 from bidsapp.image.mask import label_lesions, largest_piece
 from bidsapp.image.register import Resampler
@@ -193,16 +193,25 @@ def _assemble(
 ) -> Results:
     lesion = _lesions(maps["lesion_mask"], grid) & mask if "lesion_mask" in maps else None
     keep = mask if lesion is None else mask & ~lesion
-    classes = [maps[label.abbreviation] for label in TISSUES]
-    total = np.maximum(sum(classes), 1e-6)
-    posteriors = np.stack([np.round(np.where(keep, tissue / total, 0), 3) for tissue in classes], axis=-1)
+    posteriors = np.zeros((len(TISSUES), *mask.shape), np.float32)
+    dseg = np.zeros(mask.shape, np.uint8)
+    if mask.any():  # in the brain's box: a third of a head
+        brain = bounding_box(mask, margin=0)
+        classes = [maps[label.abbreviation][brain] for label in TISSUES]
+        total = np.maximum(sum(classes), 1e-6)
+        for tissue, out in zip(classes, posteriors, strict=True):
+            out[brain] = np.round(np.where(keep[brain], tissue / total, 0), 3)
+        shares = posteriors[(slice(None), *brain)]
+        dseg[brain] = np.where(keep[brain], _likeliest(shares, separable=found.separable), np.uint8(0))
+    if lesion is not None:
+        dseg[lesion] = LESION.index
     probability = None
     if "lesion_probability" in maps:
         probability = as_probability(on_grid(maps["lesion_probability"] * mask, grid))
     return Results(
         mask=on_grid(mask, grid),
-        posteriors=on_grid(posteriors.astype(np.float32), grid),
-        dseg=on_grid(_dseg(posteriors, keep, lesion, separable=found.separable), grid),
+        posteriors=on_grid(np.moveaxis(posteriors, 0, -1), grid),
+        dseg=on_grid(dseg, grid),
         lesion_mask=None if lesion is None else on_grid(lesion, grid),
         lesion_probability=probability,
         structures=None if structures is None else on_grid(_structures(structures, mask, lesion), grid),
@@ -225,16 +234,11 @@ def _structures(structures: nib.Nifti1Image, mask: np.ndarray, lesion: np.ndarra
     return labels
 
 
-def _dseg(posteriors: np.ndarray, keep: np.ndarray, lesion: np.ndarray | None, *, separable: bool) -> np.ndarray:
+def _likeliest(shares: np.ndarray, *, separable: bool) -> np.ndarray:
+    """Index of the tissue with the largest share, of `shares` (tissue first)."""
     if separable:
-        winner = np.array([label.index for label in TISSUES], dtype=np.uint8)[posteriors.argmax(axis=-1)]
-    else:
-        csf = posteriors[..., TISSUES.index(CSF)]
-        winner = np.where(csf > 0.5, CSF.index, PARENCHYMA.index).astype(np.uint8)
-    dseg = np.where(keep, winner, np.uint8(0))
-    if lesion is not None:
-        dseg[lesion] = LESION.index
-    return dseg
+        return np.array([label.index for label in TISSUES], dtype=np.uint8)[shares.argmax(axis=0)]
+    return np.where(shares[TISSUES.index(CSF)] > 0.5, CSF.index, PARENCHYMA.index).astype(np.uint8)
 
 
 def _array(img: nib.Nifti1Image) -> np.ndarray:

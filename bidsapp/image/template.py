@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
+from importlib.resources import as_file, files
 
 import nibabel as nib
 import numpy as np
 
-from bidsapp.image.grid import on_grid
+from bidsapp.image.grid import bounding_box, on_grid
 
 TEMPLATE = "MNI152NLin2009aSym"
 
@@ -23,41 +24,14 @@ CLASS_MEANS = {
 
 @dataclass(frozen=True)
 class Template:
-    """A brain template in MNI space.
+    """MNI152NLin2009aSym (Fonov et al. 2011, NeuroImage 54:313), from nilearn's package; no network.
+
+    Its images are made when they are first asked for. RAS axes; 1 mm: 197 x 233 x 189 voxels.
 
     Attributes
     ----------
-    t1 : Nifti1Image
-        3D float32, T1w of the skull-stripped brain, 0 outside, at most 1.
-    mask : Nifti1Image
-        3D uint8.
-    priors : Nifti1Image
-        4D float32, last axis in the order of `labels.TISSUES` (GM, WM, CSF); sums to 1 inside the mask, 0 outside.
-    """
-
-    t1: nib.Nifti1Image
-    mask: nib.Nifti1Image
-    priors: nib.Nifti1Image
-
-
-@cache
-def load_template(resolution_mm: int = 1) -> Template:
-    """Load MNI152NLin2009aSym (Fonov et al. 2011, NeuroImage 54:313) from nilearn's package; no network.
-
-    Parameters
-    ----------
     resolution_mm : int
-        Voxel size (mm). Coarser maps are block means of the 1 mm maps, so priors still sum to 1 inside the mask.
-
-    Returns
-    -------
-    Template
-        RAS axes. 1 mm: 197 x 233 x 189 voxels.
-
-    Raises
-    ------
-    ValueError
-        `resolution_mm` is not a whole number of mm from 1 to 8.
+        Voxel size. Coarser maps are block means of the 1 mm maps, so priors still sum to 1 inside the mask.
 
     Notes
     -----
@@ -65,34 +39,92 @@ def load_template(resolution_mm: int = 1) -> Template:
     mask thresholds the T1w at 0.2 and has holes at the dark rim. GM and WM are divided by 255, not by their maximum;
     CSF is what they leave inside the mask (the package carries no CSF map).
     """
+
+    resolution_mm: int
+
+    @cached_property
+    def t1(self) -> nib.Nifti1Image:
+        """3D float32, T1w of the skull-stripped brain, 0 outside, at most 1."""
+        if self.resolution_mm == 1:
+            data, affine = _packaged("t1")
+            return _in_mni(data / np.float32(data.max()), affine)
+        fine = load_template(1).t1
+        data = _block_mean(np.asarray(fine.dataobj), self.resolution_mm) * np.asarray(self.mask.dataobj)
+        return _in_mni(data, self._affine)
+
+    @cached_property
+    def mask(self) -> nib.Nifti1Image:
+        """3D uint8."""
+        if self.resolution_mm == 1:
+            return _in_mni((np.asarray(self.t1.dataobj) > 0).astype(np.uint8), self._affine)
+        return _in_mni((self._inside > 0.5).astype(np.uint8), self._affine)
+
+    @cached_property
+    def priors(self) -> nib.Nifti1Image:
+        """4D float32, last axis as `labels.TISSUES` (GM, WM, CSF); sums to 1 inside the mask, 0 outside."""
+        mask = np.asarray(self.mask.dataobj)
+        priors = np.zeros((3, *mask.shape), np.float32)  # a tissue after the other: they are carried one by one
+        if self.resolution_mm == 1:
+            brain = bounding_box(mask, margin=0)
+            gm, wm = (_packaged(name)[0][brain] for name in ("gm", "wm"))
+            share = mask[brain] / np.maximum(np.add(gm, wm, dtype=np.float32), 255)
+            gm, wm = gm * share, wm * share
+            for tissue, out in zip((gm, wm, np.maximum(mask[brain] - (gm + wm), 0)), priors, strict=True):
+                out[brain] = tissue
+        else:
+            for fine, out in zip(np.moveaxis(np.asarray(load_template(1).priors.dataobj), -1, 0), priors, strict=True):
+                out[:] = _block_mean(fine, self.resolution_mm) / np.maximum(self._inside, 1e-6) * mask
+        return _in_mni(np.moveaxis(priors, 0, -1), self._affine)
+
+    @cached_property
+    def _inside(self) -> np.ndarray:
+        """Share of every voxel that lies inside the mask at 1 mm."""
+        return _block_mean(np.asarray(load_template(1).mask.dataobj, dtype=np.float32), self.resolution_mm)
+
+    @property
+    def _affine(self) -> np.ndarray:
+        return np.asarray(load_template(1).t1.affine @ _block_affine(self.resolution_mm))
+
+
+@cache
+def load_template(resolution_mm: int = 1) -> Template:
+    """The template at a voxel size, made once in a process.
+
+    Parameters
+    ----------
+    resolution_mm : int
+
+    Returns
+    -------
+    Template
+
+    Raises
+    ------
+    ValueError
+        `resolution_mm` is not a whole number of mm from 1 to 8.
+    """
     if resolution_mm not in range(1, 9):
         raise ValueError(f"resolution_mm must be a whole number from 1 to 8, not {resolution_mm!r}.")
-    if resolution_mm > 1:
-        return _coarser(load_template(1), resolution_mm)
-    from nilearn import datasets  # 1-2 s
-
-    t1_img = datasets.load_mni152_template(resolution=1)
-    t1, gm, wm = (
-        np.ascontiguousarray(img.dataobj, dtype=np.float32)
-        for img in (
-            t1_img, datasets.load_mni152_gm_template(resolution=1), datasets.load_mni152_wm_template(resolution=1)
-        )
-    )  # fmt: skip
-    mask = t1 > 0
-    gm, wm = gm * mask, wm * mask
-    excess = np.maximum(gm + wm, 1)
-    gm, wm = gm / excess, wm / excess
-    priors = np.stack([gm, wm, np.where(mask, 1 - gm - wm, 0)], axis=-1)
-    return _template(t1, mask, priors, t1_img.affine)
+    return Template(resolution_mm)
 
 
-def _coarser(fine: Template, resolution_mm: int) -> Template:
-    t1, mask, priors = (np.asarray(img.dataobj) for img in (fine.t1, fine.mask, fine.priors))
-    inside = _block_mean(mask.astype(np.float32), resolution_mm)
-    inner = inside > 0.5
-    means = _block_mean(priors, resolution_mm) / np.maximum(inside, 1e-6)[..., None] * inner[..., None]
-    affine = fine.t1.affine @ _block_affine(resolution_mm)
-    return _template(_block_mean(t1, resolution_mm) * inner, inner, means, affine)
+def _packaged(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """A map of nilearn's package as it is kept there, uint8, and its affine.
+
+    `nilearn.datasets` gives the same as float, after seconds of imports and copies; every process needs it.
+    """
+    file = files("nilearn") / f"datasets/data/mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz"
+    with as_file(file) as path:
+        img = nib.Nifti1Image.from_filename(path)
+        return np.asarray(img.dataobj), img.affine
+
+
+def _in_mni(data: np.ndarray, affine: np.ndarray) -> nib.Nifti1Image:
+    img = nib.Nifti1Image(data, affine)
+    img.set_sform(affine, 4)  # 4: MNI space
+    img.set_qform(affine, 4)
+    img.header.set_xyzt_units("mm")
+    return img
 
 
 def render_template(contrast: str, *, resolution_mm: int = 1) -> nib.Nifti1Image:
@@ -120,13 +152,6 @@ def render_template(contrast: str, *, resolution_mm: int = 1) -> nib.Nifti1Image
         return template.t1
     data = np.asarray(template.priors.dataobj) @ np.array(CLASS_MEANS[contrast], dtype=np.float32)
     return on_grid(data, template.t1)
-
-
-def _template(t1: np.ndarray, mask: np.ndarray, priors: np.ndarray, affine: np.ndarray) -> Template:
-    grid = nib.Nifti1Image(t1, affine)
-    grid.set_sform(affine, 4)  # 4: MNI space
-    grid.set_qform(affine, 4)
-    return Template(grid, on_grid(mask, grid), on_grid(priors.astype(np.float32), grid))
 
 
 def _block_affine(size: int) -> np.ndarray:

@@ -282,7 +282,7 @@ def model_agreement(
         None where a class cannot be compared.
     """
     inside = (first.sum(0) > 0) & (second.sum(0) > 0)
-    one, other = first.argmax(0)[inside], second.argmax(0)[inside]
+    one, other = first[:, inside].argmax(0), second[:, inside].argmax(0)
     out: dict[str, float | None] = {
         f"agreement_{name}": _dice(one == index, other == index) for index, name in enumerate(("gm", "wm", "csf"))
     }

@@ -18,6 +18,7 @@ import numpy as np
 from scipy import ndimage
 
 from bidsapp.image.grid import bounding_box
+from bidsapp.image.mask import grown
 from bidsapp.models.mixture import CSF, GM, WM, MixtureResult, brain_box, enlarge, seen_alike, without_signal
 
 PAIRS = ((GM, WM), (WM, CSF), (GM, CSF))
@@ -298,11 +299,10 @@ def _anatomical(
     a periventricular cap has a core.
     """
     fluid = _large_parts((csf > 0.5) & ~candidates, settings.least_fluid)
-    depth = ndimage.distance_transform_edt(~fluid)
-    core = candidates & (depth > settings.rim)
+    core = candidates & ~_within(settings.rim, fluid, candidates)
     if not core.any():
         return core
-    near_core = candidates & (ndimage.distance_transform_edt(~core) <= settings.rim + 0.5)
+    near_core = candidates & _within(settings.rim + 0.5, core, candidates)
     labels, count = ndimage.label(near_core, CONNECTED)
     index = np.arange(1, count + 1)
     highest = ndimage.maximum(np.where(core, probability, 0)[near_core], labels[near_core], index)
@@ -311,6 +311,15 @@ def _anatomical(
     fluid_around = np.nan_to_num(ndimage.mean(csf, shell, index))
     keep = (np.asarray(highest) > settings.seed) & (size >= least_voxels) & (fluid_around < settings.surround)
     return np.concatenate([[False], keep])[labels]
+
+
+def _within(voxels: float, mask: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """What is at most so far from the mask; only right `where` that matters (distances are costly)."""
+    out = np.zeros_like(mask)
+    if where.any():
+        box = bounding_box(where, margin=int(np.ceil(voxels)))
+        out[box] = grown(mask[box], voxels, (1, 1, 1))
+    return out
 
 
 def _large_parts(region: np.ndarray, least_voxels: int) -> np.ndarray:
