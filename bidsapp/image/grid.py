@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import nibabel as nib
 import numpy as np
 from nibabel.affines import voxel_sizes
@@ -165,14 +167,18 @@ def on_grid(data: np.ndarray, grid: nib.Nifti1Image) -> nib.Nifti1Image:
     return _with_affine(data.astype(np.uint8) if data.dtype == bool else data, grid.affine, like=grid)
 
 
-def bounding_box(mask: np.ndarray, *, margin: int) -> tuple[slice, ...]:
-    """The box of what is not 0 in a volume, and `margin` voxels around it as far as the volume goes."""
+def bounding_box(mask: np.ndarray, *, margin: int | Sequence[int]) -> tuple[slice, ...]:
+    """The box of what is not 0 in a volume, and `margin` voxels (of every axis) around it as far as the volume goes.
+
+    Something must be in it.
+    """
+    margins = [margin] * mask.ndim if isinstance(margin, int) else margin
     ranges = [
         np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis))) for axis in range(mask.ndim)
     ]
     return tuple(
-        slice(max(0, int(seen[0]) - margin), min(size, int(seen[-1]) + 1 + margin))
-        for seen, size in zip(ranges, mask.shape, strict=True)
+        slice(max(0, int(seen[0]) - around), min(size, int(seen[-1]) + 1 + around))
+        for seen, size, around in zip(ranges, mask.shape, margins, strict=True)
     )
 
 

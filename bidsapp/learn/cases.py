@@ -16,7 +16,7 @@ from scipy import ndimage
 
 from bidsapp.errors import AppError
 from bidsapp.image.drawn import onto_drawn
-from bidsapp.image.grid import on_grid
+from bidsapp.image.grid import bounding_box, on_grid
 from bidsapp.image.itk import read_itk_affine
 from bidsapp.image.mask import grown
 from bidsapp.learn import anatomy, heads, lesion_masks
@@ -66,7 +66,7 @@ def load_case(folder: Path, channels: Sequence[str] = segment.CHANNELS) -> Case:
     """Read what `StoreCase` wrote, for a network of these `channels`; raises AppError where something is missing."""
     stored = Stored.read(folder)
     mask, within, size = stored.brain()
-    box = ndimage.find_objects(within.astype(np.uint8))[0]
+    box = bounding_box(within, margin=0)
     scaled = segment.scaled_channels(stored.images(), mask, within, box, channels)
     places = tuple(axis.numpy() for axis in segment.brain_places(mask, box, size))
     labels = stored.labels()[box]
@@ -150,7 +150,7 @@ def with_proposals(case: Case, first: Model, device: str) -> Case:
     """The case with one channel more, what `first` holds for foreground; its proposals are looked at as labels are."""
     stored = Stored.read(case.folder)
     _, within, _ = stored.brain()
-    box = ndimage.find_objects(within.astype(np.uint8))[0]
+    box = bounding_box(within, margin=0)
     probability = stored.predict(first, device=device).sum(0)[box]
     proposed = np.argwhere((probability > PROPOSE_ABOVE) & (case.labels == 0)).astype(np.int16)
     rng = np.random.default_rng(0)

@@ -12,6 +12,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
+from bidsapp.image.grid import bounding_box
 from bidsapp.image.mask import label_lesions
 
 NAN = float("nan")
@@ -297,5 +298,8 @@ def _binary(mask: np.ndarray, name: str) -> np.ndarray:
 
 def _cropped(*masks: np.ndarray) -> tuple[np.ndarray, ...]:
     """Cut to the box that holds all of them: what lies outside it changes no measure, but takes time."""
-    box = ndimage.find_objects(np.logical_or.reduce(masks).astype(np.uint8))
-    return tuple(mask[box[0]] for mask in masks) if box else masks
+    every = np.logical_or.reduce(masks)
+    if not every.any():
+        return masks
+    box = bounding_box(every, margin=0)
+    return tuple(mask[box] for mask in masks)

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage, stats
 
+from bidsapp.image.grid import bounding_box
 from bidsapp.measure.agreement import Lesions, agreement, at_least, lesions_of
 from bidsapp.measure.comparisons import MINIMUM_COMPARED, compare_groups, paired
 
@@ -292,14 +293,15 @@ def compare_masks(
     if not lesion_wise:
         return asdict(found), []
     voxel_mm3 = float(size.prod())
-    box = ndimage.find_objects((reference | prediction).astype(np.uint8))
-    if not box:
+    either = reference | prediction
+    if not either.any():
         return asdict(found), []
-    start = affine @ [*(part.start for part in box[0]), 1]
+    box = bounding_box(either, margin=0)
+    start = affine @ [*(part.start for part in box), 1]
     inside = affine.copy()
     inside[:3, 3] = start[:3]
-    sides = (("reference", reference[box[0]], prediction[box[0]], at_least(minimum_lesion_mm3 / voxel_mm3)),
-             ("prediction", prediction[box[0]], reference[box[0]], 1))  # fmt: skip
+    sides = (("reference", reference[box], prediction[box], at_least(minimum_lesion_mm3 / voxel_mm3)),
+             ("prediction", prediction[box], reference[box], 1))  # fmt: skip
     rows = []
     for side, mask, other, minimum in sides:
         lesions = lesions_of(mask, other, minimum_voxels=minimum)

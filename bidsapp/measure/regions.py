@@ -15,6 +15,7 @@ import numpy as np
 from scipy import ndimage
 
 from bidsapp.image import zones as template_zones
+from bidsapp.image.grid import bounding_box
 from bidsapp.labels import STRUCTURE_LESION, STRUCTURES
 
 REGIONS = ("periventricular", "juxtacortical", "infratentorial", "deep_white_matter", "deep_gray_matter")
@@ -74,8 +75,7 @@ class Anatomy:
     def box(self, others: np.ndarray) -> tuple[slice, ...]:
         """The smallest box with all parts and `others` in it."""
         everything = others | self.ventricles | self.cortex | self.infratentorial | self.deep_gray
-        found = ndimage.find_objects(everything.astype(np.uint8))
-        return tuple(found[0]) if found else (slice(None),) * 3
+        return bounding_box(everything, margin=0) if everything.any() else (slice(None),) * 3
 
     def cropped(self, box: tuple[slice, ...]) -> Anatomy:
         """The same in a box."""
@@ -132,7 +132,7 @@ def _indices(names: Sequence[str]) -> list[int]:
 
 def _nearest_structure(structures: np.ndarray, lesion: np.ndarray, voxel_size_mm: Sequence[float]) -> np.ndarray:
     """Label of the structure nearest (in mm) to each lesion voxel, in the order of the mask."""
-    box = ndimage.find_objects((structures > 0).astype(np.uint8))[0]
+    box = bounding_box(structures > 0, margin=0)
     known = (structures[box] > 0) & ~lesion[box]
     _, where = ndimage.distance_transform_edt(~known, sampling=voxel_size_mm, return_indices=True)
     return np.asarray(structures[box][tuple(index[lesion[box]] for index in where)])
@@ -302,6 +302,7 @@ def intensities(
         black hole (Sahraian et al. 2010, Acta Neurol Scand 122:1-8), else "no"; "n/a" without T1w or gray matter.
     """
     out: dict[str, np.ndarray] = {}
+    means = {contrast: _means(image, labels, count) for contrast, image in images.items()}
     for contrast in ("T1w", "T2w", "FLAIR"):
         values = np.full(count, np.nan)
         white = _where_shown(images, contrast, tissues.white)
@@ -309,14 +310,13 @@ def intensities(
             middle = float(np.median(white))
             spread = 1.4826 * float(np.median(np.abs(white - middle)))
             if spread > 0:
-                values = (_means(images[contrast], labels, count) - middle) / spread
+                values = (means[contrast] - middle) / spread
         out[f"{contrast.lower()}_contrast"] = values
     dark = np.full(count, "n/a", dtype=object)
     gray = _where_shown(images, "T1w", tissues.gray)
     if gray.size:
-        means = _means(images["T1w"], labels, count)
-        dark = np.where(means <= np.median(gray), "yes", "no").astype(object)
-        dark[np.isnan(means)] = "n/a"
+        dark = np.where(means["T1w"] <= np.median(gray), "yes", "no").astype(object)
+        dark[np.isnan(means["T1w"])] = "n/a"
     out["t1w_hypointense"] = dark
     return out
 

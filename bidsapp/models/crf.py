@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from scipy import ndimage
 
+from bidsapp.image.grid import bounding_box
+
 #: Classes can change where the first class (background) is less certain than this, and so many voxels around.
 CERTAIN, AROUND = 0.95, 1
 #: Windows end at this many standard deviations.
@@ -110,10 +112,7 @@ def refine(
         return probability
     active = ndimage.binary_dilation(doubtful, np.ones((3, 3, 3)), iterations=AROUND)
     reach = [int(WINDOW * max(settings.spatial_mm, settings.bilateral_mm) / size) for size in voxel_size_mm]
-    box = tuple(
-        slice(max(0, s.start - r), s.stop + r)
-        for s, r in zip(ndimage.find_objects(active.astype(np.uint8))[0], reach, strict=True)
-    )
+    box = bounding_box(active, margin=reach)
     there = [channel for channel in images[(slice(None), *box)] if channel.any()]
     field = _Field(np.stack(there or [np.zeros(active[box].shape, np.float32)]), active[box], reach, device)
     unary = np.log(np.maximum(probability[(slice(None), *box)], FLOOR)).reshape(len(probability), -1)

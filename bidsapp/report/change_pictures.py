@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import nibabel as nib
 import numpy as np
-from scipy import ndimage
 
+from bidsapp.image.grid import bounding_box
 from bidsapp.labels import (
     CHANGE_GROWTH,
     CHANGE_LOSS,
@@ -49,7 +49,7 @@ def draw_change(
         PNG by name: ``Beside`` (each slice three times: before, after, after with what changed), ``Before`` and
         ``After`` (to flicker between).
     """
-    box = ndimage.find_objects(brain.astype(np.uint8))[0]
+    box = bounding_box(brain, margin=0)
     corner = np.eye(4)
     corner[:3, 3] = [part.start for part in box]
     affine = affine @ corner

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
+from bidsapp.image.grid import bounding_box
 from bidsapp.report.figures import Layer, Picture, mosaic, plan_detail
 
 #: The reference, and every prediction. They differ for colour-blind eyes and on grey.
@@ -45,7 +46,7 @@ def draw_case(
     """
     every = np.logical_or.reduce([reference, *predictions])
     field = _field(every, affine, scan, brain)
-    box = ndimage.find_objects(field.astype(np.uint8))[0]
+    box = bounding_box(field, margin=0)
     corner = np.eye(4)
     corner[:3, 3] = [part.start for part in box]
     place = affine @ corner
@@ -97,6 +98,5 @@ def _field(every: np.ndarray, affine: np.ndarray, scan: np.ndarray | None, brain
         return np.ones_like(every)
     field = np.zeros_like(every)
     margin = np.ceil(MARGIN_MM / np.sqrt((affine[:3, :3] ** 2).sum(axis=0))).astype(int)
-    box = ndimage.find_objects(every.astype(np.uint8))[0]
-    field[tuple(slice(max(0, part.start - m), part.stop + m) for part, m in zip(box, margin, strict=True))] = True
+    field[bounding_box(every, margin=margin)] = True
     return field
