@@ -246,7 +246,7 @@ class _NormalizeInput(BaseInterfaceInputSpec):
     reference_file = File(exists=True, mandatory=True, desc="harmonised reference: the grid of native_out")
     transform_file = File(exists=True, desc="rigid transform of the scan onto the reference")
     own_work_file = File(exists=True, desc="the scan on its own work grid: its field of view, with a transform")
-    contrast = traits.Str(mandatory=True)
+    contrast = traits.Str(mandatory=True, desc="T1w, T2w, FLAIR or T1wCE")
     method = traits.Enum("zscore", "nyul", mandatory=True)
     denoise = traits.Bool(False, usedefault=True)
 
@@ -269,6 +269,7 @@ class Normalize(SimpleInterface):
 
         transform = seen = None
         warning, mask = "", load(self.inputs.mask_file)
+        kind = self.inputs.contrast.removesuffix("CE")  # with a contrast agent too, it is a T1w
         if isdefined(self.inputs.transform_file):
             transform, scan = read_itk_affine(Path(self.inputs.transform_file)), load(self.inputs.own_work_file)
             seen, warning = preprocess.in_view(scan, mask, transform, contrast=self.inputs.contrast)
@@ -279,7 +280,7 @@ class Normalize(SimpleInterface):
             field=load(self.inputs.field_file),
             reference=load(self.inputs.reference_file),
             transform=transform,
-            contrast=self.inputs.contrast,
+            contrast=kind,
             method=self.inputs.method,
             denoise=self.inputs.denoise,
             seen=seen,

@@ -573,16 +573,21 @@ def _two_parts(formula: Formula, data: _Data, notes: tuple[str, ...]) -> list[Fi
 
 def _logistic(formula: Formula, data: _Data, event: np.ndarray, notes: tuple[str, ...]) -> Fit:
     part = "any lesion"
-    rarer = int(min(event.sum(), len(event) - event.sum()))
+    subjects = _subjects_with(data, event)
     needed = max(MINIMUM_EVENTS, data.x.shape[1])
-    if rarer < needed:
-        which = "without" if event.mean() > 0.5 else "with"
-        return _refusal(
-            formula, f"{rarer} of {len(event)} sessions are {which} lesions, at least {needed} are needed.", part
-        )
+    if min(subjects.values()) < needed:
+        rarer = min(subjects, key=lambda outcome: subjects[outcome])
+        found = "subjects have a session" if data.repeated else "sessions are"
+        why = f"{subjects[rarer]} of {data.subjects} {found} {rarer} lesions, at least {needed} are needed."
+        return _refusal(formula, why, part)
     import statsmodels.api as sm
 
     return _generalised(formula, data, event, sm.families.Binomial(), notes, part=part)
+
+
+def _subjects_with(data: _Data, event: np.ndarray) -> dict[str, int]:
+    """In how many subjects there is a session with an event, and one without: sessions of one subject are no news."""
+    return {name: len(np.unique(data.subject[event == value])) for name, value in (("with", 1), ("without", 0))}
 
 
 def _counts(formula: Formula, data: _Data, notes: tuple[str, ...]) -> Fit:
@@ -632,8 +637,7 @@ def _generalised(
     )  # fmt: skip
     dispersion = float(np.sum((y - result.mu) ** 2 / family.variance(result.mu)) / (len(y) - data.x.shape[1]))  # type: ignore[attr-defined]
     if logistic:
-        rarer = min(y.sum(), len(y) - y.sum())
-        each = rarer / data.x.shape[1]
+        each = min(_subjects_with(data, y).values()) / data.x.shape[1]
         check = Check("Enough events", f"{each:.1f} of the rarer outcome per parameter (10 wanted)", np.nan, each < 10)
         summary = f"{y.mean():.0%} of the sessions have lesions"
     else:

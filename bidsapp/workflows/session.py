@@ -192,7 +192,7 @@ def _connect_bias_and_intensity(
     source, field = nodes.on_work_grid
     nodes.bias = _node(CorrectBias(), f"bias_{scan.contrast}", reference.size, memory="bias")
     nodes.normalize = _node(
-        Normalize(contrast=scan.contrast.removesuffix("CE"), method=config.normalization, denoise=config.denoise),
+        Normalize(contrast=scan.contrast, method=config.normalization, denoise=config.denoise),
         f"normalize_{scan.contrast}",
         max(nodes.size, reference.size),
     )

@@ -228,6 +228,14 @@ def test_no_odds_without_enough_sessions_free_of_lesions_nor_under_separation(rn
     assert any_lesion.refused and any_lesion.terms.empty
 
 
+def test_odds_need_subjects_not_sessions(rng):
+    """Eight sessions with lesions, all of two subjects of twenty."""
+    lesion = np.r_[rng.uniform(1, 2, 8), np.zeros(72)]
+    frame = several(frame_of(lesion=lesion, age=np.repeat(rng.uniform(20, 60, 20), 4)), 4)
+    any_lesion, _ = fits_of("lesion ~ age", frame)
+    assert "2 of 20 subjects have a session with lesions, at least 5 are needed." in any_lesion.refused
+
+
 def test_rows_left_out_are_told_and_checks_find_what_is_wrong(rng):
     x = rng.uniform(1, 10, 200)
     y = x + x**2 * rng.standard_exponential(200)
