@@ -277,19 +277,18 @@ def _structure_cases(dataset: str, theirs: nib.Nifti1Image, ours: nib.Nifti1Imag
 
 
 def lesions_mni(places: Places) -> Iterator[Job]:
-    """Lesions of one patient, consensus of several raters: all contrasts, T1w + FLAIR, FLAIR alone."""
+    """Lesions of one patient, consensus of several raters: all contrasts, and with and without each of them."""
     dataset = places.data / "bids_ms_mni"
     for contrasts, limit in (
-        (("T1w", "T2w", "FLAIR"), "lesions, MNI"), (("T1w", "FLAIR"), ""), (("FLAIR",), "lesions, MNI, FLAIR alone"),
-        (("T1w",), ""),
+        (("T1w", "T2w", "FLAIR"), "lesions, MNI"), (("T1w", "FLAIR"), ""), (("T2w", "FLAIR"), ""),
+        (("FLAIR",), "lesions, MNI, FLAIR alone"), (("T1w", "T2w"), ""), (("T1w",), ""), (("T2w",), ""),
     ):  # fmt: skip
         whole = len(contrasts) == 3
         name = dataset.name if whole else f"{dataset.name}_{''.join(contrasts)}"
         source = dataset if whole else fewer_contrasts(dataset, places.out / f"{name}_raw", contrasts)
         anat = places.derivatives(source, name) / "sub-26/anat"
-        if "FLAIR" in contrasts:
-            cases = partial(_lesion_cases, dataset, "sub-26", anat, "+".join(contrasts), THRESHOLDS.get(limit))
-            yield Job(dataset.name, "sub-26", cases)
+        cases = partial(_lesion_cases, dataset, "sub-26", anat, "+".join(contrasts), THRESHOLDS.get(limit))
+        yield Job(dataset.name, "sub-26", cases)
 
 
 def lesions_thick(places: Places) -> Iterator[Job]:
@@ -317,7 +316,7 @@ def _ventricle_cases(dataset: Path, subject: str, anat: Path) -> Iterator[Case]:
 
 
 def _lesion_cases(dataset: Path, subject: str, anat: Path, contrasts: str, threshold: float | None) -> Iterator[Case]:
-    """Our lesions, then the baseline's."""
+    """Our lesions, then the baseline's where there is a FLAIR."""
     truth = manual_mask(dataset, subject, "lesion")
     flair = _load(_find(dataset / subject / "anat", "*_FLAIR.nii.gz"))
     ours = _load(_find(anat, "*_space-orig_label-lesion_mask.nii.gz"))
@@ -329,6 +328,8 @@ def _lesion_cases(dataset: Path, subject: str, anat: Path, contrasts: str, thres
         prediction=_mask(ours), voxel_size_mm=_voxel_size(truth), threshold=threshold, lesion_wise=True,
     )  # fmt: skip
     yield ours_here
+    if "FLAIR" not in contrasts:
+        return
     best, z = best_plain_threshold(
         flair.get_fdata(dtype=np.float32), _mask(brain), _mask(truth), voxel_size_mm=_voxel_size(truth)
     )

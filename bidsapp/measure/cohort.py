@@ -109,8 +109,9 @@ def add_covariates(
     -------
     merged : DataFrame
         The same rows and columns, then those of the tables. Of columns of one name, a value of the session wins over
-        one of the subject, and else the first; a column named as a measure gets its table's name before it
-        (`covariate_label`). Cells that hold nothing (`MISSING`) are NaN.
+        one of the subject, and else the first; where other sessions have an age, the subject's is that of the first. A
+        column named as a measure gets its table's name before it (`covariate_label`). Cells that hold nothing (`MISSING`)
+        are NaN.
     notes : list of str
         What could not be used, and what was read otherwise than it stands there.
     """
@@ -135,12 +136,23 @@ def add_covariates(
             label = covariate_label(column, name, measured)
             values = pd.Series(beside[column].to_numpy(), index=merged.index)
             known = found.get(label)
-            found[label] = values if known is None else (
-                values.where(values.notna(), known) if "session_id" in by else known.where(known.notna(), values)
-            )  # fmt: skip
+            if known is None:
+                found[label] = values
+            elif "session_id" not in by:
+                found[label] = known.where(known.notna(), values)
+            else:
+                found[label] = values.where(values.notna(), _of_no_session(known, values, keys, label))
     kept = {code.lower() for code in (*codes, *GROUP_COLUMNS, *SEX_COLUMNS, *SITE_COLUMNS)} - set(AGE_COLUMNS)
     added = {label: _read(values, label, notes, code=label.lower() in kept) for label, values in found.items()}
     return pd.concat([merged, pd.DataFrame(added, index=merged.index)], axis=1), notes
+
+
+def _of_no_session(known: pd.Series, values: pd.Series, keys: pd.DataFrame, label: str) -> pd.Series:
+    """What is known of subjects, for sessions that say nothing; an age is that of the first, where others have one."""
+    if label.lower() not in AGE_COLUMNS:
+        return known
+    told = values.notna().groupby(keys["participant_id"]).transform("any")
+    return known.mask(told & keys["participant_id"].duplicated())
 
 
 def _bare(name: str) -> str:

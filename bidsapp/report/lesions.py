@@ -35,6 +35,8 @@ class Lesions:
     Attributes
     ----------
     sentence, interval : str
+    reservation : str
+        What they are worth, where no FLAIR shows them.
     regions : tuple
         (name, number, volume in ml, percent of the load) of each region.
     no_regions : str
@@ -54,6 +56,7 @@ class Lesions:
 
     sentence: str
     interval: str
+    reservation: str
     regions: tuple[tuple[str, str, str, float], ...]
     no_regions: str
     sizes: tuple[tuple[str, str], ...]
@@ -92,6 +95,7 @@ def view_lesions(session: Session, values: Mapping[str, Value], layout: Mapping[
     return Lesions(
         sentence=_lesion_sentence(table.to_dict("records"), values),
         interval=_interval(load),
+        reservation=_reservation(session, layout),
         regions=() if elsewhere else _regions(load, layout),
         no_regions=str(layout["lesions"]["no_regions"]).format(model=elsewhere) if elsewhere else "",
         sizes=tuple(
@@ -117,6 +121,14 @@ def _of_another_kind(session: Session) -> str:
     """The lesion model whose lesions are not those of the white matter, as in tumors; or nothing."""
     own = session.own_model
     return f"{own.get('name')} {own.get('version')}" if own.get("lesion_kind") == OTHER else ""
+
+
+def _reservation(session: Session, layout: Mapping[str, Any]) -> str:
+    """What the app's own lesions are worth where no FLAIR shows them; or nothing."""
+    scans = session.record["contrasts"]
+    if "FLAIR" in scans or session.own_model:
+        return ""
+    return str(layout["lesions"]["without_flair"]).format(scans=enumerate_words(scans))
 
 
 def _lesion_columns(

@@ -48,6 +48,17 @@ def test_labels_that_look_like_numbers_stay_labels():
     assert merged["participant_id"].tolist() == ["01", "02"]
 
 
+def test_age_of_a_subject_is_not_that_of_a_later_session():
+    merged = merge_sessions([frame(f"sub-{n}", f"ses-{k}", x=1.0) for n in "12" for k in "123"])
+    people = pd.DataFrame({"participant_id": ["sub-1", "sub-2"], "age": ["45", "60"], "sex": ["F", "M"]})
+    visits = pd.DataFrame(
+        {"participant_id": "sub-1", "session_id": ["ses-1", "ses-2", "ses-3"], "age": ["45", "n/a", "47"], "sex": "n/a"}
+    )
+    known, _ = cohort.add_covariates(merged, [("participants.tsv", people), ("sessions.tsv", visits)])
+    np.testing.assert_array_equal(known["age"], [45, np.nan, 47, 60, 60, 60])
+    assert known["sex"].tolist() == ["F"] * 3 + ["M"] * 3
+
+
 def test_merge_refuses_doubles_and_nameless_tables():
     with pytest.raises(ValueError, match="More than one row for sub-01 ses-1"):
         merge_sessions([frame("sub-01", "ses-1", x=1)] * 2)

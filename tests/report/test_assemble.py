@@ -242,6 +242,13 @@ def test_pictures_of_lesions_name_the_scan_they_are_drawn_on(contrasts, scan, tm
     assert f"Drawn on the {scan}." in page_of(tmp_path).text
 
 
+def test_lesions_without_a_flair_come_with_a_reservation(tmp_path, write_session):
+    write_session("01", contrasts=["T1w", "T2w"])
+    assert "only lesions that show on T1w and T2w are found" in page_of(tmp_path).text
+    write_session("02", contrasts=["FLAIR"])
+    assert "There is no FLAIR" not in page_of(tmp_path, "02").text
+
+
 def test_lesion_table_opens_beyond_twenty(tmp_path, write_session):
     write_session("01", lesions=25)
     page = page_of(tmp_path)
