@@ -110,8 +110,8 @@ def add_covariates(
     merged : DataFrame
         The same rows and columns, then those of the tables. Of columns of one name, a value of the session wins over
         one of the subject, and else the first; where other sessions have an age, the subject's is that of the first. A
-        column named as a measure gets its table's name before it (`covariate_label`). Cells that hold nothing (`MISSING`)
-        are NaN.
+        column named as a measure gets its table's name before it (`covariate_label`). Cells that hold nothing
+        (`MISSING`) are NaN.
     notes : list of str
         What could not be used, and what was read otherwise than it stands there.
     """
