@@ -37,8 +37,8 @@ __all__ = [
 
 REGISTRATION_VOXEL_SIZE_MM = 2.0
 SEARCH_VOXEL_SIZE_MM = 6.0
-#: Voxels around the brain, so that the deformation can fade out.
-FIXED_MARGIN = 3
+#: Voxels around the brain: background tells the linear registration of its size; the deformation needs to fade out.
+LINEAR_MARGIN, SYN_MARGIN = 5, 3
 #: At 2 mm a twentieth of the voxels tells as much of twelve parameters as a quarter does.
 LINEAR = [
     Stage("Rigid[0.1]", "Mattes", "32,Regular,0.25", "60", "2", "1"),
@@ -152,15 +152,14 @@ def register_template(img: nib.Nifti1Image, mask: nib.Nifti1Image, *, contrast: 
     brain = on_grid(clip_intensities(np.asarray(img.dataobj, dtype=np.float32), inside), img)
     moving = coarsen(brain, REGISTRATION_VOXEL_SIZE_MM)
     fixed = render_template(contrast, resolution_mm=2)
-    tight = crop(fixed, margin=FIXED_MARGIN)
     affine, _, _ = ants_registration(
-        crop(moving, margin=FIXED_MARGIN),
-        tight,
+        crop(moving, margin=LINEAR_MARGIN),
+        crop(fixed, margin=LINEAR_MARGIN),
         start=_similarity_start(moving, fixed),
         center=center_of_mass(fixed),
         stages=LINEAR,
     )
-    warp, inverse_warp = deform(moving, tight, affine=affine, stage=SYN)
+    warp, inverse_warp = deform(moving, crop(fixed, margin=SYN_MARGIN), affine=affine, stage=SYN)
     to_template = compose(fixed, [warp, affine])
     to_subject = compose(moving, [np.linalg.inv(affine), inverse_warp])
     similarity = _similarity(moving, fixed, to_template)
