@@ -37,8 +37,10 @@ __all__ = [
 
 REGISTRATION_VOXEL_SIZE_MM = 2.0
 SEARCH_VOXEL_SIZE_MM = 6.0
-#: Voxels around the brain: background tells the linear registration of its size; the deformation needs to fade out.
-LINEAR_MARGIN, SYN_MARGIN = 5, 3
+#: Voxels around the brain: background tells a linear registration of its size, and a deformation can fade out.
+FIXED_MARGIN = 5
+#: The same for the deformation to the template, whose time goes with the voxels.
+SYN_MARGIN = 3
 #: At 2 mm a twentieth of the voxels tells as much of twelve parameters as a quarter does.
 LINEAR = [
     Stage("Rigid[0.1]", "Mattes", "32,Regular,0.25", "60", "2", "1"),
@@ -153,8 +155,8 @@ def register_template(img: nib.Nifti1Image, mask: nib.Nifti1Image, *, contrast: 
     moving = coarsen(brain, REGISTRATION_VOXEL_SIZE_MM)
     fixed = render_template(contrast, resolution_mm=2)
     affine, _, _ = ants_registration(
-        crop(moving, margin=LINEAR_MARGIN),
-        crop(fixed, margin=LINEAR_MARGIN),
+        crop(moving, margin=FIXED_MARGIN),
+        crop(fixed, margin=FIXED_MARGIN),
         start=_similarity_start(moving, fixed),
         center=center_of_mass(fixed),
         stages=LINEAR,
