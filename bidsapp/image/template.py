@@ -66,10 +66,11 @@ class Template:
         priors = np.zeros((3, *mask.shape), np.float32)  # a tissue after the other: they are carried one by one
         if self.resolution_mm == 1:
             brain = bounding_box(mask, margin=0)
-            gm, wm = (_packaged(name)[0][brain] for name in ("gm", "wm"))
-            share = mask[brain] / np.maximum(np.add(gm, wm, dtype=np.float32), 255)
-            gm, wm = gm * share, wm * share
-            for tissue, out in zip((gm, wm, np.maximum(mask[brain] - (gm + wm), 0)), priors, strict=True):
+            inside = mask[brain] > 0
+            gm, wm = (_packaged(name)[0][brain] / np.float32(255) * inside for name in ("gm", "wm"))
+            excess = np.maximum(gm + wm, 1)
+            gm, wm = gm / excess, wm / excess
+            for tissue, out in zip((gm, wm, np.where(inside, 1 - gm - wm, 0)), priors, strict=True):
                 out[brain] = tissue
         else:
             for fine, out in zip(np.moveaxis(np.asarray(load_template(1).priors.dataobj), -1, 0), priors, strict=True):
