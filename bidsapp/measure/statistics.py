@@ -156,13 +156,13 @@ def fit(formula: Formula, frame: pd.DataFrame) -> list[Fit]:
     Returns
     -------
     list of Fit
-        Never raises for want of data, nor where the numbers fail: such a `Fit` has `refused`.
+        Never raises: what data, patsy or a solver do not allow is a `Fit` with `refused`, and others can be fitted.
     """
     try:
         return _fit(formula, frame)
-    except (ArithmeticError, ValueError, IndexError, SyntaxError) as error:  # numpy's LinAlgError is a ValueError
-        why = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-        return [_refusal(formula, f"it cannot be computed ({why}). Use a simpler formula.")]
+    except Exception as error:  # of patsy's splines and contrasts alone there are a dozen kinds
+        why = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        return [_refusal(formula, f"it cannot be fitted: {why}. Write the formula otherwise.")]
 
 
 def _fit(formula: Formula, frame: pd.DataFrame) -> list[Fit]:

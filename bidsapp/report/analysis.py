@@ -218,18 +218,11 @@ def _fit_all(frames: Sequence[tuple[pd.DataFrame, Sequence[str]]], design: Desig
                 raise
             found += [(one, intervals) for one in some]
     unique = dict(found)
-    return [part for one, frame in unique.items() for part in _fit(one, frame)]
-
-
-def _fit(asked: Formula, frame: pd.DataFrame) -> list[Fit]:
-    """The parts of one model; what patsy or a solver cannot do is told, and the other models are fitted."""
-    try:
-        fits = statistics.fit(asked, frame)
-    except Exception as error:  # of patsy's splines and contrasts alone there are a dozen kinds
-        why = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-        empty = pd.DataFrame(columns=statistics.TERM_COLUMNS)
-        fits = [Fit(asked, "", "", empty, refused=f"it cannot be fitted: {why}. Write the formula otherwise.")]
-    return [replace(one, notes=(*asked.notes, *one.notes)) for one in fits]
+    return [
+        replace(part, notes=(*one.notes, *part.notes))
+        for one, frame in unique.items()
+        for part in statistics.fit(one, frame)
+    ]
 
 
 def _with_units(table: pd.DataFrame, known: Sequence[str]) -> pd.DataFrame:
