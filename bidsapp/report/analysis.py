@@ -127,10 +127,12 @@ def analyse(
     options, changes = options or Options(), changes or Changes()
     measures = tuple(str(name) for name in merged if name not in cohort.KEYS)
     loads, about_loads = _loads(merged, measures, sessions)
-    taken = [*measures, *map(str, loads), *map(str, changes.tables.get("changes", pd.DataFrame()))]
+    taken = [*measures, *map(str, loads), *map(str, changes.tables.get("changes", pd.DataFrame())), "contrasts"]
     covariates = covariates.beside(taken)
-    categories = covariates.categories
-    volumes, notes = cohort.add_covariates(merged, covariates.tables, codes=categories)
+    categories = [*covariates.categories, "contrasts"]
+    scans = _contrasts(sessions)
+    volumes, notes = cohort.add_covariates(merged, [*covariates.tables, ("the records", scans)], codes=categories)
+    notes += _unlike(scans)
     if options.harmonize:
         categories.append(options.harmonize)  # sites may be told by numbers
     frame, few = formula.without_small_levels(formula.model_frame(_side_by_side(volumes, loads), categories=categories))
@@ -171,8 +173,31 @@ def analyse(
     known += [f"{name}_mm3" for name in changed if f"{name}_mm3" in result.changes]
     result = replace(result, terms=_with_units(result.terms, known), comparisons=_with_units(result.comparisons, known))
     result = replace(result, lesions=_lesions(volumes, measures, sessions, single, loads))
-    described = _dictionaries(result, {**covariates.dictionary, **about_loads, **dictionary}, about_lesions)
+    about = {**covariates.dictionary, **about_loads, **dictionary, "contrasts": _CONTRASTS}
+    described = _dictionaries(result, about, about_lesions)
     return replace(result, dictionaries={**described, **changes.dictionaries})
+
+
+def _contrasts(sessions: Sequence[Session]) -> pd.DataFrame:
+    """What every session was segmented from, such as T1w+FLAIR."""
+    rows = [
+        (f"sub-{session.subject}", f"ses-{session.session}" if session.session else "", used)
+        for session in sessions
+        if (used := "+".join(session.record.get("contrasts", ())))
+    ]
+    return pd.DataFrame(rows, columns=[*cohort.KEYS, "contrasts"])
+
+
+def _unlike(scans: pd.DataFrame) -> list[str]:
+    """A word on sessions that were segmented from different scans."""
+    counts = scans["contrasts"].value_counts()
+    if len(counts) < 2:
+        return []
+    told = ", ".join(f"{count} from {contrasts}" for contrasts, count in counts.items())
+    return [
+        f"Sessions were segmented from different scans ({told}): their volumes, of lesions above all, differ by that"
+        " alone. Compare sessions of the same scans, or add + contrasts to the model."
+    ]
 
 
 def _without_site(fits: Sequence[Fit], harmonized: Harmonized | None) -> list[str]:
@@ -367,6 +392,7 @@ def _change_frame(
 
 # --- tables and dictionaries -----------------------------------------------------------------------------------------
 
+_CONTRASTS = {"Description": "Scans that the session was segmented from."}
 _TERMS = {
     "formula": "The model, with volumes in ml; time is in years since the subject's first session.",
     "outcome": "What is explained.",

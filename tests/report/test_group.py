@@ -46,13 +46,20 @@ def ten(write_session):
 def test_table(tmp_path, ten):
     assemble.assemble_group(tmp_path)
     lines = (tmp_path / "group_volumes.tsv").read_text().splitlines()
-    assert lines[0] == "participant_id\tsession_id\tbrain_mm3\tlesion_mm3\tlesion_count"
-    assert lines[1] == "sub-00\tn/a\t1000000\t0\t0"
-    assert lines[2] == "sub-01\tses-1\t1003000\t100\t1"
-    assert lines[5] == "sub-04\tn/a\t1012000\tn/a\t4"
+    assert lines[0] == "participant_id\tsession_id\tbrain_mm3\tlesion_mm3\tlesion_count\tcontrasts"
+    assert lines[1] == "sub-00\tn/a\t1000000\t0\t0\tT1w+FLAIR"
+    assert lines[2] == "sub-01\tses-1\t1003000\t100\t1\tT1w+FLAIR"
+    assert lines[5] == "sub-04\tn/a\t1012000\tn/a\t4\tT1w+FLAIR"
     assert len(lines) == 11
     about = json.loads((tmp_path / "group_volumes.json").read_text())
     assert list(about) == lines[0].split("\t") and about["brain_mm3"]["Description"] == "What brain_mm3 is."
+
+
+def test_sessions_of_different_scans_are_told(tmp_path, write_session):
+    for number, contrasts in enumerate((["T1w"], ["T1w", "FLAIR"], ["T1w", "FLAIR"])):
+        write_session(f"{number:02}", contrasts=contrasts)
+    (note,) = [note for note in view_of(tmp_path).notes if "different scans" in note]
+    assert "(2 from T1w+FLAIR, 1 from T1w)" in note
 
 
 def test_outliers_and_findings(tmp_path, ten):

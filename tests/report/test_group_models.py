@@ -57,7 +57,7 @@ def test_tables_have_covariates_and_dictionaries(tmp_path, cohort):
         assert list(about) == list(table.columns)
         assert [column for column in about if not about[column].get("Description")] == [], name
     volumes = tables["group_volumes.tsv"]
-    assert list(volumes.columns[-5:]) == ["age", "sex", "group", "scanner", "edss"]
+    assert list(volumes.columns[-6:]) == ["age", "sex", "group", "scanner", "edss", "contrasts"]
     assert volumes["edss"].notna().sum() == 1 and volumes["age"][3] == 24.5
     assert json.loads((tmp_path / "group_volumes.json").read_text())["age"]["Units"] == "year"
 
