@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bidsapp.cards import CONTRASTS
 from bidsapp.measure import cohort, comparisons, formula, harmonize, normative, statistics
 from bidsapp.measure.formula import Design, Formula, FormulaError
 from bidsapp.measure.harmonize import HarmonizationError, Harmonized
@@ -179,12 +180,12 @@ def analyse(
 
 
 def _contrasts(sessions: Sequence[Session]) -> pd.DataFrame:
-    """What every session was segmented from, such as T1w+FLAIR."""
-    rows = [
-        (f"sub-{session.subject}", f"ses-{session.session}" if session.session else "", used)
-        for session in sessions
-        if (used := "+".join(session.record.get("contrasts", ())))
-    ]
+    """What every session was segmented from, such as T1w+FLAIR; in one order, whichever scan was the reference."""
+    rows = []
+    for session in sessions:
+        used = "+".join(name for name in CONTRASTS if name in session.record.get("contrasts", ()))
+        if used:
+            rows.append((f"sub-{session.subject}", f"ses-{session.session}" if session.session else "", used))
     return pd.DataFrame(rows, columns=[*cohort.KEYS, "contrasts"])
 
 

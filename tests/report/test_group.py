@@ -56,7 +56,7 @@ def test_table(tmp_path, ten):
 
 
 def test_sessions_of_different_scans_are_told(tmp_path, write_session):
-    for number, contrasts in enumerate((["T1w"], ["T1w", "FLAIR"], ["T1w", "FLAIR"])):
+    for number, contrasts in enumerate((["T1w"], ["T1w", "FLAIR"], ["FLAIR", "T1w"])):
         write_session(f"{number:02}", contrasts=contrasts)
     (note,) = [note for note in view_of(tmp_path).notes if "different scans" in note]
     assert "(2 from T1w+FLAIR, 1 from T1w)" in note
