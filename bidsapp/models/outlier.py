@@ -299,10 +299,13 @@ def _anatomical(
     a periventricular cap has a core.
     """
     fluid = _large_parts((csf > 0.5) & ~candidates, settings.least_fluid)
-    core = candidates & ~_within(settings.rim, fluid, candidates)
+    core = candidates.copy()
+    if core.any():  # distances are costly, so only where they can matter
+        near = bounding_box(candidates, margin=int(np.ceil(settings.rim)))
+        core[near] &= ~grown(fluid[near], settings.rim, (1, 1, 1))
     if not core.any():
         return core
-    near_core = candidates & _within(settings.rim + 0.5, core, candidates)
+    near_core = candidates & grown(core, settings.rim + 0.5, (1, 1, 1))
     labels, count = ndimage.label(near_core, CONNECTED)
     index = np.arange(1, count + 1)
     highest = ndimage.maximum(np.where(core, probability, 0)[near_core], labels[near_core], index)
@@ -311,15 +314,6 @@ def _anatomical(
     fluid_around = np.nan_to_num(ndimage.mean(csf, shell, index))
     keep = (np.asarray(highest) > settings.seed) & (size >= least_voxels) & (fluid_around < settings.surround)
     return np.concatenate([[False], keep])[labels]
-
-
-def _within(voxels: float, mask: np.ndarray, where: np.ndarray) -> np.ndarray:
-    """What is at most so far from the mask; only right `where` that matters (distances are costly)."""
-    out = np.zeros_like(mask)
-    if where.any():
-        box = bounding_box(where, margin=int(np.ceil(voxels)))
-        out[box] = grown(mask[box], voxels, (1, 1, 1))
-    return out
 
 
 def _large_parts(region: np.ndarray, least_voxels: int) -> np.ndarray:
