@@ -26,18 +26,15 @@ import numpy as np
 import pandas as pd
 from scipy import linalg, optimize, stats
 
-from bidsapp.measure.cohort import order_sessions
-from bidsapp.measure.formula import FUNCTIONS, Formula
+from bidsapp.measure import matrix
+from bidsapp.measure.formula import Formula
+from bidsapp.measure.matrix import ModelMatrix, enumerate_terms, plain_term
 from bidsapp.measure.separation import separating_terms
 
-#: Residual degrees of freedom below which a model is not fitted: its intervals would be guesses.
-MINIMUM_RESIDUAL_DF = 5
 #: Sessions per parameter below which estimates are called unstable (Harrell 2015, Regression Modeling Strategies, 4.4).
 SESSIONS_PER_PARAMETER = 10
 #: Subjects with and without the event, at least, for a logistic model (of its parameters, and of this number).
 MINIMUM_EVENTS = 5
-#: Least share of a predictor's variance within subjects with which it counts as varying there (TIV hardly does).
-WITHIN_SHARE = 0.1
 #: A check with a smaller p-value is called doubtful.
 DOUBTFUL = 0.05
 #: Cook's distance of an influential session (Cook and Weisberg 1982); variance inflation that hurts (Marquardt 1970).
@@ -107,42 +104,6 @@ class Fit:
     summary: str = ""
 
 
-@dataclass(frozen=True)
-class _Data:
-    """Design of a model: outcome y (n,), predictors x (n, p), group codes of the subjects (n,)."""
-
-    y: np.ndarray
-    x: np.ndarray
-    names: list[str]
-    terms: dict[str, slice]
-    factors: set[str]
-    subject: np.ndarray
-    index: pd.Index
-
-    @property
-    def repeated(self) -> bool:
-        return len(np.unique(self.subject)) < len(self.subject)
-
-    @property
-    def subjects(self) -> int:
-        return int(self.subject.max()) + 1
-
-    def rows(self, keep: np.ndarray) -> _Data:
-        _, subject = np.unique(self.subject[keep], return_inverse=True)
-        return _Data(self.y[keep], self.x[keep], self.names, self.terms, self.factors, subject, self.index[keep])
-
-    def columns(self, keep: np.ndarray) -> _Data:
-        """With some of the predictors only; terms without any column are gone."""
-        terms, start = {}, 0
-        for name, where in self.terms.items():
-            stop = start + int(keep[where].sum())
-            if stop > start:
-                terms[name] = slice(start, stop)
-            start = stop
-        names = [name for name, one in zip(self.names, keep, strict=True) if one]
-        return replace(self, x=self.x[:, keep], names=names, terms=terms)
-
-
 def fit(formula: Formula, frame: pd.DataFrame) -> list[Fit]:
     """Fit the model that suits the outcome: one `Fit`, or two for the parts of a lesion load.
 
@@ -166,10 +127,10 @@ def fit(formula: Formula, frame: pd.DataFrame) -> list[Fit]:
 
 
 def _fit(formula: Formula, frame: pd.DataFrame) -> list[Fit]:
-    data, left_out, problem = _design(formula, frame)
+    data, left_out, problem = matrix.build(formula, frame)
     if data is None:
         return [_refusal(formula, problem)]
-    formula, data, fallback, problem = _sufficient(formula, data)
+    formula, data, fallback, problem = matrix.sufficient(formula, data)
     if problem:
         return [_refusal(formula, problem)]
     notes = (*left_out, *fallback)
@@ -204,144 +165,6 @@ def with_fdr(fits: Sequence[Fit]) -> pd.DataFrame:
     for rows in table[tested].groupby(family[tested], sort=False).groups.values():
         table.loc[rows, "q_fdr"] = stats.false_discovery_control(table.loc[rows, "p"].to_numpy(float))
     return table[TERM_COLUMNS]
-
-
-# --- design ----------------------------------------------------------------------------------------------------------
-
-
-def _design(formula: Formula, frame: pd.DataFrame) -> tuple[_Data | None, list[str], str]:
-    """Outcome and predictors of the rows that are complete; what was left out; why there is no model."""
-    import patsy
-
-    needed = list(formula.variables)
-    columns = [*dict.fromkeys([*needed, "participant_id"])]
-    complete = frame[columns].iloc[order_sessions(frame)].replace([np.inf, -np.inf], np.nan)
-    whole = complete.notna().all(axis=1)
-    notes = _left_out(complete, whole, needed)
-    used = complete[whole].copy()
-    for name in needed:
-        if isinstance(used[name].dtype, pd.CategoricalDtype):
-            used[name] = used[name].cat.remove_unused_categories()
-        if used[name].nunique() < 2:
-            told = "the same for all sessions" if len(used) else "n/a"
-            return None, notes, f"{name} is {told}" + (f" that are complete ({len(used)})." if len(used) else ".")
-    environment = patsy.EvalEnvironment([dict(FUNCTIONS)])
-    try:
-        with np.errstate(all="ignore"):
-            y, x = patsy.dmatrices(f"{formula.left} ~ {formula.right}", used, eval_env=environment, NA_action="raise")
-    except patsy.PatsyError as error:
-        return None, notes, f"the formula cannot be used: {str(error).splitlines()[0]}."
-    y, matrix = np.asarray(y, dtype=float), np.asarray(x, dtype=float)
-    if y.shape[1] != 1:
-        return None, notes, f"{formula.left} is not one number per session: it cannot be explained by a linear model."
-    if not (np.isfinite(y).all() and np.isfinite(matrix).all()):
-        return None, notes, f"{formula.text} is not finite for every session (the logarithm of zero?)."
-    _, subject = np.unique(used["participant_id"].astype(str), return_inverse=True)
-    info = x.design_info
-    factors = {
-        term.name()
-        for term in info.terms
-        if term.factors and all(info.factor_infos[factor].type == "categorical" for factor in term.factors)
-    }
-    terms = {name: info.term_name_slices[name] for name in info.term_names}
-    return _Data(y[:, 0], matrix, list(info.column_names), terms, factors, subject, used.index), notes, ""
-
-
-def _left_out(frame: pd.DataFrame, whole: pd.Series, needed: Sequence[str]) -> list[str]:
-    if whole.all():
-        return []
-    why = [f"{name} ({int(frame[name].isna().sum())})" for name in needed if frame[name].isna().any()]
-    return [f"{int((~whole).sum())} of {len(whole)} sessions are left out, n/a in {', '.join(why)}."]
-
-
-def _too_few(data: _Data) -> str:
-    """Why the data cannot carry the model, or ""."""
-    sessions, parameters = data.x.shape
-    subjects = data.subjects
-    if not parameters:
-        return "it has no predictor. Name one, or write 1 for the mean alone."
-    spare = int(_degrees_of_freedom(data).min())
-    if spare < MINIMUM_RESIDUAL_DF:
-        return (
-            f"too few for this model: {sessions} sessions of {subjects} subjects and {parameters} parameters leave"
-            f" {max(spare, 0)} degrees of freedom, at least {MINIMUM_RESIDUAL_DF} are needed. Use fewer predictors."
-        )
-    if np.linalg.matrix_rank(data.x / np.linalg.norm(data.x, axis=0).clip(1e-300)) < parameters:
-        return (
-            "its predictors determine one another (such as a site at which all are patients): their effects cannot be"
-            " told apart. Leave one out."
-        )
-    return ""
-
-
-def _degrees_of_freedom(data: _Data) -> np.ndarray:
-    """Of every coefficient; between and within subjects apart (Schluchter and Elashoff 1990, J Stat Comput Sim 37:69).
-
-    A mixed model's Wald tests with normal quantiles are too bold in small samples; these t quantiles mend it.
-    """
-    sessions, parameters = data.x.shape
-    if not data.repeated:
-        return np.full(parameters, sessions - parameters)
-    within = _within(data)
-    between_df = data.subjects - int((~within).sum())
-    within_df = sessions - data.subjects - int(within.sum())
-    return np.where(within, within_df, between_df)
-
-
-def _within(data: _Data) -> np.ndarray:
-    """Which predictors vary within subjects, by an analysis of variance of what the others do not tell of them.
-
-    nlme counts a predictor as within subjects if any subject has two values, so that a head size measured anew at each
-    of a few rescans would take its degrees of freedom from these. Shape (p,).
-    """
-    count = np.bincount(data.subject)
-    varies = (data.x != data.x[np.unique(data.subject, return_index=True)[1]][data.subject]).any(axis=0)
-    own = np.linalg.pinv(data.x / np.linalg.norm(data.x, axis=0).clip(1e-300)).T
-    total = np.stack([np.bincount(data.subject, weights=column) for column in own.T], axis=1)
-    square = ((own - (total / count[:, None])[data.subject]) ** 2).sum(axis=0) / max(len(own) - len(count), 1)
-    return np.asarray(varies & (square > WITHIN_SHARE * own.var(axis=0, ddof=1)))
-
-
-def _sufficient(formula: Formula, data: _Data) -> tuple[Formula, _Data, tuple[str, ...], str]:
-    """What can be fitted: all sessions, else each subject's first; a note where it is these; why nothing can, or "".
-
-    A few subjects who were scanned twice do not tell what changes within subjects, and must not cost the others their
-    model.
-    """
-    problem = _too_few(data)
-    if not problem or not data.repeated or not len(data.names):
-        return formula, data, (), problem
-    within = int(_within(data).sum())
-    if not within or len(data.y) - data.subjects - within >= MINIMUM_RESIDUAL_DF:
-        return formula, data, (), problem
-    shorter, once, dropped = _once(formula, data)
-    if not set(once.names) - {"Intercept"} or _too_few(once):
-        return formula, data, (), problem
-    several = int((np.bincount(data.subject) > 1).sum())
-    note = (
-        f"{several} of {data.subjects} subjects have several sessions, too few for what changes within subjects: the"
-        f" first of each subject is used{_without(dropped)}."
-    )
-    return shorter, once, (note,), ""
-
-
-def _once(formula: Formula, data: _Data) -> tuple[Formula, _Data, list[str]]:
-    """The first session of each subject; predictors that then say nothing (time) are left out, and told."""
-    _, first = np.unique(data.subject, return_index=True)
-    once = data.rows(np.sort(first))
-    keep = np.array([name == "Intercept" for name in once.names]) | (np.ptp(once.x, axis=0) > 0)
-    for name, where in once.terms.items():
-        keep[where] &= not re.search(r"\b(time|session_id)\b", name)
-    shorter = once.columns(keep)
-    dropped = [name for name in data.terms if name not in shorter.terms]
-    right = " + ".join(name for name in shorter.terms if name != "Intercept") or "1"
-    right = right if "Intercept" in shorter.terms else f"0 + {right}"
-    needed = [name for name in formula.variables[1:] if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", right)]
-    return Formula(formula.left, right, formula.outcome, (formula.outcome, *needed)), shorter, dropped
-
-
-def _without(dropped: Sequence[str]) -> str:
-    return f", without {_enumerated(dropped)}" if dropped else ""
 
 
 def _refusal(formula: Formula, why: str, part: str = "") -> Fit:
@@ -397,33 +220,35 @@ def random_intercept(y: np.ndarray, x: np.ndarray, subject: np.ndarray) -> tuple
     return ratio, *transformed(ratio)
 
 
-def _gaussian(formula: Formula, data: _Data, notes: tuple[str, ...], *, part: str = "", logged: bool = False) -> Fit:
+def _gaussian(
+    formula: Formula, data: ModelMatrix, notes: tuple[str, ...], *, part: str = "", logged: bool = False
+) -> Fit:
     """Linear model, or mixed model where subjects have several sessions."""
     import statsmodels.api as sm
 
     if np.ptp(data.y) <= 1e-12 * max(1.0, np.abs(data.y).max()):
         return _refusal(formula, "the outcome is the same for all sessions.", part)
-    if data.repeated and _same_within(data):
-        shorter, data, dropped = _once(formula, data)
+    if data.repeated and matrix.same_within(data):
+        shorter, data, dropped = matrix.once(formula, data)
         same = f"{formula.left} is the same in all sessions of each subject"
         if not set(data.names) - {"Intercept"}:
             return _refusal(formula, f"{same}: what changes between sessions cannot explain it.", part)
-        if problem := _too_few(data):
+        if problem := matrix.too_few(data):
             return _refusal(formula, f"{same}, who counts once: {problem}", part)
-        formula, notes = shorter, (*notes, f"{same}, who counts once, in the first session{_without(dropped)}.")
+        formula, notes = shorter, (*notes, f"{same}, who counts once, in the first session{matrix.without(dropped)}.")
     ratio, y, x = (0.0, data.y, data.x)
     if data.repeated:
         ratio, y, x = random_intercept(data.y, data.x, data.subject)
     result = sm.OLS(y, x).fit()
     if result.ssr <= 1e-20 * float(data.y @ data.y):
         return _refusal(formula, "the predictors explain the outcome without rest: it is computed from them.", part)
-    alone = _resting_on_one(data)
+    alone = matrix.resting_on_one(data)
     if data.repeated:
         clustered = np.asarray(result.get_robustcov_results("cluster", groups=data.subject).bse)
         robust = np.where(alone, np.nan, clustered)
     else:
         robust = _hc3(result, alone)
-    df = _degrees_of_freedom(data)
+    df = matrix.degrees_of_freedom(data)
     spread = float(np.sqrt(result.mse_resid * (1 + ratio)))
     terms = _terms(
         formula, data, estimate=result.params, se=result.bse, df=df, spread=spread, part=part,
@@ -449,13 +274,7 @@ def _gaussian(formula: Formula, data: _Data, notes: tuple[str, ...], *, part: st
     )  # fmt: skip
 
 
-def _same_within(data: _Data) -> bool:
-    """Whether the outcome says nothing but who the subject is: its sessions are no further observations then."""
-    _, first = np.unique(data.subject, return_index=True)
-    return bool(np.abs(data.y - data.y[first][data.subject]).max() <= 1e-12 * np.abs(data.y).max())
-
-
-def _thin(data: _Data) -> tuple[str, ...]:
+def _thin(data: ModelMatrix) -> tuple[str, ...]:
     subjects = data.subjects
     each = subjects / data.x.shape[1]
     if each >= SESSIONS_PER_PARAMETER:
@@ -465,32 +284,11 @@ def _thin(data: _Data) -> tuple[str, ...]:
     )
 
 
-def _resting_on_one(data: _Data) -> np.ndarray:
-    """Which coefficients cannot be estimated without some one subject, such as the only one of a site; shape (p,).
-
-    That subject is fitted exactly whatever it is: errors made of residuals know nothing of such a coefficient.
-    """
-    x = data.x / np.linalg.norm(data.x, axis=0)
-    q, r = np.linalg.qr(x)
-    alone = np.zeros(x.shape[1], bool)
-    for subject in np.flatnonzero(np.bincount(data.subject, weights=(q**2).sum(axis=1)) > 1 - 1e-8):
-        _, size, directions = np.linalg.svd(q[data.subject == subject], full_matrices=False)
-        for one in directions[size > 1 - 1e-8]:
-            moved = np.abs(linalg.solve_triangular(r, one))
-            alone |= moved > 1e-6 * moved.max()
-    return alone
-
-
-def _resting(data: _Data, alone: np.ndarray) -> str:
-    rest = "rests" if alone.sum() == 1 else "rest"
-    return f"{_enumerated([name for name, one in zip(data.names, alone, strict=True) if one])} {rest} on one subject"
-
-
-def _support(data: _Data, alone: np.ndarray) -> tuple[Check, ...]:
+def _support(data: ModelMatrix, alone: np.ndarray) -> tuple[Check, ...]:
     """Told only where something is wrong."""
     if not alone.any():
         return ()
-    told = f"{_resting(data, alone)} alone, without a robust p-value"
+    told = f"{matrix.resting(data, alone)} alone, without a robust p-value"
     return (Check("Several subjects for every term", told, np.nan, True),)
 
 
@@ -502,7 +300,7 @@ def _hc3(result: object, alone: np.ndarray) -> np.ndarray:
     return np.where(alone, np.nan, np.sqrt(inverse**2 @ scaled**2))
 
 
-def _checks(data: _Data, standard: np.ndarray, result: object) -> tuple[Check, ...]:
+def _checks(data: ModelMatrix, standard: np.ndarray, result: object) -> tuple[Check, ...]:
     """The assumptions of a normal linear model, each with its test."""
     from statsmodels.stats.diagnostic import het_breuschpagan
     from statsmodels.stats.outliers_influence import OLSInfluence
@@ -527,7 +325,7 @@ def _checks(data: _Data, standard: np.ndarray, result: object) -> tuple[Check, .
             bool(np.nanmax(cook) > COOK_LIMIT),
         ),
     ]
-    inflation = _variance_inflation(data)
+    inflation = matrix.variance_inflation(data)
     if inflation is not None:
         name, value = inflation
         told = f"largest variance inflation {value:.3g} ({name}, limit {VIF_LIMIT:g})"
@@ -541,26 +339,16 @@ def _with_constant(x: np.ndarray) -> np.ndarray:
     return wide if np.linalg.matrix_rank(wide) == wide.shape[1] else wide[:, :-1]
 
 
-def _variance_inflation(data: _Data) -> tuple[str, float] | None:
-    """Largest variance inflation factor of the main effects (products are collinear with their parts by nature)."""
-    keep = [i for i, name in enumerate(data.names) if name != "Intercept" and ":" not in name]
-    if len(keep) < 2:
-        return None
-    factors = np.diag(np.linalg.pinv(np.corrcoef(data.x[:, keep], rowvar=False)))
-    worst = int(np.argmax(factors))
-    return plain_term(data.names[keep[worst]]), float(factors[worst])
-
-
 # --- lesions ---------------------------------------------------------------------------------------------------------
 
 
-def _two_parts(formula: Formula, data: _Data, notes: tuple[str, ...]) -> list[Fit]:
+def _two_parts(formula: Formula, data: ModelMatrix, notes: tuple[str, ...]) -> list[Fit]:
     """Whether there is any lesion, and how much where there is."""
     some = data.y > 0
     fits = [_logistic(formula, data, some.astype(float), notes)]
     if not some.any():
         return [*fits, _refusal(formula, "no session has a lesion.", "load")]
-    loads, present, fallback, problem = _sufficient(formula, data.rows(some))
+    loads, present, fallback, problem = matrix.sufficient(formula, data.rows(some))
     moving = np.ptp(present.x, axis=0) > 0
     if not problem and not all(moving | (np.array(present.names) == "Intercept")):
         problem = "a predictor is the same for all sessions with lesions."
@@ -571,9 +359,9 @@ def _two_parts(formula: Formula, data: _Data, notes: tuple[str, ...]) -> list[Fi
     return [*fits, _gaussian(loads, logged, (*notes, *few, *fallback), part="load", logged=True)]
 
 
-def _logistic(formula: Formula, data: _Data, event: np.ndarray, notes: tuple[str, ...]) -> Fit:
+def _logistic(formula: Formula, data: ModelMatrix, event: np.ndarray, notes: tuple[str, ...]) -> Fit:
     part = "any lesion"
-    subjects = _subjects_with(data, event)
+    subjects = matrix.subjects_with(data, event)
     needed = max(MINIMUM_EVENTS, data.x.shape[1])
     if min(subjects.values()) < needed:
         rarer = min(subjects, key=lambda outcome: subjects[outcome])
@@ -585,19 +373,14 @@ def _logistic(formula: Formula, data: _Data, event: np.ndarray, notes: tuple[str
     return _generalised(formula, data, event, sm.families.Binomial(), notes, part=part)
 
 
-def _subjects_with(data: _Data, event: np.ndarray) -> dict[str, int]:
-    """In how many subjects there is a session with an event, and one without: sessions of one subject are no news."""
-    return {name: len(np.unique(data.subject[event == value])) for name, value in (("with", 1), ("without", 0))}
-
-
-def _counts(formula: Formula, data: _Data, notes: tuple[str, ...]) -> Fit:
+def _counts(formula: Formula, data: ModelMatrix, notes: tuple[str, ...]) -> Fit:
     import statsmodels.api as sm
 
     return _generalised(formula, data, data.y, sm.families.Poisson(), notes, part="")
 
 
 def _generalised(
-    formula: Formula, data: _Data, y: np.ndarray, family: object, notes: tuple[str, ...], *, part: str
+    formula: Formula, data: ModelMatrix, y: np.ndarray, family: object, notes: tuple[str, ...], *, part: str
 ) -> Fit:
     """Logistic (``part`` is set) or quasi-Poisson model; robust for dependent sessions."""
     import statsmodels.api as sm
@@ -614,9 +397,11 @@ def _generalised(
         result = sm.GLM(y, data.x / scale, family=family).fit(scale=None if logistic else "X2", **options)
     if not (result.converged and np.isfinite(result.bse).all()):
         return _refusal(formula, "the fit did not settle: the data say too little about a predictor.", part)
-    alone = _resting_on_one(data)
+    alone = matrix.resting_on_one(data)
     if data.repeated and alone.any():
-        return _refusal(formula, f"{_resting(data, alone)}: errors by subject cannot be told. Leave it out.", part)
+        return _refusal(
+            formula, f"{matrix.resting(data, alone)}: errors by subject cannot be told. Leave it out.", part
+        )
     subjects = data.subjects
     spare = np.full(data.x.shape[1], subjects - data.x.shape[1] if data.repeated else len(y) - data.x.shape[1], float)
     if logistic and not data.repeated:
@@ -637,7 +422,7 @@ def _generalised(
     )  # fmt: skip
     dispersion = float(np.sum((y - result.mu) ** 2 / family.variance(result.mu)) / (len(y) - data.x.shape[1]))  # type: ignore[attr-defined]
     if logistic:
-        each = min(_subjects_with(data, y).values()) / data.x.shape[1]
+        each = min(matrix.subjects_with(data, y).values()) / data.x.shape[1]
         check = Check("Enough events", f"{each:.1f} of the rarer outcome per parameter (10 wanted)", np.nan, each < 10)
         summary = f"{y.mean():.0%} of the sessions have lesions"
     else:
@@ -650,7 +435,7 @@ def _generalised(
 
 
 def _separated(terms: Sequence[str], *, logistic: bool) -> str:
-    told = _enumerated(terms)
+    told = enumerate_terms(terms)
     tells = "tells" if len(terms) == 1 else "tell, together,"
     which, ratio = ("which of them have lesions", "odds ratio") if logistic else ("which counts are zero", "rate ratio")
     what = "where all or none have lesions" if logistic else "where all counts are zero"
@@ -660,17 +445,12 @@ def _separated(terms: Sequence[str], *, logistic: bool) -> str:
     )
 
 
-def _enumerated(terms: Sequence[str]) -> str:
-    plain = [plain_term(term) for term in terms]
-    return plain[0] if len(plain) == 1 else f"{', '.join(plain[:-1])} and {plain[-1]}"
-
-
 # --- terms -----------------------------------------------------------------------------------------------------------
 
 
 def _terms(
     formula: Formula,
-    data: _Data,
+    data: ModelMatrix,
     *,
     estimate: np.ndarray,
     se: np.ndarray,
@@ -734,22 +514,3 @@ def _effect(
     r = statistic / np.sqrt(statistic**2 + df)
     width = stats.norm.ppf(0.975) / np.sqrt(max(df - 1, 1))
     return r, float(np.tanh(np.arctanh(r) - width)), float(np.tanh(np.arctanh(r) + width)), "partial r"
-
-
-def plain_term(name: str) -> str:
-    """A coefficient's name without patsy's marks.
-
-    Examples
-    --------
-    >>> plain_term("group[T.MS]"), plain_term("C(site)[T.b]:age")
-    ('group = MS', 'site = b : age')
-    """
-    parts = []
-    for factor in name.split(":"):
-        match = re.fullmatch(r"(?:C\((\w+)[^)]*\)|Q\('([^']+)'\)|(.+?))(?:\[(?:T\.)?(.*)\])?", factor)
-        if match is None:
-            parts.append(factor)
-            continue
-        base = next(text for text in match.groups()[:3] if text is not None)
-        parts.append(f"{base} = {match[4]}" if match[4] is not None else base)
-    return " : ".join(parts)
