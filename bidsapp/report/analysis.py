@@ -11,14 +11,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bidsapp.cards import CONTRASTS
 from bidsapp.measure import cohort, comparisons, formula, harmonize, normative, statistics
 from bidsapp.measure.formula import Design, Formula, FormulaError
 from bidsapp.measure.harmonize import HarmonizationError, Harmonized
 from bidsapp.measure.statistics import Fit
 from bidsapp.measure.volumes import KEY_COLUMNS
+from bidsapp.report import merge
 from bidsapp.report.covariates import Covariates
-from bidsapp.report.read import BrokenFile, Session, read_json, read_table
+from bidsapp.report.merge import Changes
+from bidsapp.report.read import Session
 
 #: |leave-one-out z| above which a value stands out (as `cohort.MODIFIED_Z_LIMIT`).
 Z_LIMIT = cohort.MODIFIED_Z_LIMIT
@@ -127,96 +128,96 @@ def analyse(
     """
     options, changes = options or Options(), changes or Changes()
     measures = tuple(str(name) for name in merged if name not in cohort.KEYS)
-    loads, about_loads = _loads(merged, measures, sessions)
-    taken = [*measures, *map(str, loads), *map(str, changes.tables.get("changes", pd.DataFrame())), "contrasts"]
-    covariates = covariates.beside(taken)
-    categories = [*covariates.categories, "contrasts"]
-    scans = _contrasts(sessions)
-    volumes, notes = cohort.add_covariates(merged, [*covariates.tables, ("the records", scans)], codes=categories)
-    notes += _unlike(scans)
-    if options.harmonize:
-        categories.append(options.harmonize)  # sites may be told by numbers
-    frame, few = formula.without_small_levels(formula.model_frame(_side_by_side(volumes, loads), categories=categories))
+    loads, about_loads = merge.lesion_loads(merged, measures, sessions)
+    single, about_lesions = merge.single_lesions(sessions)
+    scans = merge.contrasts(sessions)
+    changed = changes.tables.get("changes", pd.DataFrame())
+    covariates = covariates.beside([*measures, *map(str, loads), *map(str, changed), "contrasts"])
+    known = [*covariates.categories, "contrasts"]
+    volumes, notes = cohort.add_covariates(merged, [*covariates.tables, ("the records", scans)], codes=known)
+    categories = (*known, options.harmonize) if options.harmonize else (*known,)  # sites may be told by numbers
+    frame, few = _model_frame(volumes, loads, categories)
     order = cohort.order_sessions(frame)
     volumes, loads, frame = (table.iloc[order].reset_index(drop=True) for table in (volumes, loads, frame))
-    design = formula.find_design(frame)
-    harmonized: Harmonized | None = None
-    if options.harmonize:
-        try:
-            harmonized = harmonize.harmonize(volumes, frame, design, options.harmonize, measures=measures)
-            done = formula.model_frame(_side_by_side(harmonized.frame, loads), categories=categories)
-            frame, _ = formula.without_small_levels(done)
-            design = formula.find_design(frame, site=harmonized.site)
-        except HarmonizationError as error:
-            notes.append(f"The table was not harmonised: {error}")
-    known = [name for name in measures if pd.api.types.is_numeric_dtype(volumes[name]) and volumes[name].notna().any()]
-    short = [name.removesuffix("_mm3") for name in known]
-    intervals, changed = _change_frame(changes.tables.get("changes", pd.DataFrame()), frame, covariates)
-    fits = _fit_all([(frame, short), (intervals, changed)], design, options.models)
-    notes += _without_site(fits, harmonized)
-    group = design.group
-    found = [comparisons.compare_groups(frame, group, short)] if group else []
-    if group and len(intervals):
-        found.append(comparisons.compare_groups(intervals, group, changed))
-    if frame["participant_id"].duplicated().any():
-        found.append(comparisons.compare_sessions(frame, short))
-    found = [table for table in found if len(table)]
-    single, about_lesions = _single_lesions(sessions)
-    result = Analysis(
-        volumes, measures, frame, design, tuple(fits), statistics.with_fdr(fits),
-        pd.concat(found, ignore_index=True) if found else pd.DataFrame(),
-        normative.adjusted_scores(frame, design, short), harmonized=harmonized,
-        single_lesions=single, notes=(*covariates.notes, *notes, *few, *design.notes, *changes.notes),
-        changes=changes.tables.get("changes", pd.DataFrame()),
-        lesion_changes=changes.tables.get("lesionchanges", pd.DataFrame()), intervals=intervals,
+    result = Analysis(volumes, measures, frame, formula.find_design(frame), single_lesions=single)
+    result, unharmonized = _harmonised(result, loads, categories, options.harmonize)
+    result = _modelled(result, covariates, changed, options.models)
+    result = replace(
+        result, changes=changed, lesion_changes=changes.tables.get("lesionchanges", pd.DataFrame()),
+        lesions=merge.lesions(volumes, measures, sessions, single, loads),
     )  # fmt: skip
-    known += [str(name) for name in loads]
-    known += [f"{name}_mm3" for name in changed if f"{name}_mm3" in result.changes]
-    result = replace(result, terms=_with_units(result.terms, known), comparisons=_with_units(result.comparisons, known))
-    result = replace(result, lesions=_lesions(volumes, measures, sessions, single, loads))
+    in_ml = [*measures, *map(str, loads), *map(str, changed)]
+    result = replace(result, terms=_with_units(result.terms, in_ml), comparisons=_with_units(result.comparisons, in_ml))
+    notes += [*merge.unlike(scans), *unharmonized, *_without_site(result)]
     about = {**covariates.dictionary, **about_loads, **dictionary, "contrasts": _CONTRASTS}
-    described = _dictionaries(result, about, about_lesions)
-    return replace(result, dictionaries={**described, **changes.dictionaries})
+    described = {**_dictionaries(result, about, about_lesions), **changes.dictionaries}
+    told = (*covariates.notes, *notes, *few, *result.design.notes, *changes.notes)
+    return replace(result, dictionaries=described, notes=told)
 
 
-def _contrasts(sessions: Sequence[Session]) -> pd.DataFrame:
-    """What every session was segmented from, such as T1w+FLAIR; in one order, whichever scan was the reference."""
-    rows = []
-    for session in sessions:
-        used = "+".join(name for name in CONTRASTS if name in session.record.get("contrasts", ()))
-        if used:
-            rows.append((f"sub-{session.subject}", f"ses-{session.session}" if session.session else "", used))
-    return pd.DataFrame(rows, columns=[*cohort.KEYS, "contrasts"])
+def _model_frame(
+    volumes: pd.DataFrame, loads: pd.DataFrame, categories: Sequence[str]
+) -> tuple[pd.DataFrame, list[str]]:
+    """Measures, loads and covariates as models take them; a note on levels with too few subjects."""
+    side_by_side = pd.concat([volumes, loads], axis=1)
+    return formula.without_small_levels(formula.model_frame(side_by_side, categories=categories))
 
 
-def _unlike(scans: pd.DataFrame) -> list[str]:
-    """A word on sessions that were segmented from different scans."""
-    counts = scans["contrasts"].value_counts()
-    if len(counts) < 2:
-        return []
-    told = ", ".join(f"{count} from {contrasts}" for contrasts, count in counts.items())
-    return [
-        f"Sessions were segmented from different scans ({told}): their volumes, of lesions above all, differ by that"
-        " alone. Compare sessions of the same scans, or add + contrasts to the model."
-    ]
+def _harmonised(
+    analysis: Analysis, loads: pd.DataFrame, categories: Sequence[str], site: str | None
+) -> tuple[Analysis, list[str]]:
+    """With the model frame of harmonised measures, where that was asked for and can be done; a note where not."""
+    if site is None:
+        return analysis, []
+    try:
+        harmonized = harmonize.harmonize(
+            analysis.volumes, analysis.frame, analysis.design, site, measures=analysis.measures
+        )
+        frame, _ = _model_frame(harmonized.frame, loads, categories)
+    except HarmonizationError as error:
+        return analysis, [f"The table was not harmonised: {error}"]
+    design = formula.find_design(frame, site=harmonized.site)
+    return replace(analysis, frame=frame, design=design, harmonized=harmonized), []
 
 
-def _without_site(fits: Sequence[Fit], harmonized: Harmonized | None) -> list[str]:
+def _modelled(analysis: Analysis, covariates: Covariates, changes: pd.DataFrame, asked: Sequence[str]) -> Analysis:
+    """With models, comparisons and z-scores of the measures, and of their changes."""
+    volumes, frame, design = analysis.volumes, analysis.frame, analysis.design
+    measured = [name for name in analysis.measures if _is_measured(volumes[name])]
+    outcomes = [name.removesuffix("_mm3") for name in measured]
+    intervals, changed = _change_frame(changes, frame, covariates)
+    fits = _fit_all([(frame, outcomes), (intervals, changed)], design, asked)
+    found = []
+    if design.group:
+        found.append(comparisons.compare_groups(frame, design.group, outcomes))
+    if design.group and len(intervals):
+        found.append(comparisons.compare_groups(intervals, design.group, changed))
+    if frame["participant_id"].duplicated().any():
+        found.append(comparisons.compare_sessions(frame, outcomes))
+    found = [table for table in found if len(table)]
+    return replace(
+        analysis, fits=tuple(fits), terms=statistics.with_fdr(fits), intervals=intervals,
+        comparisons=pd.concat(found, ignore_index=True) if found else pd.DataFrame(),
+        scores=normative.adjusted_scores(frame, design, outcomes),
+    )  # fmt: skip
+
+
+def _is_measured(column: pd.Series) -> bool:
+    return bool(pd.api.types.is_numeric_dtype(column) and column.notna().any())
+
+
+def _without_site(analysis: Analysis) -> list[str]:
     """A word on models that leave out the sites that were harmonised."""
-    if harmonized is None:
+    if analysis.harmonized is None:
         return []
-    done = {name.removesuffix("_mm3") for name in harmonized.columns}
-    site = harmonized.site
-    if all(site in one.formula.variables for one in fits if one.formula.outcome in done):
+    done = {name.removesuffix("_mm3") for name in analysis.harmonized.columns}
+    site = analysis.harmonized.site
+    if all(site in one.formula.variables for one in analysis.fits if one.formula.outcome in done):
         return []
     return [
         f"Some models of harmonised measures do not have {site} among their predictors: where groups are not even over"
         f" the sites, their p-values are too small. Add + {site}."
     ]
-
-
-def _side_by_side(volumes: pd.DataFrame, loads: pd.DataFrame) -> pd.DataFrame:
-    return pd.concat([volumes, loads], axis=1)
 
 
 def _fit_all(frames: Sequence[tuple[pd.DataFrame, Sequence[str]]], design: Design, asked: Sequence[str]) -> list[Fit]:
@@ -264,120 +265,13 @@ def _with_units(table: pd.DataFrame, known: Sequence[str]) -> pd.DataFrame:
     return table.assign(unit=unit)
 
 
-def _single_lesions(sessions: Sequence[Session]) -> tuple[pd.DataFrame, dict[str, Mapping[str, Any]]]:
-    """All lesions of all sessions, one row each."""
-    frames, about = [], {}
-    for session in sessions:
-        table = session.tables.get("lesions")
-        if table is None:
-            continue
-        for name in table.columns:
-            if name not in about:
-                about[str(name)] = session.dictionaries.get("lesions", {}).get(name, {})
-        if len(table):
-            subject, _, visit = session.name.partition("_")
-            frames.append(table.assign(participant_id=subject, session_id=visit or np.nan))
-    if not frames:
-        return pd.DataFrame(columns=[*cohort.KEYS, *(name for name in about if name not in cohort.KEYS)]), about
-    merged = pd.concat(frames, ignore_index=True).astype(object).replace(["n/a", ""], np.nan)
-    merged = merged[cohort.KEYS + [name for name in merged if name not in cohort.KEYS]]
-    return merged.apply(lambda c: c if c.name in cohort.KEYS else cohort.numeric_if_possible(c)), about
-
-
-def _loads(
-    merged: pd.DataFrame, measures: Sequence[str], sessions: Sequence[Session]
-) -> tuple[pd.DataFrame, dict[str, Mapping[str, Any]]]:
-    """The sessions' tables of lesion load (by region and size), in the rows of `merged`, and their dictionary."""
-    frames, about = [], {}
-    for session in sessions:
-        table = session.tables.get("load")
-        if table is None or len(table) != 1:
-            continue
-        subject, _, visit = session.name.partition("_")
-        frames.append(table.assign(participant_id=subject, session_id=visit))
-        about |= {k: v for k, v in session.dictionaries.get("load", {}).items() if k not in about}
-    if not frames:
-        return pd.DataFrame(index=merged.index), about
-    loads = cohort.merge_sessions(frames)
-    loads = loads.drop(columns=[name for name in loads if name in measures])
-    loads[cohort.KEYS] = loads[cohort.KEYS].astype(object).fillna("")
-    keys = merged[cohort.KEYS].astype(object).fillna("")
-    beside = keys.merge(loads, on=cohort.KEYS, how="left").drop(columns=cohort.KEYS)
-    return beside.set_index(merged.index).apply(cohort.numeric_if_possible), about
-
-
-def _lesions(
-    volumes: pd.DataFrame,
-    measures: Sequence[str],
-    sessions: Sequence[Session],
-    single: pd.DataFrame,
-    loads: pd.DataFrame,
-) -> pd.DataFrame:
-    """Loads and counts of every session: from its volumes, its table of loads, and its single lesions."""
-    own = [name for name in measures if cohort.is_lesion(name)]
-    table = pd.concat([volumes[[*cohort.KEYS, *own]], loads], axis=1)
-    if "volume_mm3" not in single:
-        return table
-    summed = cohort.lesion_summary(single) if len(single) else pd.DataFrame(columns=cohort.KEYS)
-    if len(loads.columns):  # regions are told there
-        summed = summed.drop(columns=[name for name in summed if name.startswith(("lesion_region_", "lesion_largest"))])
-    summed = summed[[name for name in summed if name in cohort.KEYS or name not in table]]
-    keys = table[cohort.KEYS].astype(object).fillna("")
-    beside = keys.merge(summed, on=cohort.KEYS, how="left").drop(columns=cohort.KEYS)
-    looked = {session.name for session in sessions if session.tables.get("lesions") is not None}
-    names = ["_".join(part for part in row if part) for row in keys.to_numpy()]
-    none = pd.Series([name in looked for name in names], beside.index) & beside.isna().all(axis=1)
-    sums = [name for name in beside if name not in ("lesion_largest_mm3", "lesion_median_mm3")]
-    beside.loc[none, sums] = 0.0
-    return pd.concat([table, beside.set_index(table.index)], axis=1)
-
-
-@dataclass(frozen=True)
-class Changes:
-    """Changes between sessions, of all subjects: tables, data dictionaries, and what could not be read."""
-
-    tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
-    dictionaries: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-
-
-def read_changes(out_dir: Path) -> Changes:
-    """Read the subjects' ``sub-X_changes.tsv`` (one row per interval) and ``sub-X_lesionchanges.tsv``."""
-    notes: list[str] = []
-    found: dict[str, pd.DataFrame] = {}
-    dictionaries: dict[str, Mapping[str, Mapping[str, Any]]] = {}
-    for kind in ("changes", "lesionchanges"):
-        frames: list[pd.DataFrame] = []
-        about: dict[str, Mapping[str, Any]] = {}
-        for path in sorted([*out_dir.glob(f"sub-*/sub-*_{kind}.tsv"), *out_dir.glob(f"sub-*/anat/sub-*_{kind}.tsv")]):
-            try:
-                table = read_table(path)
-                content = read_json(path.with_suffix(".json")) if path.with_suffix(".json").is_file() else {}
-            except BrokenFile as error:
-                notes.append(f"{path.relative_to(out_dir).as_posix()}: {error}.")
-                continue
-            if "participant_id" not in table:
-                table.insert(0, "participant_id", path.name.split("_")[0])
-            frames.append(table)
-            about |= {name: text for name, text in content.items() if name not in about}
-        if frames:
-            merged = pd.concat(frames, ignore_index=True).astype(object).replace(["n/a", ""], np.nan)
-            merged = merged[["participant_id", *(name for name in merged if name != "participant_id")]]
-            found[kind] = merged.apply(cohort.numeric_if_possible)
-            dictionaries[kind] = {**about, "participant_id": KEY_COLUMNS["participant_id"]}
-    return Changes(found, dictionaries, tuple(notes))
-
-
 def _change_frame(
     changes: pd.DataFrame, frame: pd.DataFrame, covariates: Covariates
 ) -> tuple[pd.DataFrame, tuple[str, ...]]:
     """Intervals for models: what changed, with the covariates and the TIV of the earlier session; and the measures."""
     if changes.empty or "session_from" not in changes:
         return pd.DataFrame(), ()
-    own = [
-        str(name) for name in changes if pd.api.types.is_numeric_dtype(changes[name]) and changes[name].notna().any()
-    ]
-    own = [name for name in own if name not in cohort.KEYS]
+    own = [str(name) for name in changes if name not in cohort.KEYS and _is_measured(changes[name])]
     keyed = changes.assign(session_id=changes["session_from"])[[*cohort.KEYS, *own]]
     joined, _ = cohort.add_covariates(keyed, covariates.tables, codes=covariates.categories)
     out, _ = formula.without_small_levels(formula.model_frame(joined, categories=covariates.categories))
@@ -575,4 +469,4 @@ def _lesion_dictionary(table: pd.DataFrame) -> dict[str, Mapping[str, Any]]:
     return known
 
 
-__all__ = ["Analysis", "FormulaError", "Options", "analyse", "read_changes", "table_text", "tables", "write_tables"]
+__all__ = ["Analysis", "FormulaError", "Options", "analyse", "table_text", "tables", "write_tables"]

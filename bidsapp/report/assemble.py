@@ -16,7 +16,8 @@ import yaml
 from markupsafe import Markup
 
 from bidsapp.image.save import replacing
-from bidsapp.report.analysis import FormulaError, Options, analyse, read_changes, write_tables
+from bidsapp.report import merge
+from bidsapp.report.analysis import FormulaError, Options, analyse, write_tables
 from bidsapp.report.changes import has_changes, view_changes
 from bidsapp.report.covariates import read_covariates
 from bidsapp.report.evaluation import anchor
@@ -88,7 +89,7 @@ def assemble_group(
         read_covariates(bids_dir, out_dir),
         dictionary=group.dictionary,
         options=options,
-        changes=read_changes(out_dir),
+        changes=merge.read_changes(out_dir),
     )
     write_tables(out_dir, found, _write)
     pictures = draw_figures(out_dir, found, group, layout())

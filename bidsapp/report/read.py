@@ -79,6 +79,11 @@ class Session:
         return self.problem.get("status") or "unfinished"
 
     @property
+    def keys(self) -> dict[str, str]:
+        """The session as tables of a cohort name it; the session is "" where the dataset has none."""
+        return {"participant_id": f"sub-{self.subject}", "session_id": f"ses-{self.session}" if self.session else ""}
+
+    @property
     def row(self) -> dict[str, str]:
         """The session's volumes, as text; empty where there are none."""
         return _first_row(self.tables.get("volumes"))

@@ -1,0 +1,140 @@
+"""What the sessions left, put together for the group: loads, single lesions, changes, and which scans were used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bidsapp.cards import CONTRASTS
+from bidsapp.measure import cohort
+from bidsapp.measure.volumes import KEY_COLUMNS
+from bidsapp.report.read import BrokenFile, Session, read_json, read_table
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Changes between sessions, of all subjects: tables, data dictionaries, and what could not be read."""
+
+    tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    dictionaries: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def read_changes(out_dir: Path) -> Changes:
+    """Read the subjects' ``sub-X_changes.tsv`` (one row per interval) and ``sub-X_lesionchanges.tsv``."""
+    notes: list[str] = []
+    found: dict[str, pd.DataFrame] = {}
+    dictionaries: dict[str, Mapping[str, Mapping[str, Any]]] = {}
+    for kind in ("changes", "lesionchanges"):
+        frames: list[pd.DataFrame] = []
+        about: dict[str, Mapping[str, Any]] = {}
+        for path in sorted([*out_dir.glob(f"sub-*/sub-*_{kind}.tsv"), *out_dir.glob(f"sub-*/anat/sub-*_{kind}.tsv")]):
+            try:
+                table = read_table(path)
+                content = read_json(path.with_suffix(".json")) if path.with_suffix(".json").is_file() else {}
+            except BrokenFile as error:
+                notes.append(f"{path.relative_to(out_dir).as_posix()}: {error}.")
+                continue
+            if "participant_id" not in table:
+                table.insert(0, "participant_id", path.name.split("_")[0])
+            frames.append(table)
+            about |= {name: text for name, text in content.items() if name not in about}
+        if frames:
+            merged = pd.concat(frames, ignore_index=True).astype(object).replace(["n/a", ""], np.nan)
+            merged = merged[["participant_id", *(name for name in merged if name != "participant_id")]]
+            found[kind] = merged.apply(cohort.numeric_if_possible)
+            dictionaries[kind] = {**about, "participant_id": KEY_COLUMNS["participant_id"]}
+    return Changes(found, dictionaries, tuple(notes))
+
+
+def contrasts(sessions: Sequence[Session]) -> pd.DataFrame:
+    """What every session was segmented from, such as T1w+FLAIR; in one order, whichever scan was the reference."""
+    rows = []
+    for session in sessions:
+        used = "+".join(name for name in CONTRASTS if name in session.record.get("contrasts", ()))
+        if used:
+            rows.append({**session.keys, "contrasts": used})
+    return pd.DataFrame(rows, columns=[*cohort.KEYS, "contrasts"])
+
+
+def unlike(scans: pd.DataFrame) -> list[str]:
+    """A word on sessions that were segmented from different scans."""
+    counts = scans["contrasts"].value_counts()
+    if len(counts) < 2:
+        return []
+    told = ", ".join(f"{count} from {contrasts}" for contrasts, count in counts.items())
+    return [
+        f"Sessions were segmented from different scans ({told}): their volumes, of lesions above all, differ by that"
+        " alone. Compare sessions of the same scans, or add + contrasts to the model."
+    ]
+
+
+def single_lesions(sessions: Sequence[Session]) -> tuple[pd.DataFrame, dict[str, Mapping[str, Any]]]:
+    """All lesions of all sessions, one row each."""
+    frames, about = [], {}
+    for session in sessions:
+        table = session.tables.get("lesions")
+        if table is None:
+            continue
+        for name in table.columns:
+            if name not in about:
+                about[str(name)] = session.dictionaries.get("lesions", {}).get(name, {})
+        if len(table):
+            frames.append(table.assign(**session.keys))
+    if not frames:
+        return pd.DataFrame(columns=[*cohort.KEYS, *(name for name in about if name not in cohort.KEYS)]), about
+    merged = pd.concat(frames, ignore_index=True).astype(object).replace(["n/a", ""], np.nan)
+    merged = merged[cohort.KEYS + [name for name in merged if name not in cohort.KEYS]]
+    return merged.apply(lambda c: c if c.name in cohort.KEYS else cohort.numeric_if_possible(c)), about
+
+
+def lesion_loads(
+    merged: pd.DataFrame, measures: Sequence[str], sessions: Sequence[Session]
+) -> tuple[pd.DataFrame, dict[str, Mapping[str, Any]]]:
+    """The sessions' tables of lesion load (by region and size), in the rows of `merged`, and their dictionary."""
+    frames, about = [], {}
+    for session in sessions:
+        table = session.tables.get("load")
+        if table is None or len(table) != 1:
+            continue
+        frames.append(table.assign(**session.keys))
+        about |= {k: v for k, v in session.dictionaries.get("load", {}).items() if k not in about}
+    if not frames:
+        return pd.DataFrame(index=merged.index), about
+    loads = cohort.merge_sessions(frames)
+    loads = loads.drop(columns=[name for name in loads if name in measures])
+    loads[cohort.KEYS] = loads[cohort.KEYS].astype(object).fillna("")
+    keys = merged[cohort.KEYS].astype(object).fillna("")
+    beside = keys.merge(loads, on=cohort.KEYS, how="left").drop(columns=cohort.KEYS)
+    return beside.set_index(merged.index).apply(cohort.numeric_if_possible), about
+
+
+def lesions(
+    volumes: pd.DataFrame,
+    measures: Sequence[str],
+    sessions: Sequence[Session],
+    single: pd.DataFrame,
+    loads: pd.DataFrame,
+) -> pd.DataFrame:
+    """Loads and counts of every session: from its volumes, its table of loads, and its single lesions."""
+    own = [name for name in measures if cohort.is_lesion(name)]
+    table = pd.concat([volumes[[*cohort.KEYS, *own]], loads], axis=1)
+    if "volume_mm3" not in single:
+        return table
+    summed = cohort.lesion_summary(single) if len(single) else pd.DataFrame(columns=cohort.KEYS)
+    if len(loads.columns):  # regions are told there
+        summed = summed.drop(columns=[name for name in summed if name.startswith(("lesion_region_", "lesion_largest"))])
+    summed = summed[[name for name in summed if name in cohort.KEYS or name not in table]]
+    keys = table[cohort.KEYS].astype(object).fillna("")
+    beside = keys.merge(summed, on=cohort.KEYS, how="left").drop(columns=cohort.KEYS)
+    looked = {session.name for session in sessions if session.tables.get("lesions") is not None}
+    names = ["_".join(part for part in row if part) for row in keys.to_numpy()]
+    none = pd.Series([name in looked for name in names], beside.index) & beside.isna().all(axis=1)
+    sums = [name for name in beside if name not in ("lesion_largest_mm3", "lesion_median_mm3")]
+    beside.loc[none, sums] = 0.0
+    return pd.concat([table, beside.set_index(table.index)], axis=1)
