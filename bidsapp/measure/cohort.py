@@ -12,6 +12,9 @@ import pandas as pd
 #: Columns that name a row.
 KEYS = ["participant_id", "session_id"]
 
+#: Column of the number of an interval between sessions, 1 and up for each subject in order of time.
+INTERVAL = "interval_number"
+
 #: |modified z-score| above which a value is an outlier: Iglewicz and Hoaglin 1993, How to Detect and Handle Outliers.
 MODIFIED_Z_LIMIT = 3.5
 #: Median and MAD of fewer subjects say little.
@@ -120,7 +123,7 @@ def add_covariates(
     measured = [name for name in map(str, merged) if name not in KEYS]
     found: dict[str, pd.Series] = {}
     for name, table in tables:
-        table = table.astype(object).map(_cell)
+        table = table.astype(object).map(content)
         by = [key for key in KEYS if key in table]
         if "participant_id" not in by:
             notes.append(f"{name} has no column participant_id: it is not used.")
@@ -131,7 +134,9 @@ def add_covariates(
             which = ", ".join(sorted(set(table.loc[twice, "participant_id"].astype(str)))[:5])
             notes.append(f"{name} has more than one row of {which}: the first is used.")
             table = table[~twice]
-        beside = keys[by].merge(table.assign(**{key: table[key].fillna("") for key in by}), on=by, how="left")
+        table = table.assign(**{key: table[key].astype(object).fillna("") for key in by})
+        notes += _unmatched(name, table, keys, by)
+        beside = keys[by].merge(table, on=by, how="left")
         for column in map(str, table.columns.difference(KEYS, sort=False)):
             label = covariate_label(column, name, measured)
             values = pd.Series(beside[column].to_numpy(), index=merged.index)
@@ -147,6 +152,22 @@ def add_covariates(
     return pd.concat([merged, pd.DataFrame(added, index=merged.index)], axis=1), notes
 
 
+def _unmatched(name: str, table: pd.DataFrame, keys: pd.DataFrame, by: list[str]) -> list[str]:
+    """A word on a table that names none of the sessions, and on subjects that participants.tsv does not name."""
+    rows = [some[by].itertuples(index=False, name=None) for some in (keys, table)]
+    here, there = (list(dict.fromkeys(some)) for some in rows)
+    missing = [names for names in here if names not in set(there)]
+    what = "sessions" if "session_id" in by else "subjects"
+    if not missing or not there:
+        return []
+    shown = [" ".join(part for part in names if part) for names in (missing[0], there[0])]
+    if len(missing) == len(here):
+        return [f"{name} names none of the {what} here ({shown[0]}, ...; there: {shown[1]}, ...): it tells nothing."]
+    if name != "participants.tsv":
+        return []  # of one visit, or of patients alone, as it may be
+    return [f"{name} does not name {len(missing)} of {len(here)} subjects, such as {shown[0]}: n/a there."]
+
+
 def _of_no_session(known: pd.Series, values: pd.Series, keys: pd.DataFrame, label: str) -> pd.Series:
     """What is known of subjects, for sessions that say nothing; an age is that of the first, where others have one."""
     if label.lower() not in AGE_COLUMNS:
@@ -159,8 +180,8 @@ def _bare(name: str) -> str:
     return name.lower().removesuffix("_mm3")
 
 
-def _cell(value: object) -> object:
-    """A cell without the blanks around it; NaN where it holds nothing."""
+def content(value: object) -> object:
+    """A cell of a table without the blanks around it; NaN where it holds nothing (`MISSING`)."""
     text = value.strip() if isinstance(value, str) else value
     return np.nan if isinstance(text, str) and text.casefold() in MISSING else text
 
@@ -196,7 +217,8 @@ def lesion_summary(lesions: pd.DataFrame) -> pd.DataFrame:
     -------
     DataFrame
         One row per session, in order: ``lesion_largest_mm3``, ``lesion_median_mm3``, and for each class
-        ``lesion_<class>_mm3`` and ``lesion_<class>_count``; 0 where a session has lesions, but none of that class.
+        ``lesion_<class>_mm3`` and ``lesion_<class>_count``; 0 where a session has lesions, but none of that class, and
+        NaN where it was not measured what class its lesions are of (T1w hypointensity without a T1w).
     """
     keys = lesions[KEYS].astype(object).fillna("")
     by = [keys[key] for key in KEYS]
@@ -209,11 +231,12 @@ def lesion_summary(lesions: pd.DataFrame) -> pd.DataFrame:
         text = lesions[column]
         if pd.api.types.is_numeric_dtype(text) or text.isna().all() or text.nunique() > MAXIMUM_CLASSES:
             continue
+        told = text.notna().groupby(by).any()
         for level in sorted(text.dropna().astype(str).unique()):
             label = re.sub(r"[^a-z0-9]+", "_", f"{column} {level}".lower()).strip("_")
             here = (text.astype(str) == level).astype(float)
-            out[f"lesion_{label}_mm3"] = (volume * here).groupby(by).sum()
-            out[f"lesion_{label}_count"] = here.groupby(by).sum()
+            out[f"lesion_{label}_mm3"] = (volume * here).groupby(by).sum().where(told)
+            out[f"lesion_{label}_count"] = here.groupby(by).sum().where(told)
     return pd.DataFrame(out).rename_axis(KEYS).reset_index()
 
 
@@ -235,7 +258,7 @@ def order_sessions(frame: pd.DataFrame) -> np.ndarray:
     ----------
     frame : DataFrame
         With ``participant_id``, and perhaps ``session_id`` and ``time`` in numbers. Subjects with a session of
-        unknown time go by the labels.
+        unknown time go by the labels. Intervals between sessions go by their numbers (`INTERVAL`).
 
     Returns
     -------
@@ -245,7 +268,7 @@ def order_sessions(frame: pd.DataFrame) -> np.ndarray:
     labels = sorted(sessions.dropna().unique(), key=natural)
     rank = sessions.map({label: place for place, label in enumerate(labels)}).fillna(-1).astype(float)
     subject = frame["participant_id"].astype(str)
-    time = pd.Series(0.0, frame.index)
+    time = frame[INTERVAL] if INTERVAL in frame else pd.Series(0.0, frame.index)
     if "time" in frame and pd.api.types.is_numeric_dtype(frame["time"]):
         time = frame["time"].where(frame["time"].notna().groupby(subject).transform("all"), 0.0)
     return np.lexsort((rank, time, pd.factorize(subject, sort=True)[0]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from math import comb
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,8 @@ from bidsapp.measure.cohort import order_sessions
 
 #: Differences up to which the signed-rank test of tied ones goes through all signs.
 EXACT_RANKS = 13
+#: Ways to draw two samples from their ranks, up to which the rank-sum test of tied ones goes through all.
+EXACT_DRAWS = 20_000
 #: Subjects in each group, or pairs of sessions, for a comparison.
 MINIMUM_COMPARED = 3
 
@@ -34,8 +37,9 @@ def compare_groups(frame: pd.DataFrame, factor: str, measures: Sequence[str]) ->
     -------
     DataFrame
         A row per level and measure. Columns: comparison, column, n, reference_n, mean, reference_mean, median,
-        reference_median, difference with its interval (Welch 1947), t, p_t, p_rank (exact in small samples without
-        ties), hedges_g (Hedges 1981), q_t and q_rank (Benjamini-Hochberg over the measures of a comparison).
+        reference_median, difference with its interval (Welch 1947; none where both are constant), t, p_t, p_rank
+        (exact in small samples), hedges_g (Hedges 1981), q_t and q_rank (Benjamini-Hochberg over the measures of a
+        comparison).
     """
     first = frame.iloc[order_sessions(frame)].drop_duplicates("participant_id")
     levels = list(first[factor].cat.categories)
@@ -81,18 +85,39 @@ def compare_sessions(frame: pd.DataFrame, measures: Sequence[str]) -> pd.DataFra
 
 
 def _unpaired(one: np.ndarray, other: np.ndarray) -> dict[str, float]:
-    test = stats.ttest_ind(one, other, equal_var=False)
-    interval = test.confidence_interval(0.95)
+    t, df, p, low, high = _welch(one, other)
     n, m = len(one), len(other)
     pooled = np.sqrt(((n - 1) * one.var(ddof=1) + (m - 1) * other.var(ddof=1)) / (n + m - 2))
     difference = one.mean() - other.mean()
     # The small-sample factor of Hedges 1981, J Educ Stat 6:107.
     hedges = difference / pooled * (1 - 3 / (4 * (n + m) - 9)) if pooled > 0 else np.nan
     return _described(one, other) | {
-        "difference": difference, "ci_low": interval.low, "ci_high": interval.high, "t": test.statistic,
-        "df": test.df, "p_t": test.pvalue, "p_rank": stats.mannwhitneyu(one, other).pvalue, "effect_size": hedges,
-        "effect": "Hedges' g", "rank_test": "Wilcoxon rank-sum",
+        "difference": difference, "ci_low": low, "ci_high": high, "t": t, "df": df, "p_t": p,
+        "p_rank": rank_sum(one, other), "effect_size": hedges, "effect": "Hedges' g",
+        "rank_test": "Wilcoxon rank-sum",
     }  # fmt: skip
+
+
+def _welch(one: np.ndarray, other: np.ndarray) -> tuple[float, ...]:
+    """Welch's t, degrees of freedom, p and interval; NaN where neither sample varies, which it cannot judge."""
+    if np.ptp(one) == 0 and np.ptp(other) == 0:
+        return (np.nan,) * 5
+    test = stats.ttest_ind(one, other, equal_var=False)
+    interval = test.confidence_interval(0.95)
+    return test.statistic, test.df, test.pvalue, interval.low, interval.high
+
+
+def rank_sum(one: np.ndarray, other: np.ndarray) -> float:
+    """Two-sided p-value of Wilcoxon's rank-sum test (Mann and Whitney's).
+
+    Exact in small samples: with ties (lesion loads of zero) up to `EXACT_DRAWS` draws, without as scipy has it; else
+    the normal approximation, which is too bold for few and tied values.
+    """
+    both = np.r_[one, other]
+    tied = len(np.unique(both)) < len(both)
+    exact = tied and comb(len(both), len(one)) <= EXACT_DRAWS
+    method = stats.PermutationMethod(n_resamples=np.inf) if exact else "auto"
+    return float(stats.mannwhitneyu(one, other, method=method).pvalue)
 
 
 def signed_rank(change: np.ndarray) -> float:
@@ -136,7 +161,8 @@ def _with_q(table: pd.DataFrame) -> pd.DataFrame:
     for kind in ("t", "rank"):
         table[f"q_{kind}"] = np.nan
         for rows in table.groupby("comparison", sort=False).groups.values():
-            table.loc[rows, f"q_{kind}"] = stats.false_discovery_control(table.loc[rows, f"p_{kind}"].to_numpy(float))
+            p = table.loc[rows, f"p_{kind}"].astype(float).dropna()
+            table.loc[p.index, f"q_{kind}"] = stats.false_discovery_control(p.to_numpy())
     return table
 
 

@@ -123,7 +123,8 @@ def lesion_difference(
     Raises
     ------
     ValueError
-        A group has fewer than `MINIMUM_PER_GROUP` subjects, an image cannot be used, or no voxel can be tested.
+        A group has fewer than `MINIMUM_PER_GROUP` subjects, the confounds tell the groups apart, an image cannot be
+        used, or no voxel can be tested.
     """
     from nilearn.mass_univariate import permuted_ols
 
@@ -133,6 +134,9 @@ def lesion_difference(
         raise ValueError(
             f"{smaller} subjects with a map in the smaller group, at least {MINIMUM_PER_GROUP} are needed."
         )
+    design = np.c_[np.ones(len(second)), second, *([] if confounds is None else [confounds])]
+    if np.linalg.matrix_rank(design / np.linalg.norm(design, axis=0).clip(1e-300)) < design.shape[1]:
+        raise ValueError("the groups are told apart by what is adjusted for (such as all women in one of them).")
     with tempfile.TemporaryFile() as store:
         counts, ends, image = _store(paths, second, store)
         needed = max(MINIMUM_LESIONED, int(np.ceil(MINIMUM_SHARE * len(paths))))

@@ -143,6 +143,16 @@ def too_few(data: ModelMatrix) -> str:
     return ""
 
 
+def few_subjects(data: ModelMatrix) -> str:
+    """Why errors clustered by subject cannot be told: they have no more degrees of freedom than that."""
+    subjects, parameters = data.subjects, data.x.shape[1]
+    return (
+        f"too few for this model: errors by subject of {subjects} subjects and {parameters} parameters have"
+        f" {max(subjects - parameters, 0)} degrees of freedom, at least {MINIMUM_RESIDUAL_DF} are needed. Use fewer"
+        " predictors."
+    )
+
+
 def degrees_of_freedom(data: ModelMatrix) -> np.ndarray:
     """Of every coefficient; between and within subjects apart (Schluchter and Elashoff 1990, J Stat Comput Sim 37:69).
 
@@ -255,7 +265,7 @@ def subjects_with(data: ModelMatrix, event: np.ndarray) -> dict[str, int]:
 
 def variance_inflation(data: ModelMatrix) -> tuple[str, float] | None:
     """Largest variance inflation factor of the main effects (products are collinear with their parts by nature)."""
-    keep = [i for i, name in enumerate(data.names) if name != "Intercept" and ":" not in name]
+    keep = [i for i, name in enumerate(data.names) if name != "Intercept" and not is_product(name)]
     if len(keep) < 2:
         return None
     factors = np.diag(np.linalg.pinv(np.corrcoef(data.x[:, keep], rowvar=False)))
@@ -277,6 +287,22 @@ def enumerate_terms(terms: Sequence[str]) -> str:
     return plain[0] if len(plain) == 1 else f"{', '.join(plain[:-1])} and {plain[-1]}"
 
 
+def is_product(name: str) -> bool:
+    """Whether a coefficient is of an interaction.
+
+    Examples
+    --------
+    >>> is_product("group[T.MS]:time"), is_product("stage[T.I:a]")
+    (True, False)
+    """
+    return len(_factors(name)) > 1
+
+
+def _factors(name: str) -> list[str]:
+    """The parts of a coefficient's name; colons within a level's brackets are the level's own."""
+    return re.split(r":(?![^\[\]]*\])", name)
+
+
 def plain_term(name: str) -> str:
     """A coefficient's name without patsy's marks.
 
@@ -286,7 +312,7 @@ def plain_term(name: str) -> str:
     ('group = MS', 'site = b : age')
     """
     parts = []
-    for factor in name.split(":"):
+    for factor in _factors(name):
         match = re.fullmatch(r"(?:C\((\w+)[^)]*\)|Q\('([^']+)'\)|(.+?))(?:\[(?:T\.)?(.*)\])?", factor)
         if match is None:
             parts.append(factor)

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 import numpy as np
 from scipy import linalg, optimize
 
+from bidsapp.measure.matrix import is_product
+
 #: The search is within coefficients of -1 to 1, of predictors of one size: a true direction reaches the bounds, and
 #: what the solver's tolerance (1e-7) lets through stays far below.
 _FOUND = 0.5
@@ -53,7 +55,7 @@ def separating_terms(x: np.ndarray, y: np.ndarray, terms: Mapping[str, slice], *
         for name, where in named.items()
         if _direction(scaled[:, np.r_[start, np.arange(x.shape[1])[where]]], y, counts=counts) is not None
     ]
-    alone = [name for name in alone if ":" not in name] or alone  # a product separates wherever its parts do
+    alone = [name for name in alone if not is_product(name)] or alone  # a product separates wherever its parts do
     return alone or [name for name, where in named.items() if (np.abs(direction[where]) > 1e-6).any()] or ["Intercept"]
 
 

@@ -28,7 +28,7 @@ from scipy import linalg, optimize, stats
 
 from bidsapp.measure import matrix
 from bidsapp.measure.formula import Formula
-from bidsapp.measure.matrix import ModelMatrix, enumerate_terms, plain_term
+from bidsapp.measure.matrix import ModelMatrix, enumerate_terms, is_product, plain_term
 from bidsapp.measure.separation import separating_terms
 
 #: Sessions per parameter below which estimates are called unstable (Harrell 2015, Regression Modeling Strategies, 4.4).
@@ -386,6 +386,8 @@ def _generalised(
     import statsmodels.api as sm
 
     logistic = bool(part)
+    if data.repeated and data.subjects - data.x.shape[1] < matrix.MINIMUM_RESIDUAL_DF:
+        return _refusal(formula, matrix.few_subjects(data), part)
     apart = separating_terms(data.x, y, data.terms, counts=not logistic)
     if apart:
         return _refusal(formula, _separated(apart, logistic=logistic), part)
@@ -509,7 +511,7 @@ def _effect(
     """
     if not np.isfinite(spread) or name == "Intercept":
         return np.nan, np.nan, np.nan, ""
-    if "[T." in name and ":" not in name:
+    if "[T." in name and not is_product(name):
         return estimate / spread, (estimate - reach) / spread, (estimate + reach) / spread, "Cohen's d"
     r = statistic / np.sqrt(statistic**2 + df)
     width = stats.norm.ppf(0.975) / np.sqrt(max(df - 1, 1))

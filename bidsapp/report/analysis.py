@@ -130,25 +130,27 @@ def analyse(
     measures = tuple(str(name) for name in merged if name not in cohort.KEYS)
     loads, about_loads = merge.lesion_loads(merged, measures, sessions)
     single, about_lesions = merge.single_lesions(sessions)
+    lesions = merge.lesions(merged, measures, sessions, single, loads)
+    beside = lesions.drop(columns=[name for name in lesions if name in merged])
     scans = merge.contrasts(sessions)
     changed = changes.tables.get("changes", pd.DataFrame())
-    covariates = covariates.beside([*measures, *map(str, loads), *map(str, changed), "contrasts"])
+    covariates = covariates.beside([*measures, *map(str, beside), *map(str, changed), "contrasts"])
     known = [*covariates.categories, "contrasts"]
     volumes, notes = cohort.add_covariates(merged, [*covariates.tables, ("the records", scans)], codes=known)
     categories = (*known, options.harmonize) if options.harmonize else (*known,)  # sites may be told by numbers
-    frame, few = _model_frame(volumes, loads, categories)
+    frame, few = _model_frame(volumes, beside, categories)
     order = cohort.order_sessions(frame)
-    volumes, loads, frame = (table.iloc[order].reset_index(drop=True) for table in (volumes, loads, frame))
-    result = Analysis(volumes, measures, frame, formula.find_design(frame), single_lesions=single)
-    result, unharmonized = _harmonised(result, loads, categories, options.harmonize)
-    result = _modelled(result, covariates, changed, options.models)
-    result = replace(
-        result, changes=changed, lesion_changes=changes.tables.get("lesionchanges", pd.DataFrame()),
-        lesions=merge.lesions(volumes, measures, sessions, single, loads),
+    ordered = (table.iloc[order].reset_index(drop=True) for table in (volumes, beside, lesions, frame))
+    volumes, beside, lesions, frame = ordered
+    result = Analysis(
+        volumes, measures, frame, formula.find_design(frame), single_lesions=single, lesions=lesions, changes=changed,
+        lesion_changes=changes.tables.get("lesionchanges", pd.DataFrame()),
     )  # fmt: skip
-    in_ml = [*measures, *map(str, loads), *map(str, changed)]
+    result, unharmonized = _harmonised(result, beside, categories, options.harmonize)
+    result = _modelled(result, covariates, changed, options.models)
+    in_ml = [*measures, *map(str, beside), *map(str, changed)]
     result = replace(result, terms=_with_units(result.terms, in_ml), comparisons=_with_units(result.comparisons, in_ml))
-    notes += [*merge.unlike(scans), *unharmonized, *_without_site(result)]
+    notes += [*merge.unlike(scans), *merge.unlike_options(sessions), *unharmonized, *_without_site(result)]
     about = {**covariates.dictionary, **about_loads, **dictionary, "contrasts": _CONTRASTS}
     described = {**_dictionaries(result, about, about_lesions), **changes.dictionaries}
     told = (*covariates.notes, *notes, *few, *result.design.notes, *changes.notes)
@@ -156,15 +158,15 @@ def analyse(
 
 
 def _model_frame(
-    volumes: pd.DataFrame, loads: pd.DataFrame, categories: Sequence[str]
+    volumes: pd.DataFrame, lesions: pd.DataFrame, categories: Sequence[str]
 ) -> tuple[pd.DataFrame, list[str]]:
-    """Measures, loads and covariates as models take them; a note on levels with too few subjects."""
-    side_by_side = pd.concat([volumes, loads], axis=1)
+    """Measures, lesions and covariates as models take them; a note on levels with too few subjects."""
+    side_by_side = pd.concat([volumes, lesions], axis=1)
     return formula.without_small_levels(formula.model_frame(side_by_side, categories=categories))
 
 
 def _harmonised(
-    analysis: Analysis, loads: pd.DataFrame, categories: Sequence[str], site: str | None
+    analysis: Analysis, lesions: pd.DataFrame, categories: Sequence[str], site: str | None
 ) -> tuple[Analysis, list[str]]:
     """With the model frame of harmonised measures, where that was asked for and can be done; a note where not."""
     if site is None:
@@ -173,7 +175,7 @@ def _harmonised(
         harmonized = harmonize.harmonize(
             analysis.volumes, analysis.frame, analysis.design, site, measures=analysis.measures
         )
-        frame, _ = _model_frame(harmonized.frame, loads, categories)
+        frame, _ = _model_frame(harmonized.frame, lesions, categories)
     except HarmonizationError as error:
         return analysis, [f"The table was not harmonised: {error}"]
     design = formula.find_design(frame, site=harmonized.site)
@@ -258,7 +260,7 @@ def _with_units(table: pd.DataFrame, known: Sequence[str]) -> pd.DataFrame:
         return table
     in_ml = {name.removesuffix("_mm3") for name in known if name.endswith("_mm3")}
     column = table["outcome" if "outcome" in table else "column"]
-    unit = pd.Series(np.where(column.isin(in_ml), "ml", np.where(column.str.contains("percent"), "%", "")), table.index)
+    unit = column.map(lambda name: "ml" if name in in_ml else _unit(name)).astype(str)
     if "estimate_kind" in table:
         plain = pd.Series([f.startswith(f"{o} ~") for f, o in zip(table["formula"], column, strict=True)], table.index)
         unit = unit.where((table["estimate_kind"] == "difference") & plain, "")
@@ -279,17 +281,24 @@ def _change_frame(
     if "tiv" in frame and "tiv" not in out:
         tiv = dict(zip(keys, frame["tiv"], strict=True))
         out["tiv"] = [tiv.get((str(r["participant_id"]), str(r["session_id"])), np.nan) for r in out.to_dict("records")]
+    out[cohort.INTERVAL] = changes.groupby("participant_id").cumcount().to_numpy() + 1.0
     if "session_to" in changes:
         out["session_id"] = changes["session_to"].astype(object)  # where the page leads to
     measures = [name.removesuffix("_mm3") for name in own if not name.startswith(_NO_CHANGE)]
     return out.drop(columns="time", errors="ignore"), tuple(measures)
 
 
+def _unit(column: str) -> str:
+    """Unit of an outcome that models take as it stands in its table."""
+    rate = "/year" if column.endswith("_per_year") else ""
+    return f"mm3{rate}" if "_mm3" in column else f"%{rate}" if "percent" in column else ""
+
+
 # --- tables and dictionaries -----------------------------------------------------------------------------------------
 
 _CONTRASTS = {"Description": "Scans that the session was segmented from."}
 _TERMS = {
-    "formula": "The model, with volumes in ml; time is in years since the subject's first session.",
+    "formula": "The model, with volumes in ml (rates in mm3 per year); time is in years since the first session.",
     "outcome": "What is explained.",
     "part": "Of a lesion load: 'any lesion' (whether there is any) or 'load' (how much, where there is any).",
     "method": "Kind of model.",
@@ -314,7 +323,7 @@ _TERMS = {
 }
 _COMPARISONS = {
     "comparison": "The two samples; the second is the reference.",
-    "column": "Measure; volumes in ml. Not adjusted for anything.",
+    "column": "Measure; volumes in ml, rates in mm3 per year. Not adjusted for anything.",
     "n": "Subjects.",
     "reference_n": "Subjects of the reference.",
     "mean": "Mean.",

@@ -15,6 +15,7 @@ import jinja2
 import yaml
 from markupsafe import Markup
 
+from bidsapp.errors import NothingSelectedError
 from bidsapp.image.save import replacing
 from bidsapp.report import merge
 from bidsapp.report.analysis import FormulaError, Options, analyse, write_tables
@@ -79,8 +80,12 @@ def assemble_group(
     ------
     FormulaError
         A model that was asked for cannot be read.
+    NothingSelectedError
+        There is nothing in the folder that the participant level left.
     """
     sessions = [session for subject in subjects(out_dir) for session in read_subject(out_dir, subject)]
+    if not any(session.row or session.record or session.problem for session in sessions):
+        raise NothingSelectedError(f"{out_dir}: no results of any session. Run the participant level first.")
     group = collect_cohort(sessions)
     options = options or Options()
     found = analyse(

@@ -156,17 +156,36 @@ def collect_cohort(sessions: Sequence[Session]) -> Cohort:
     dictionary: dict[str, Mapping[str, Any]] = dict(KEY_COLUMNS)
     for session in sessions:
         why = _unusable(session)
-        if why or session.broken:
-            left_out.append((session.name, (*session.broken, *([why] if why else []))))
+        table, unreadable = (pd.DataFrame(), ()) if why else _numbers(session.tables["volumes"])
+        told = (*session.broken, *unreadable, *_not_the_last(session), *([why] if why else []))
+        if told:
+            left_out.append((session.name, told))
         if why:
             continue
-        table = session.tables["volumes"]
         frames.append(table)
         used[_key(table.iloc[0])] = session
         for column in table.columns:
             about = session.dictionaries.get("volumes", {}).get(column) or VOLUME_COLUMNS.get(column, {})
             dictionary.setdefault(column, about)
     return Cohort(cohort.merge_sessions(frames), dictionary, used, tuple(left_out))
+
+
+def _not_the_last(session: Session) -> list[str]:
+    """A word where a later run had no success, but results of an earlier one are there."""
+    if not (session.record and session.problem):
+        return []
+    message = str(session.problem.get("message") or "").rstrip(".")
+    return [f"its volumes are of an earlier run: the last one {session.problem.get('status', 'failed')} ({message})"]
+
+
+def _numbers(table: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """A session's volumes, n/a where a cell holds no number (somebody's spreadsheet was here), and these cells."""
+    measures = [name for name in table if name not in cohort.KEYS]
+    cells = table.loc[table.index[0], measures].map(cohort.content)
+    numbers = pd.to_numeric(cells, errors="coerce")
+    bad = [name for name in measures if pd.notna(cells[name]) and pd.isna(numbers[name])]
+    told = tuple(f"volumes.tsv: {name} is {str(cells[name])!r}, which is no number: n/a here" for name in bad)
+    return table.assign(**dict.fromkeys(bad, "n/a"), **{n: "n/a" for n in measures if pd.isna(cells[n])}), told
 
 
 def view_group(
@@ -250,19 +269,18 @@ def draw_figures(out_dir: Path, analysis: Analysis, group: Cohort, layout: Mappi
     made = []
     if columns:
         about = "by group " if analysis.design.group else ""
-        made.append(("group_distributions", group_figures.by_group(analysis, columns, names, units), "Distributions",
-                     f"Measures {about}(boxes: median and quartiles; whiskers: 1.5 times that)."))  # fmt: skip
+        how = ", harmonised across sites" if analysis.harmonized is not None else ""
+        drawn = group_figures.by_group(analysis, columns, names, units)
+        caption = f"Measures {about}(boxes: median and quartiles; whiskers: 1.5 times that){how}."
+        made.append(("group_distributions", drawn, "Distributions", caption))
     if columns and analysis.design.age:
-        made.append(("group_age", group_figures.against_age(analysis, columns, names, units), "Against age",
-                     "Measures against age, with a straight line of each group, adjusted for nothing."))  # fmt: skip
-    drawn = (
-        group_figures.forest(analysis.terms, lambda column: by_column.get(column, column))
-        if len(analysis.terms)
-        else None
-    )
+        drawn = group_figures.against_age(analysis, columns, names, units)
+        caption = f"Measures against age, with a straight line of each group, adjusted for nothing{how}."
+        made.append(("group_age", drawn, "Against age", caption))
+    drawn, shortened = group_figures.forest(analysis.terms, lambda column: by_column.get(column, column))
     if drawn is not None:
-        made.append(("group_effects", drawn, "Effect sizes",
-                     "Effect sizes with 95 % confidence intervals, coloured where q is below 0.05."))  # fmt: skip
+        caption = f"Effect sizes with 95 % confidence intervals, coloured where q is below 0.05{shortened}."
+        made.append(("group_effects", drawn, "Effect sizes", caption))
     pictures = []
     for stem, figure, title, caption in made:
         pictures.append(Picture(title, caption, group_figures.save(out_dir, stem, figure), plot=True))
@@ -398,7 +416,7 @@ def _lede(frame: pd.DataFrame, left_out: Sequence[tuple[str, tuple[str, ...]]]) 
     told = f"{count_of(len(frame), 'session')} of {count_of(frame['participant_id'].nunique(), 'subject')}"
     if not left_out:
         return f"{told}."
-    return f"{told}. Something is missing from {count_of(len(left_out), 'session')}, named below."
+    return f"{told}. Something is missing from {count_of(len(left_out), 'session')}, or not as it should be: see below."
 
 
 def _row(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,14 @@ import pandas as pd
 
 from bidsapp.image.save import replacing
 from bidsapp.report.analysis import Analysis
+from bidsapp.report.group_models import formulas_to_tell
 from bidsapp.report.read import png_size
 
 FOLDER = "group_figures"
 #: Colours of groups; they differ for colour-blind eyes (Wong 2011, Nat Methods 8:441).
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+#: Terms and outcomes that a figure of effect sizes has room for.
+MAXIMUM_TERMS, MAXIMUM_OUTCOMES = 8, 60
 DPI = 110
 #: Of more sessions a random sample is drawn as dots; lines and boxes are of all.
 MAXIMUM_DOTS = 2000
@@ -69,7 +72,8 @@ def save(out_dir: Path, stem: str, figure: Any) -> Drawing:
 
 def by_group(analysis: Analysis, columns: Sequence[str], names: Sequence[str], units: Sequence[str]) -> Any:
     """Boxes with dots of every measure, by group."""
-    figure, panels, levels = _panels(analysis, columns, names, units, size=(2.6, 2.6))
+    width = 2.6 + 0.5 * max(len(_levels(analysis)) - 4, 0)
+    figure, panels, levels = _panels(analysis, columns, names, units, size=(width, 2.6))
     rng = np.random.default_rng(0)
     for axis, column in panels:
         for place, (_, frame) in enumerate(levels):
@@ -100,7 +104,7 @@ def against_age(analysis: Analysis, columns: Sequence[str], names: Sequence[str]
             if len(pairs) > 2 and np.ptp(pairs[:, 0]) > 0:
                 slope, start = np.polyfit(*pairs.T, 1)
                 ends = np.array([pairs[:, 0].min(), pairs[:, 0].max()])
-                axis.plot(ends, start + slope * ends, color=COLOURS[place], linewidth=1.4)
+                axis.plot(ends, start + slope * ends, color=_colour(place), linewidth=1.4)
         axis.set_xlabel(age.replace("_", " "))
     if group:
         panels[0][0].legend(frameon=False, title=group, fontsize=8)
@@ -111,7 +115,6 @@ def _panels(
     analysis: Analysis, columns: Sequence[str], names: Sequence[str], units: Sequence[str], *, size: tuple[float, float]
 ) -> tuple[Any, list[tuple[Any, str]], list[tuple[str, pd.DataFrame]]]:
     """A figure of a panel of `size` (inches) per measure, (panel, column) of each, (name, sessions) of each group."""
-    group, frame = analysis.design.group, analysis.frame
     across = min(len(columns), 4)
     down = -(-len(columns) // across)
     figure, axes = _figure(nrows=down, ncols=across, figsize=(size[0] * across, size[1] * down), squeeze=False)
@@ -119,25 +122,40 @@ def _panels(
         axis.set_ylabel(f"{name}{f' ({unit})' if unit else ''}", wrap=True)
     for axis in list(axes.flat)[len(columns) :]:
         axis.set_visible(False)
-    levels = [("", frame)]
-    if group:
-        levels = [(str(level), frame[frame[group] == level]) for level in frame[group].cat.categories[: len(COLOURS)]]
-    return figure, list(zip(axes.flat, columns, strict=False)), levels
+    return figure, list(zip(axes.flat, columns, strict=False)), _levels(analysis)
+
+
+def _levels(analysis: Analysis) -> list[tuple[str, pd.DataFrame]]:
+    """Name and sessions of every group; all sessions, without a name, where there are no groups."""
+    group, frame = analysis.design.group, analysis.frame
+    if not group:
+        return [("", frame)]
+    return [(str(level), frame[frame[group] == level]) for level in frame[group].cat.categories]
+
+
+def _colour(place: int) -> str:
+    return COLOURS[place % len(COLOURS)]
 
 
 def _dots(axis: Any, x: np.ndarray, y: np.ndarray, *, place: int, area: float, label: str | None = None) -> None:
     axis.scatter(
-        x, y, s=area, color=COLOURS[place], alpha=0.55, linewidths=0, label=label, rasterized=len(x) > 300
+        x, y, s=area, color=_colour(place), alpha=0.55, linewidths=0, label=label, rasterized=len(x) > 300
     )  # fmt: skip
 
 
-def forest(terms: pd.DataFrame, name: Any) -> Any | None:
-    """Effect sizes with their intervals, a panel for each term."""
-    known = terms[terms["effect_low"].notna() & ~terms["term"].str.contains(":", regex=False)]
-    panels = list(dict.fromkeys(known["term"]))[:6]
+def forest(terms: pd.DataFrame, name: Callable[[str], str]) -> tuple[Any | None, str]:
+    """Effect sizes with their intervals, a panel for each term; and what of them there was no room for, in words."""
+    if terms.empty:
+        return None, ""
+    known = terms[terms["effect_low"].notna() & ~terms["term"].str.contains(" : ", regex=False)]
+    apart = formulas_to_tell(known)
+    known = known.assign(label=[_label(row, name, apart) for _, row in known.iterrows()])
+    all_terms, all_labels = list(dict.fromkeys(known["term"])), list(dict.fromkeys(known["label"]))
+    panels, labels = all_terms[:MAXIMUM_TERMS], all_labels[:MAXIMUM_OUTCOMES]
     if not panels:
-        return None
-    labels = list(dict.fromkeys(_label(row, name) for _, row in known.iterrows()))[:30]
+        return None, ""
+    cut = ((panels, all_terms, "terms"), (labels, all_labels, "outcomes"))
+    shortened = "".join(f"; the first {len(s)} of {len(a)} {what}" for s, a, what in cut if len(s) < len(a))
     figure, axes = _figure(
         ncols=len(panels), figsize=(2.4 + 1.9 * len(panels), 1.0 + 0.24 * len(labels)), squeeze=False, sharey=True
     )
@@ -145,20 +163,21 @@ def forest(terms: pd.DataFrame, name: Any) -> Any | None:
         axis.axvline(0, color="#999999", linewidth=0.8)
         some = known[known["term"] == term]
         for _, row in some.iterrows():
-            if _label(row, name) not in labels:
+            if row["label"] not in labels:
                 continue
-            place = len(labels) - 1 - labels.index(_label(row, name))
+            place = len(labels) - 1 - labels.index(row["label"])
             colour = COLOURS[1] if row["q_fdr"] < 0.05 else "#555555"
             axis.plot([row["effect_low"], row["effect_high"]], [place, place], color=colour, linewidth=1.3)
             axis.plot(row["effect_size"], place, "o", color=colour, markersize=4)
         axis.set_title(term, fontsize=9)
         axis.set_xlabel(str(some["effect"].iloc[0]))
         axis.set_yticks(range(len(labels)), labels[::-1])
-    return figure
+    return figure, shortened
 
 
-def _label(row: pd.Series, name: Any) -> str:
-    return f"{name(str(row['outcome']))}{', ' + row['part'] if row['part'] else ''}"
+def _label(row: pd.Series, name: Callable[[str], str], apart: Collection[str]) -> str:
+    part = f", {row['part']}" if row["part"] else ""
+    return f"{name(str(row['outcome']))}{part}" + (f" ({row['formula']})" if row["formula"] in apart else "")
 
 
 def slices(

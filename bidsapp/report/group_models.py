@@ -19,6 +19,7 @@ WIDTH, HEIGHT, MARGIN = 260, 180, 12
 
 #: Effect sizes in short: Cohen's d, partial r, partial eta squared.
 _EFFECTS = {"Cohen's d": "d", "partial r": "r", "partial eta squared": "η²"}
+_COMPARISONS_SORTED_BY = ("difference", "p_t", "p_rank", "effect_size")
 _SORTED_BY = ("estimate", "p", "q_fdr", "effect_size")
 
 
@@ -48,10 +49,11 @@ class Plot:
 
 @dataclass(frozen=True)
 class ModelTerm:
-    """A row of the table of effects; texts, and numbers to sort by."""
+    """A row of the table of effects; texts, and numbers to sort by. The formula only where it is not plain which."""
 
     outcome: str
     part: str
+    formula: str
     term: str
     estimate: str
     interval: str
@@ -122,12 +124,21 @@ def signed(value: float) -> str:
     return text.replace("-", "\u2212")
 
 
+def formulas_to_tell(terms: pd.DataFrame) -> set[str]:
+    """Formulas to be named beside their outcome: of outcomes with several models, or of a function of the outcome."""
+    models = terms[["outcome", "formula"]].drop_duplicates()
+    several = models["outcome"].duplicated(keep=False)
+    left = models["formula"].str.partition("~")[0].str.strip()
+    return set(models.loc[several | (left != models["outcome"]), "formula"])
+
+
 def view_terms(terms: pd.DataFrame, name: Callable[[str], str]) -> tuple[ModelTerm, ...]:
     """The effects of all models, intercepts left out."""
     if terms.empty:
         return ()
     shown = terms[terms["term"] != "Intercept"]
     reach = shown[["effect_low", "effect_high"]].abs().max(axis=None)
+    apart = formulas_to_tell(shown)
     rows = []
     for _, row in shown.iterrows():
         kind = str(row["estimate_kind"])
@@ -146,7 +157,8 @@ def view_terms(terms: pd.DataFrame, name: Callable[[str], str]) -> tuple[ModelTe
             places = [50 + 48 * float(row[end]) / reach for end in ("effect_low", "effect_size", "effect_high")]
             bar = (round(places[0], 1), round(places[1], 1), round(places[2], 1))
         rows.append(ModelTerm(
-            outcome=name(str(row["outcome"])), part=str(row["part"]), term=str(row["term"]), estimate=estimate,
+            outcome=name(str(row["outcome"])), part=str(row["part"]),
+            formula=row["formula"] if row["formula"] in apart else "", term=str(row["term"]), estimate=estimate,
             interval=interval, p=p_text(row["p"]), q=p_text(row["q_fdr"]), effect=effect,
             keys=tuple("" if pd.isna(row[key]) else f"{row[key]:.6g}" for key in _SORTED_BY),
             found=bool(row["q_fdr"] < 0.05), bar=bar,
@@ -185,12 +197,16 @@ def view_comparisons(table: pd.DataFrame, name: Callable[[str], str]) -> tuple[C
             comparison=str(row["comparison"]), measure=name(str(row["column"])),
             size=f"{row['n']} pairs" if same else f"{row['n']} and {row['reference_n']}",
             means=f"{signed(row['mean'])} and {signed(row['reference_mean'])}{unit}",
-            difference=f"{signed(row['difference'])} ({signed(row['ci_low'])} to {signed(row['ci_high'])})",
+            difference=signed(row["difference"]) + _interval(row),
             p_t=p_text(row["p_t"]), p_rank=p_text(row["p_rank"]), effect=signed(row["effect_size"]),
-            keys=tuple(f"{row[key]:.6g}" for key in ("difference", "p_t", "p_rank", "effect_size")),
+            keys=tuple("" if pd.isna(row[k]) else f"{row[k]:.6g}" for k in _COMPARISONS_SORTED_BY),
             found=bool(row["q_t"] < 0.05),
         ))  # fmt: skip
     return tuple(rows)
+
+
+def _interval(row: Mapping[str, Any]) -> str:
+    return "" if pd.isna(row["ci_low"]) else f" ({signed(row['ci_low'])} to {signed(row['ci_high'])})"
 
 
 def _plots(fit: Fit, frame: pd.DataFrame, href: Callable[[Mapping[str, Any]], tuple[str, str]]) -> tuple[Plot, ...]:

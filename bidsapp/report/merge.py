@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,6 +73,20 @@ def unlike(scans: pd.DataFrame) -> list[str]:
     return [
         f"Sessions were segmented from different scans ({told}): their volumes, of lesions above all, differ by that"
         " alone. Compare sessions of the same scans, or add + contrasts to the model."
+    ]
+
+
+def unlike_options(sessions: Sequence[Session]) -> list[str]:
+    """A word on sessions that were run with different options, such as ``denoise``."""
+    told = []
+    for name in sorted({name for session in sessions for name in session.record.get("options", {})}):
+        counts = Counter(json.dumps(s.record["options"].get(name)) for s in sessions if s.record.get("options"))
+        if len(counts) > 1:
+            told.append(f"{name}: " + ", ".join(f"{text} in {count}" for text, count in counts.most_common()))
+    if not told:
+        return []
+    return [
+        f"Sessions were run with different options ({'; '.join(told)}): run them all with the same to compare them."
     ]
 
 

@@ -218,3 +218,33 @@ def test_sessions_go_by_time_then_by_number():
     assert cohort.order_sessions(table).tolist() == [1, 0, 3, 2]
     merged = merge_sessions([frame("sub-1", "ses-10", x=1.0), frame("sub-1", "ses-2", x=2.0)])
     assert merged["session_id"].to_list() == ["ses-2", "ses-10"]
+
+
+def test_classes_that_were_not_measured_are_not_zero():
+    lesions = pd.DataFrame({
+        "participant_id": ["sub-01", "sub-01", "sub-02"], "session_id": np.nan, "volume_mm3": ["10", "20", "30"],
+        "t1w_hypointense": ["yes", np.nan, np.nan],
+    })  # fmt: skip
+    table = cohort.lesion_summary(lesions)
+    assert table["lesion_t1w_hypointense_yes_count"].tolist()[0] == 1 and table["lesion_largest_mm3"].tolist()[1] == 30
+    assert table[["lesion_t1w_hypointense_yes_count", "lesion_t1w_hypointense_yes_mm3"]].loc[1].isna().all()
+
+
+def test_tables_that_name_nobody_here_are_told():
+    merged = cohort.merge_sessions([frame(f"sub-{i:02}", None, gm_mm3=i) for i in (1, 2, 3)])
+    table = pd.DataFrame({"participant_id": ["1", "2", "3"], "group": ["a", "b", "a"]})
+    _, notes = cohort.add_covariates(merged, [("participants.tsv", table)])
+    assert notes == [
+        "participants.tsv names none of the subjects here (sub-01, ...; there: sub-1, ...): it tells nothing."
+    ]
+    table["participant_id"] = ["sub-01", "02", "sub-9"]
+    _, notes = cohort.add_covariates(merged, [("participants.tsv", table), ("edss.tsv", table)])
+    assert notes == ["participants.tsv does not name 1 of 3 subjects, such as sub-03: n/a there."]
+
+
+def test_intervals_go_by_their_numbers():
+    intervals = pd.DataFrame({
+        "participant_id": ["sub-2", "sub-1", "sub-1"], "session_id": ["ses-b", "ses-fu", "ses-post"],
+        cohort.INTERVAL: [1.0, 2.0, 1.0],
+    })  # fmt: skip
+    assert cohort.order_sessions(intervals).tolist() == [2, 1, 0]

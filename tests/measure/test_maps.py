@@ -68,3 +68,9 @@ def test_too_few_subjects_or_lesions_are_refused(masks, tmp_path):
         nib.save(nib.Nifti1Image(np.zeros(SHAPE, np.uint8), np.eye(4)), path)
     with pytest.raises(ValueError, match="no voxel has lesions"):
         maps.lesion_difference(masks, np.arange(24) < 12)
+
+
+def test_groups_told_apart_by_a_confound_are_not_tested(masks):
+    second = np.arange(24) >= 12
+    with pytest.raises(ValueError, match="told apart by what is adjusted for"):
+        maps.lesion_difference(masks, second, confounds=(~second).astype(float)[:, None])

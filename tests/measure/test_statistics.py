@@ -423,3 +423,34 @@ def test_sessions_are_compared_in_the_order_of_time_or_of_their_numbers(rng):
     row = comparisons.compare_sessions(frame, ["y"]).iloc[0]
     assert row["n"] == 11 and row["difference"] == pytest.approx(-loss[1:].mean())
     assert row["comparison"] == "last session against first (1 subject left out, time n/a)"
+
+
+def test_clustered_counts_of_few_subjects_are_refused(rng):
+    numbers = {name: rng.normal(size=40) for name in "abcde"}
+    frame = several(frame_of(lesion_count=rng.integers(1, 30, 40).astype(float), **numbers), 4)
+    (refused,) = fits_of("lesion_count ~ a + b + c + d + e", frame)
+    assert "10 subjects and 6 parameters have 4 degrees of freedom" in refused.refused
+    (fitted,) = fits_of("lesion_count ~ a + b + c + d", frame)
+    assert not fitted.refused and (fitted.terms["df"] == 5).all()
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "p"), [([1] * 3, [0] * 3, 0.1), ([0, 1, 2, 3], [0] * 4, 1 / 7), ([0, 1, 2, 3, 4], [0] * 5, 1 / 21)]
+)
+def test_rank_sum_of_tied_values_is_exact(one, other, p):
+    # By counting: of all ways to draw the first sample, those whose rank sum is as far from its mean.
+    assert comparisons.rank_sum(np.array(one, float), np.array(other, float)) == pytest.approx(p)
+
+
+def test_two_constant_groups_have_no_t_test():
+    frame = frame_of(y=np.repeat([0.0, 1.0], 3), z=np.arange(6.0), group=list("aaabbb"))
+    table = comparisons.compare_groups(frame, "group", ["y", "z"]).set_index("column")
+    assert table.loc["y", ["t", "p_t", "q_t", "ci_low"]].isna().all() and table.loc["y", "p_rank"] == pytest.approx(0.1)
+    assert table.loc["z", "q_t"] == table.loc["z", "p_t"]
+
+
+def test_a_colon_in_a_level_makes_no_interaction(rng):
+    stage = ["I:a"] * 10 + ["II:b"] * 10
+    (fit,) = fits_of("y ~ stage", frame_of(y=rng.normal(size=20) + np.repeat([0, 1], 10), stage=stage))
+    row = fit.terms.iloc[1]
+    assert row["term"] == "stage = II:b" and row["effect"] == "Cohen's d"

@@ -7,6 +7,7 @@ import json
 import pandas as pd
 import pytest
 
+from bidsapp.errors import NothingSelectedError
 from bidsapp.report import assemble
 from bidsapp.report import group as group_module
 from bidsapp.report.analysis import Options, analyse
@@ -149,3 +150,32 @@ def test_what_is_unusual_for_its_head_is_an_outlier(tmp_path, write_session, rng
     assert (
         name == "sub-25" and what.startswith("Brain parenchyma") and far == "" and float(alike.replace("−", "-")) < -5
     )
+
+
+def test_a_cell_that_is_no_number_is_told_and_costs_no_other(tmp_path, write_session):
+    for number, (gm, count) in enumerate((("600000", "1"), ("NA", "2"), ("1,234.5", "foo"))):
+        write_session(f"{number:02}", volumes={"brain_mm3": "1000000", "gm_mm3": gm, "lesion_count": count})
+    group = group_of(tmp_path)
+    assert group.frame["gm_mm3"].tolist()[0] == 600000 and group.frame["gm_mm3"].isna().sum() == 2
+    assert group.frame["lesion_count"].tolist()[:2] == [1, 2]
+    ((name, told),) = group.left_out
+    assert name == "sub-02" and len(told) == 2 and "gm_mm3 is '1,234.5'" in told[0]
+    assemble.assemble_group(tmp_path)
+
+
+def test_results_of_an_earlier_run_and_other_options_are_told(tmp_path, write_session):
+    for number in range(3):
+        write_session(f"{number:02}", options={"denoise": number == 0})
+    (tmp_path / "logs").mkdir()
+    problem = {"subject": "01", "session": None, "status": "failed", "message": "out of memory"}
+    (tmp_path / "logs" / "sub-01_problem.json").write_text(json.dumps(problem))
+    ((name, told),) = group_of(tmp_path).left_out
+    assert name == "sub-01" and "of an earlier run: the last one failed (out of memory)" in told[0]
+    assert any("different options (denoise: false in 2, true in 1)" in note for note in view_of(tmp_path).notes)
+
+
+def test_a_folder_without_results_is_no_group(tmp_path):
+    (tmp_path / "sub-01" / "anat").mkdir(parents=True)
+    with pytest.raises(NothingSelectedError, match="Run the participant level first"):
+        assemble.assemble_group(tmp_path)
+    assert not (tmp_path / "group.html").exists()

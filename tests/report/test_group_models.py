@@ -182,7 +182,7 @@ def test_changes_between_sessions_are_modelled_too(tmp_path, cohort, rng):
     page, tables = run(tmp_path, cohort, maps=False)
     terms = tables["group_models.tsv"].set_index("outcome")
     brain = terms.loc["brain_change_percent_per_year"].set_index("term").loc["group = MS"]
-    assert brain["estimate"] == pytest.approx(-1.2, abs=0.15) and brain["unit"] == "%" and brain["q_fdr"] < 0.001
+    assert brain["estimate"] == pytest.approx(-1.2, abs=0.15) and brain["unit"] == "%/year" and brain["q_fdr"] < 0.001
     assert {"rate ratio"} == set(terms.loc["new_count", "estimate_kind"])
     assert {"any lesion", "load"} == set(terms.loc["new", "part"])
     assert "Shrinking brain" in page and 'href="./sub-01.html#ses-2"' in page
@@ -252,3 +252,29 @@ def test_the_first_session_is_the_first_by_the_dates_of_the_scans(tmp_path, writ
     assert "1 subject" in change["comparison"]
     slope = tables["group_models.tsv"].set_index(["outcome", "term"]).loc[("gm", "time"), "estimate"]
     assert slope == pytest.approx(-50, abs=1)  # ml a year
+
+
+def test_models_of_one_outcome_are_told_apart(tmp_path, cohort):
+    models = ("gm ~ group", "gm ~ group + age", "wm ~ group", "log(wm) ~ age")
+    page, _ = run(tmp_path, cohort, maps=False, models=models)
+    table = page[page.index('id="terms"') : page.index("Assumptions")]
+    assert '<code class="soft">gm ~ group</code>' in table and "gm ~ group + age</code>" in table
+    assert "log(wm) ~ age</code>" in table
+
+
+def test_columns_of_lesions_may_be_outcomes(tmp_path, cohort):
+    models = ("lesion_median ~ group", "lesion_largest ~ age")
+    _, tables = run(tmp_path, cohort, maps=False, models=models)
+    terms = tables["group_models.tsv"]
+    assert set(terms["outcome"]) == {"lesion_median", "lesion_largest"}
+
+
+def test_every_group_is_drawn(tmp_path, cohort):
+    path = cohort / "participants.tsv"
+    rows = [line.split("\t") for line in path.read_text().splitlines()]
+    for number, row in enumerate(rows[1:]):
+        row[3] = f"stage{number % 8}"
+    path.write_text("\n".join(map("\t".join, rows)) + "\n")
+    run(tmp_path, cohort, maps=False)
+    drawn = (tmp_path / "group_figures" / "group_distributions.svg").read_text()
+    assert all(f"stage{number}" in drawn for number in range(8))
