@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import importlib
 import json
 import logging
@@ -12,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +68,7 @@ def _environment(config: Config) -> dict[str, str]:
 
 def _participant(config: Config) -> int:
     say = progress.Progress()
+    bids.check_folders(config.bids_dir, config.out_dir)
     with _validation(config, say.note):
         with _index_lock(config):
             sessions = bids.collect(
@@ -78,8 +80,7 @@ def _participant(config: Config) -> int:
             )
         if not (config.list_jobs or config.dry_run or _all_done(sessions, config)):
             _import_ahead()
-    for label in bids.missing_labels(sessions, config.participant_label):
-        say.note(f"warning: sub-{label} was asked for but is not in {config.bids_dir}.")
+    _tell_of_names(sessions, config, say)
     for inputs in sessions:
         if inputs.problem:
             say.note(f"warning: {inputs.problem}")
@@ -91,10 +92,10 @@ def _participant(config: Config) -> int:
     _make_output(config)
     with _at_work(config.out_dir, say) as here:
         outcomes = [_outcome_so_far(inputs, config) for inputs in sessions]
-        _write_problems(config.out_dir, [outcome for outcome in outcomes if not outcome.inputs.scans])
+        mended = _write_problems(config.out_dir, [outcome for outcome in outcomes if outcome.status != "waiting"])
         _work_through([outcome for outcome in outcomes if outcome.status == "waiting"], config, say)
         compared = _compare_sessions(outcomes, config, say)
-        changed = dict.fromkeys([*_changed_subjects(outcomes, config.out_dir), *compared])
+        changed = dict.fromkeys([*_changed_subjects(outcomes, config.out_dir), *mended, *compared])
         _assemble_reports(config.out_dir, changed, say)
         failed = any(outcome.status == "failed" for outcome in outcomes) or any(compared.values())
         if here.alone():
@@ -115,6 +116,20 @@ def _participant(config: Config) -> int:
         ],
     )
     return errors.PARTICIPANT_FAILED if failed else errors.OK
+
+
+def _tell_of_names(sessions: list[SessionInputs], config: Config, say: progress.Progress) -> None:
+    """Warn of what was asked for and is not there, and of what is there and cannot be used."""
+    for label in bids.missing_labels(sessions, config.participant_label):
+        say.note(f"warning: sub-{label} was asked for but is not in {config.bids_dir}.")
+    if names := bids.unusable_names(config.bids_dir, config.participant_label):
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        say.note(
+            f"warning: {', '.join(names[:5])}{more} not used: labels of BIDS are letters and digits only. Rename the"
+            " folders and the files in them."
+        )
+    if bids.is_derivative(config.bids_dir):
+        say.note(f"warning: {config.bids_dir} says that it is a derivative; raw scans are what is expected.")
 
 
 def _group(config: Config) -> int:
@@ -139,13 +154,16 @@ def _group(config: Config) -> int:
 
 def _reports_only(config: Config) -> int:
     subjects = sorted(path.name.removeprefix("sub-") for path in config.out_dir.glob("sub-*") if path.is_dir())
+    say = progress.Progress()
+    for label in sorted(set(config.participant_label) - set(subjects)):
+        say.note(f"warning: sub-{label} was asked for but has no results in {config.out_dir}.")
     if config.participant_label:
         subjects = [subject for subject in subjects if subject in config.participant_label]
     if not subjects:
         raise errors.NothingSelectedError(
             f"{config.out_dir}: no results to report on. Run the participant level first."
         )
-    _assemble_reports(config.out_dir, subjects, progress.Progress())
+    _assemble_reports(config.out_dir, subjects, say)
     return errors.OK
 
 
@@ -200,13 +218,13 @@ class Validation:
     def verdict(self, say: Callable[[str], None]) -> None:
         """Wait for it, and tell what it found (once).
 
-        Problems of the dataset as a whole end the run; those of single files are told, and the file's own session
-        fails later if it cannot be read: bad input must not cost the other subjects' results.
+        Problems of its description end the run: then it may be no BIDS dataset. Those of other files are told, and a
+        scan's own session fails later if it cannot be read: bad input must not cost the other subjects' results.
 
         Raises
         ------
         NotBidsError
-            The dataset as a whole is not valid.
+            There is no description of the dataset that is valid.
         """
         if self._told:
             return
@@ -222,9 +240,12 @@ class Validation:
             say(f"bids-validator gave no usable answer ({complaints.strip()[-200:]}): the dataset was not validated.")
             return
         problems = [issue for issue in issues if issue.get("severity") == "error"]
-        whole = [issue for issue in problems if not str(issue.get("location", "")).lstrip("/").startswith("sub-")]
-        for issue in [issue for issue in problems if issue not in whole][:10]:
+        whole = [issue for issue in problems if _of_the_whole(issue)]
+        single = [issue for issue in problems if not _of_the_whole(issue)]
+        for issue in single[:10]:
             say(f"warning: {_issue_text(issue)}")
+        if len(single) > 10:
+            say(f"warning: and {len(single) - 10} more problems of single files; bids-validator-deno lists them all.")
         if whole:
             told = "\n  ".join(_issue_text(issue) for issue in whole[:10])
             raise errors.NotBidsError(
@@ -243,6 +264,11 @@ class Validation:
 def _whole_text(stream: IO[str]) -> str:
     stream.seek(0)
     return stream.read()
+
+
+def _of_the_whole(issue: dict[str, Any]) -> bool:
+    """Whether a problem is of the dataset's description, or of no file at all."""
+    return str(issue.get("location") or "").lstrip("/") in ("", "dataset_description.json")
 
 
 def _issue_text(issue: dict[str, Any]) -> str:
@@ -333,7 +359,7 @@ def _outcome_so_far(inputs: SessionInputs, config: Config) -> Outcome:
 def is_current(inputs: SessionInputs, config: Config, *, by_checksum: bool = True) -> bool:
     """Whether the session's record is there and still true: same app, networks, options and inputs; all files in place.
 
-    Without `by_checksum` the inputs are compared by name only, and not read.
+    Without `by_checksum` the inputs are compared by name and size only, and not read.
     """
     from bidsapp.workflows.plan import plan
 
@@ -344,16 +370,24 @@ def is_current(inputs: SessionInputs, config: Config, *, by_checksum: bool = Tru
         return False
     outputs: dict[str, int] = from_disk.get("outputs", {})
     in_place = all(_size(config.out_dir / name) == size for name, size in outputs.items())
-    recorded = {scan["file"]: scan["sha256"] for scan in from_disk.get("inputs", [])}
+    recorded = {scan["file"]: scan for scan in from_disk.get("inputs", [])}
     used = inputs.used_by(config.own_channels)
     chosen = {scan.path.relative_to(config.bids_dir).as_posix(): scan.path for scan in used}
     return (
         in_place
         and recorded.keys() == chosen.keys()
-        and all(
-            path.is_file() and (not by_checksum or bids.sha256(path) == recorded[name]) for name, path in chosen.items()
-        )
+        and all(_is_same(path, recorded[name], by_checksum=by_checksum) for name, path in chosen.items())
     )
+
+
+def _is_same(path: Path, recorded: Mapping[str, Any], *, by_checksum: bool) -> bool:
+    """Whether a scan is what the record says of it; one that cannot be read is not, and its session says why."""
+    try:
+        if recorded.get("bytes", path.stat().st_size) != path.stat().st_size:
+            return False
+        return not by_checksum or bids.sha256(path) == recorded["sha256"]
+    except OSError:
+        return False
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
@@ -449,7 +483,9 @@ def execute(
 
     device = resolve(config.device)
     crashes = config.work / f"crashes-{secrets.token_hex(8)}"
-    base = config.work / f"bidsapp-{__version__}-{_code_fingerprint()}"
+    # Named after OUT_DIR, too: two datasets may share a work folder, and both have a sub-01.
+    place = hashlib.sha256(str(config.out_dir.resolve()).encode()).hexdigest()[:8]
+    base = config.work / f"bidsapp-{__version__}-{_code_fingerprint()}-{place}"
     _configure_nipype(config, crashes)
     from nipype.pipeline import engine as pe
 
@@ -511,7 +547,7 @@ def _configure_nipype(config: Config, crashes: Path) -> None:
 
     nipype_config.update_config({
         "execution": {
-            "crashdump_dir": str(crashes),
+            "crashdump_dir": str(crashes).replace("%", "%%"),  # configparser's own sign
             "crashfile_format": "txt",
             "poll_sleep_duration": "0.2",  # the default of 2 s costs more than many nodes take; polling costs CPU
             "stop_on_first_crash": str(config.stop_on_first_crash).lower(),
@@ -532,8 +568,6 @@ def _configure_nipype(config: Config, crashes: Path) -> None:
 
 def _code_fingerprint() -> str:
     """Changes with the app's code: nipype's cache does not notice that a node's code is another."""
-    import hashlib
-
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).parent.rglob("*.py")):
         digest.update(path.read_bytes())
@@ -586,8 +620,12 @@ def _clean_up(config: Config, *, keep_work: bool) -> None:
     locks.tidy(config.out_dir)
 
 
-def _write_problems(out_dir: Path, outcomes: Iterable[Outcome]) -> None:
-    """Keep what failed or was skipped beside the results, for the report (``logs/`` is not compared between runs)."""
+def _write_problems(out_dir: Path, outcomes: Iterable[Outcome]) -> list[str]:
+    """Keep what failed or was skipped beside the results, for the report (``logs/`` is not compared between runs).
+
+    Returns the subjects of whom a problem is no longer one.
+    """
+    mended = []
     for outcome in outcomes:
         path = out_dir / "logs" / f"{outcome.inputs.name}_problem.json"
         if outcome.status in ("failed", "skipped"):
@@ -600,8 +638,10 @@ def _write_problems(out_dir: Path, outcomes: Iterable[Outcome]) -> None:
                     "message": outcome.message,
                 },
             )
-        else:
+        elif path.exists():
             path.unlink(missing_ok=True)
+            mended.append(outcome.inputs.subject)
+    return mended
 
 
 def _changed_subjects(outcomes: list[Outcome], out_dir: Path) -> list[str]:
@@ -609,9 +649,18 @@ def _changed_subjects(outcomes: list[Outcome], out_dir: Path) -> list[str]:
     subjects = dict.fromkeys(
         outcome.inputs.subject
         for outcome in outcomes
-        if outcome.status != "up to date" or not (out_dir / f"sub-{outcome.inputs.subject}.html").is_file()
+        if outcome.status != "up to date" or _is_stale(outcome.inputs, out_dir)
     )
     return list(subjects)
+
+
+def _is_stale(inputs: SessionInputs, out_dir: Path) -> bool:
+    """Whether a subject's page is missing, or older than this session's record (a run was stopped between the two)."""
+    page, record = out_dir / f"sub-{inputs.subject}.html", out_dir / inputs.folder / f"{inputs.name}_provenance.json"
+    try:
+        return page.stat().st_mtime_ns < record.stat().st_mtime_ns
+    except OSError:
+        return True
 
 
 def _assemble_reports(out_dir: Path, subjects: Iterable[str], say: progress.Progress) -> None:

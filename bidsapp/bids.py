@@ -6,7 +6,9 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,10 +29,14 @@ UNIT1 = "UNIT1"
 SHORTEST_VIEW_MM = 100.0
 #: What decided between two scans of a contrast, in the order of `_rank`.
 RANKS = (
-    "the readable one", "the one that shows the whole head", "no single inversion or chunk", "without contrast agent",
-    "the thinnest slices", "the smallest voxels", "echoes combined, or the first", "the latest run", "first by name",
+    "the readable one", "the one that shows the whole head", "no derivative", "no single inversion or chunk",
+    "without contrast agent", "the thinnest slices", "the smallest voxels", "echoes combined, or the first",
+    "the latest run", "first by name",
 )  # fmt: skip
+NO_SCAN = "no T1w, FLAIR or T2w scan"
 APP_NAME = "bidsapp"
+#: Folders of a dataset that the validator does not look into.
+NOT_VALIDATED = ("derivatives", "sourcedata", "code", "stimuli")
 BIDS_VERSION = "1.10.0"
 #: Written files that the BIDS schema does not know (yet).
 IGNORED = (
@@ -152,16 +158,21 @@ def collect(
     sessions = [_session(bids_dir, files, unit, problems.get(unit, "")) for unit in order]
     if not any(unit.scans for unit in sessions):
         raise NothingSelectedError(
-            f"{bids_dir}: no T1w, FLAIR or T2w scan in any selected session"
+            f"{bids_dir}: {NO_SCAN} in any selected session"
             + (
                 " that --bids-filter-file lets through."
                 if filters
                 else " (looked for sub-*/[ses-*/]anat/*_T1w.nii.gz)."
             )
-            + next((f" {unit.name}: {unit.nothing_because}" for unit in sessions if UNIT1 in unit.nothing_because), "")
+            + next((f" {unit.name}: {unit.nothing_because}" for unit in sessions if _is_told(unit)), "")
             + "".join(f"\n  {problem}" for problem in problems.values())
         )
     return sessions
+
+
+def _is_told(unit: SessionInputs) -> bool:
+    """Whether there is more to say of a session without scans than that."""
+    return unit.nothing_because.startswith(NO_SCAN) and unit.nothing_because != NO_SCAN
 
 
 def missing_labels(sessions: Iterable[SessionInputs], participant_label: Sequence[str]) -> list[str]:
@@ -225,12 +236,31 @@ def _subjects(bids_dir: Path) -> list[tuple[str, Path]]:
         raise NotBidsError(f"{bids_dir}: cannot be read ({error}).") from error
 
 
+def unusable_names(bids_dir: Path, participant_label: Sequence[str] = ()) -> list[str]:
+    """Folders of subjects and sessions, below `bids_dir`, whose names are no BIDS labels: nothing in them is used."""
+    found = [name for name in _names(bids_dir, "sub") if not is_label(name.partition("-")[2])]
+    for subject, folder in _subjects(bids_dir):
+        if not participant_label or subject in participant_label:
+            with suppress(OSError):  # told elsewhere
+                sessions = _names(folder, "ses")
+                found += [f"sub-{subject}/{name}" for name in sessions if not is_label(name.partition("-")[2])]
+    return found
+
+
+def is_label(text: str) -> bool:
+    """Whether a text is a label of BIDS: letters and digits (and ``+``)."""
+    return text.isascii() and text.replace("+", "").isalnum()
+
+
 def _labelled(folder: Path, key: str) -> list[tuple[str, Path]]:
     """(label, folder) of the folders named ``key-label``."""
+    found = [(name.partition("-")[2], folder / name) for name in _names(folder, key)]
+    return [(label, path) for label, path in found if is_label(label)]
+
+
+def _names(folder: Path, key: str) -> list[str]:
     with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries if entry.name.startswith(f"{key}-") and entry.is_dir()]
-    found = [(name.partition("-")[2], folder / name) for name in sorted(names)]
-    return [(label, path) for label, path in found if label.isascii() and label.replace("+", "").isalnum()]
+        return sorted(entry.name for entry in entries if entry.name.startswith(f"{key}-") and entry.is_dir())
 
 
 def _unreadable(folder: Path, error: OSError) -> str:
@@ -257,7 +287,8 @@ def _has_scan(folder: Path) -> bool:
 
 
 def _nothing_selected(bids_dir: Path, participants: Sequence[str], sessions: Sequence[str]) -> str:
-    found = ", ".join(f"sub-{label}" for label, _ in _subjects(bids_dir)[:20]) or "none"
+    there = sorted({subject for subject, _ in _units(bids_dir, (), (), {})})
+    found = ", ".join(f"sub-{label}" for label in there[:20]) or "none"
     asked = [*(f"sub-{label}" for label in participants), *(f"ses-{label}" for label in sessions)]
     if not asked:
         return f"{bids_dir}: no subjects found (looked for sub-*/[ses-*/]anat)."
@@ -411,12 +442,17 @@ def _anat(bids_dir: Path, unit: _Unit) -> Path:
 
 def _why_nothing(folder: Path) -> str:
     """Why a session has no usable scan: what is there may need one step only."""
-    why = "no T1w, FLAIR or T2w scan"
+    left_out = sorted(path.name for contrast in REFERENCE_ORDER for path in folder.glob(f"*_{contrast}.nii*"))
+    if left_out:
+        return (
+            f"{NO_SCAN} of it is used, though {left_out[0]} is there. Is it what --bids-filter-file leaves out? Is the"
+            " index in --bids-database-dir older than the dataset (remove it)? Or is it named after another session?"
+        )
     found = sorted(path.name for path in folder.glob(f"*_{UNIT1}.nii*"))
     if not found:
-        return why
+        return NO_SCAN
     return (
-        f"{why}, only {found[0]} (MP2RAGE), whose background is noise. Remove that noise (a denoised or robust UNI"
+        f"{NO_SCAN}, only {found[0]} (MP2RAGE), whose background is noise. Remove that noise (a denoised or robust UNI"
         f" image) and save the result beside it as {found[0].partition('.')[0].removesuffix(UNIT1)}T1w.nii.gz."
     )
 
@@ -457,6 +493,7 @@ def _rank(file: _File) -> tuple[Any, ...]:
     return (
         not readable,  # whatever is wrong with it, another run is the better choice
         shortest_mm < SHORTEST_VIEW_MM,
+        "space" in file.entities or "desc" in file.entities,
         "inv" in file.entities or "chunk" in file.entities,  # a part of what is combined elsewhere
         "ceagent" in file.entities,  # contrast agents change T1w intensities of vessels and lesions
         edge_mm,
@@ -469,13 +506,12 @@ def _rank(file: _File) -> tuple[Any, ...]:
 
 def _geometry(path: Path) -> tuple[bool, float, float, float]:
     """From the header: readable; shortest side of the field of view, largest edge (mm) and volume of the voxel."""
-    import nibabel as nib
     from nibabel.affines import voxel_sizes
 
     try:
-        img = nib.load(path)
-        zooms = [round(float(size), 2) for size in voxel_sizes(img.affine)]  # type: ignore[attr-defined]
-        sides = [size * n for size, n in zip(zooms, img.shape[:3], strict=True)]  # type: ignore[attr-defined]
+        grid = read_grid(path)
+        zooms = [round(float(size), 2) for size in voxel_sizes(grid.affine)]
+        sides = [size * n for size, n in zip(zooms, grid.shape, strict=True)]
     except Exception:  # damaged in whatever way
         return (False, 0.0, 0.0, 0.0)
     return (True, min(sides), max(zooms), round(zooms[0] * zooms[1] * zooms[2], 2))
@@ -560,12 +596,64 @@ def write_dataset_description(out_dir: Path, bids_dir: Path) -> None:
     )
 
 
+def check_folders(bids_dir: Path, out_dir: Path) -> None:
+    """Refuse what only a mistake can name: results for input, and for output a folder that is somebody else's.
+
+    Raises
+    ------
+    NotBidsError
+        `bids_dir` holds results of this app.
+    UsageError
+        `out_dir` is another dataset, or lies where the validator takes it for a part of the raw one.
+    """
+    if _is_ours(bids_dir):
+        raise NotBidsError(
+            f"{bids_dir}: these are results of {APP_NAME}, no raw dataset. First BIDS_DIR, then OUT_DIR."
+        )
+    if (out_dir / "dataset_description.json").is_file() and not _is_ours(out_dir):
+        raise UsageError(
+            f"{out_dir}: holds another dataset ({dataset_name(out_dir)}), whose description would be written over."
+            f" Name a folder of its own, such as {bids_dir}/derivatives/{APP_NAME}."
+        )
+    if out_dir.resolve().is_relative_to(bids_dir.resolve()):
+        first = out_dir.resolve().relative_to(bids_dir.resolve()).parts[:1]
+        if first and not (first[0] in NOT_VALIDATED or first[0].startswith(".") or _is_ignored(bids_dir, first[0])):
+            raise UsageError(
+                f"{out_dir}: lies within the dataset, where BIDS has raw data only."
+                f" Use {bids_dir}/derivatives/{APP_NAME}, or a folder elsewhere."
+            )
+
+
+def is_derivative(folder: Path) -> bool:
+    """Whether a dataset says of itself that it is derived from another one."""
+    return _description(folder).get("DatasetType") == "derivative"
+
+
+def _is_ours(folder: Path) -> bool:
+    made_by = _description(folder).get("GeneratedBy")
+    return isinstance(made_by, list) and any(isinstance(one, dict) and one.get("Name") == APP_NAME for one in made_by)
+
+
+def _is_ignored(bids_dir: Path, name: str) -> bool:
+    try:
+        lines = (bids_dir / ".bidsignore").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return False
+    return any(fnmatch(name, line.strip().strip("/").removesuffix("/**")) for line in lines if line.strip())
+
+
+def _description(folder: Path) -> dict[str, Any]:
+    """``dataset_description.json``; empty where there is none that can be read."""
+    try:
+        content = json.loads((folder / "dataset_description.json").read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def dataset_name(bids_dir: Path) -> str:
     """Name of a dataset, from its description; else its folder's."""
-    try:
-        return str(json.loads((bids_dir / "dataset_description.json").read_text())["Name"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return bids_dir.resolve().name
+    return str(_description(bids_dir).get("Name") or bids_dir.resolve().name)
 
 
 def _container() -> dict[str, Any]:

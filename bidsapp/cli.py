@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -11,7 +13,7 @@ from typing import Any
 
 from bidsapp import __version__, cards, config
 from bidsapp.arguments import Parser
-from bidsapp.errors import AppError, UsageError
+from bidsapp.errors import AppError, InputError, TryAgainError, UsageError
 from bidsapp.machine import available_cpus, available_memory_gb, fixed_environment
 
 
@@ -35,6 +37,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except AppError as error:
         print(f"bidsapp: error: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:  # of a file that nobody expected it of
+        logging.getLogger("bidsapp").debug("", exc_info=error)
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            print(f"bidsapp: error: {what}. Free space, and run the same command again.", file=sys.stderr)
+            return TryAgainError.exit_code
+        print(f"bidsapp: error: {what}. What is done is kept; mend this, and run again.", file=sys.stderr)
+        return InputError.exit_code
     except KeyboardInterrupt:
         print("bidsapp: interrupted; run the same command again to go on from here.", file=sys.stderr)
         return 130
@@ -172,8 +182,8 @@ def _set_defaults(parser: Parser, path: str) -> None:
     import yaml  # only for those who use it
 
     try:
-        loaded: Any = yaml.safe_load(Path(path).read_text()) or {}
-    except (OSError, yaml.YAMLError) as error:
+        loaded: Any = yaml.safe_load(Path(path).read_text(encoding="utf-8-sig")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UsageError(f"--config-file {path}: cannot be read ({error}).") from error
     if not isinstance(loaded, dict):
         raise UsageError(f"--config-file {path}: must hold 'option: value' lines.")

@@ -186,8 +186,8 @@ def read_plugin(path: Path) -> dict[str, Any]:
     import yaml  # only for those who use it
 
     try:
-        loaded = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UsageError(f"--nipype-plugin-file {path}: cannot be read ({error}).") from error
     arguments = loaded.get("plugin_args", {}) if isinstance(loaded, dict) else None
     if not isinstance(loaded, dict) or not isinstance(arguments, dict) or set(loaded) - {"plugin", "plugin_args"}:
@@ -204,7 +204,7 @@ def read_filters(path: Path) -> dict[str, dict[str, Any]]:
         The file is missing, no JSON, or not a table of tables.
     """
     try:
-        loaded = json.loads(path.read_text())
+        loaded = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise UsageError(f"--bids-filter-file {path}: cannot be read ({error}).") from error
     if not isinstance(loaded, dict) or not all(isinstance(value, dict) for value in loaded.values()):

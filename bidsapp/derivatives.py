@@ -157,7 +157,7 @@ def find_labels(folder: Path, *, subjects: Sequence[str] = (), sessions: Sequenc
     for home in homes:
         if subjects and home.name.removeprefix("sub-") not in subjects:
             continue
-        for path in sorted(home.rglob("*.nii*")):
+        for path in _images(home):
             one = label_file(path)
             if one is not None and f"sub-{one.key[0]}" == home.name and (not sessions or one.key[1] in sessions):
                 found.append(one)
@@ -167,6 +167,11 @@ def find_labels(folder: Path, *, subjects: Sequence[str] = (), sessions: Sequenc
             f" (sub-01_space-orig_label-lesion_mask.nii.gz) in its {len(homes)} sub-* folders.{_nearby(folder)}"
         )
     return found
+
+
+def _images(home: Path) -> list[Path]:
+    """Images of a subject, at most three folders deep; unlike ``**``, a ``*`` follows links (DataLad's, say)."""
+    return sorted(path for depth in range(4) for path in home.glob("*/" * depth + "*.nii*"))
 
 
 def label_file(path: Path) -> LabelFile | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -65,3 +66,39 @@ def test_an_output_that_is_gone(done) -> None:
     inputs, config, record = done
     edit(record, "outputs", **{"sub-01/anat/gone.nii.gz": 7})
     assert not app.is_current(inputs, config)
+
+
+def test_a_scan_of_another_size_is_seen_without_reading_it(done) -> None:
+    inputs, config, record = done
+    assert app.is_current(inputs, config, by_checksum=False)
+    facts = json.loads(record.read_text())
+    facts["inputs"][0]["bytes"] = 4
+    record.write_text(json.dumps(facts))
+    assert app.is_current(inputs, config, by_checksum=False)
+    inputs.reference.path.write_bytes(b"another")
+    assert not app.is_current(inputs, config, by_checksum=False)
+
+
+def test_a_scan_that_may_not_be_read_costs_its_session_alone(done, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs, config, _ = done
+    monkeypatch.setattr(bids, "sha256", lambda path: (_ for _ in ()).throw(PermissionError(13, "no", str(path))))
+    assert app._outcome_so_far(inputs, config).status == "waiting"
+
+
+def test_a_page_older_than_the_results_is_made_again(done) -> None:
+    inputs, config, record = done
+    outcome = app.Outcome(inputs, "up to date")
+    page = config.out_dir / "sub-01.html"
+    assert app._changed_subjects([outcome], config.out_dir) == ["01"]  # there is none
+    page.write_text("page")
+    os.utime(page, (2e9, 2e9))
+    assert app._changed_subjects([outcome], config.out_dir) == []
+    os.utime(record, (2.1e9, 2.1e9))  # the run was stopped before the pages
+    assert app._changed_subjects([outcome], config.out_dir) == ["01"]
+
+
+def test_a_problem_that_is_no_longer_one_is_taken_off_the_page(done) -> None:
+    inputs, config, _ = done
+    assert app._write_problems(config.out_dir, [app.Outcome(inputs, "failed", message="no")]) == []
+    assert app._write_problems(config.out_dir, [app.Outcome(inputs, "up to date")]) == ["01"]
+    assert app._write_problems(config.out_dir, [app.Outcome(inputs, "up to date")]) == []

@@ -99,3 +99,18 @@ def test_an_answer_that_is_none_is_told(validator, tmp_path: Path) -> None:
     app.validate(tmp_path, said.append)
     assert len(said) == 1
     assert said[0].startswith("bids-validator gave no usable answer (xxx")
+
+
+def test_only_the_description_ends_the_run(validator, tmp_path: Path) -> None:
+    stray = [issue(f"/notes-{number}.docx") for number in range(11)]
+    validator(answer(issue("/participants.tsv"), *stray))
+    said: list[str] = []
+    with app._validation(config(tmp_path), said.append):
+        pass
+    assert said[0].startswith("warning: /participants.tsv") and "and 2 more problems" in said[10] and len(said) == 11
+
+
+def test_no_description_ends_the_run(validator, tmp_path: Path) -> None:
+    validator(answer({"code": "MISSING_DATASET_DESCRIPTION", "severity": "error"}))
+    with pytest.raises(errors.NotBidsError, match="MISSING"), app._validation(config(tmp_path), print):
+        pass

@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 
 from bidsapp.bids import (
+    check_folders,
     collect,
     has_database,
     header_problem,
     missing_labels,
     sha256,
+    unusable_names,
     write_dataset_description,
     write_json,
     write_text,
@@ -369,3 +371,58 @@ def test_what_evaluate_writes_beside_the_results_does_not_trouble_the_validator(
     validator = Path(sys.executable).parent / "bids-validator-deno"
     done = subprocess.run([str(validator), "--json", str(out)], capture_output=True, text=True, check=False)
     assert "evaluation" not in done.stdout
+
+
+@pytest.mark.parametrize("spoilt", ["four volumes", "no codes", "complex"])
+def test_a_run_that_its_header_spoils_is_not_chosen(root: Path, spoilt: str) -> None:
+    scan(root, "sub-01_run-1_T1w")
+    scan(root, "sub-01_run-2_T1w")
+    path = root / "sub-01/anat/sub-01_run-2_T1w.nii.gz"
+    shape = (12, 12, 12, 4) if spoilt == "four volumes" else (12, 12, 12)
+    bad = nib.Nifti1Image(np.zeros(shape, np.complex64 if spoilt == "complex" else np.uint8), np.eye(4))
+    if spoilt == "no codes":
+        bad.set_sform(None, 0)
+        bad.set_qform(None, 0)
+    nib.save(bad, path)
+    (choice,) = collect(root)[0].scans
+    assert choice.path.name == "sub-01_run-1_T1w.nii.gz" and choice.reason == "of 2: the readable one"
+
+
+def test_a_raw_scan_comes_before_a_derived_one(root: Path) -> None:
+    scan(root, "sub-01_space-MNI152NLin2009aSym_desc-preproc_T1w")
+    scan(root, "sub-01_run-1_T1w", (2, 2, 2))
+    (choice,) = collect(root)[0].scans
+    assert choice.path.name == "sub-01_run-1_T1w.nii.gz"
+
+
+def test_folders_without_a_label_of_bids_are_told(root: Path) -> None:
+    scan(root, "sub-01_T1w")
+    for name in ("sub-ABC_03/anat", "sub-01/ses-2020-01-05/anat", "sub-01/ses-a/anat"):
+        (root / name).mkdir(parents=True)
+    assert unusable_names(root) == ["sub-ABC_03", "sub-01/ses-2020-01-05"]
+    assert unusable_names(root, ["02"]) == ["sub-ABC_03"]
+
+
+def test_scans_that_a_filter_leaves_out_are_not_called_missing(root: Path) -> None:
+    scan(root, "sub-01_acq-a_T1w")
+    scan(root, "sub-02_acq-b_T1w")
+    sessions = collect(root, filters={"T1w": {"acquisition": "a"}})
+    assert "though sub-02_acq-b_T1w.nii.gz is there" in sessions[1].nothing_because
+    with pytest.raises(NothingSelectedError, match=r"lets through. sub-01: .* though sub-01_acq-a_T1w"):
+        collect(root, filters={"T1w": {"acquisition": "c"}})
+
+
+def test_results_are_no_input_and_another_dataset_is_no_output(root: Path, tmp_path_factory) -> None:
+    out, other = tmp_path_factory.mktemp("out"), tmp_path_factory.mktemp("other")
+    write_dataset_description(out, root)
+    check_folders(root, out)  # as at every run but the first
+    check_folders(root, root / "derivatives" / "bidsapp")
+    with pytest.raises(NotBidsError, match="First BIDS_DIR, then OUT_DIR"):
+        check_folders(out, root)
+    (other / "dataset_description.json").write_text(json.dumps({"Name": "precious"}))
+    with pytest.raises(UsageError, match=r"holds another dataset .precious."):
+        check_folders(root, other)
+    with pytest.raises(UsageError, match="lies within the dataset"):
+        check_folders(root, root / "results")
+    (root / ".bidsignore").write_text("*.html\nresults/\n")
+    check_folders(root, root / "results")

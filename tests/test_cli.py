@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -9,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from bidsapp import __version__
+from bidsapp import __version__, app
 from bidsapp.cli import main, parse
+from bidsapp.config import Config
 from bidsapp.errors import AnalysisLevelError, NotBidsError, UsageError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -146,7 +148,9 @@ def test_models_of_the_group_level(dataset: Path, tmp_path: Path) -> None:
 def test_a_wrong_model_is_a_usage_error_that_names_the_columns(
     dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "out").mkdir()
+    folder = tmp_path / "out" / "sub-01" / "anat"
+    folder.mkdir(parents=True)
+    (folder / "sub-01_volumes.tsv").write_text("participant_id\tgm_mm3\nsub-01\t600000\n")
     assert main([str(dataset), str(tmp_path / "out"), "group", "--model", "gm ~ height"]) == 64
     assert "--model: 'gm ~ height': there is no column 'height'" in capsys.readouterr().err
 
@@ -193,3 +197,27 @@ def test_config_file_with_switches_and_lists(dataset: Path, tmp_path: Path) -> N
     config = parse([str(dataset), str(tmp_path / "out"), "participant", f"--config_file={file}"])
     assert (config.denoise, config.tta, config.verbose, config.output_spaces) == (True, False, 2, ("orig",))
     assert config.model == ("gm ~ age",)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/out/x"), 75, "/out/x: No space left on device. Free space"),
+        (PermissionError(errno.EACCES, "Permission denied", "/data"), 66, "/data: Permission denied"),
+    ],
+)
+def test_errors_of_the_system_are_told_in_a_line(
+    error: OSError, code: int, words: str, dataset: Path, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    def fail(config: Config) -> int:
+        raise error
+
+    monkeypatch.setattr(app, "run", fail)
+    assert main([str(dataset), str(tmp_path / "out"), "participant"]) == code
+    assert words in capsys.readouterr().err
+
+
+def test_config_file_in_another_encoding_is_a_usage_error(dataset: Path, tmp_path: Path, capsys) -> None:
+    (tmp_path / "c.yml").write_bytes("work-dir: /m\u00fcller".encode("latin-1"))
+    assert main([str(dataset), str(tmp_path / "out"), "participant", "--config-file", str(tmp_path / "c.yml")]) == 64
+    assert "cannot be read" in capsys.readouterr().err

@@ -432,3 +432,13 @@ def test_labels_without_tables_go_by_number():
 def test_the_order_of_storage_does_not_matter_to_a_grid(tmp_path):
     path = write(tmp_path, "sub-01_label-lesion_mask", TRUTH)
     np.testing.assert_allclose(grid_of(path).affine, nib.as_closest_canonical(nib.load(path)).affine)
+
+
+def test_linked_folders_are_followed(tmp_path):
+    store = tmp_path / "store" / "anat"
+    store.mkdir(parents=True)
+    (store / "sub-01_label-lesion_mask.nii.gz").touch()
+    (tmp_path / "manual" / "sub-01").mkdir(parents=True)
+    (tmp_path / "manual" / "sub-01" / "anat").symlink_to(store)
+    (found,) = find_labels(tmp_path / "manual")
+    assert found.path.parent.name == "anat"

@@ -102,6 +102,8 @@ def open_image(path: Path) -> nib.Nifti1Image:
         raise InputError(f"{path}: the file is empty (0 bytes). Copy or convert it again.")
     try:
         img = nib.load(path)
+    except PermissionError as error:
+        raise InputError(f"{path}: may not be read. Allow whoever runs the app to read it.") from error
     except (ImageFileError, OSError, EOFError, ValueError, zlib.error) as error:
         raise InputError(
             f"{path}: not a readable NIfTI file ({error}). Convert it again from the original images."

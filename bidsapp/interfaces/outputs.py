@@ -475,6 +475,7 @@ class WriteSession(SimpleInterface):
             inputs.append(
                 {key: value for key, value in scan.items() if key != "path"}
                 | {
+                    "bytes": Path(scan["path"]).stat().st_size,
                     "sha256": bids.sha256(Path(scan["path"])),
                     "shape": list(header.shape),
                     "voxel_size_mm": [round(float(size), 3) for size in header.header.get_zooms()[:3]],

@@ -129,9 +129,10 @@ def _note(out_dir: Path, subject: str, problem: str) -> None:
 
 def _rows(path: Path) -> list[dict[str, str]]:
     try:
-        with path.open(newline="", encoding="utf-8") as stream:
+        # A spreadsheet's byte-order mark, or a comment in another encoding, must not cost the dates.
+        with path.open(newline="", encoding="utf-8-sig", errors="replace") as stream:
             return list(csv.DictReader(stream, delimiter="\t"))
-    except (OSError, UnicodeDecodeError, csv.Error):
+    except (OSError, csv.Error):
         return []
 
 

@@ -154,6 +154,15 @@ def test_dates_from_sessions_and_from_scans(tmp_path):
     assert workflow.session_dates(tmp_path, "nobody") == {}
 
 
+def test_dates_of_a_table_from_a_spreadsheet(tmp_path):
+    (tmp_path / "sub-01").mkdir()
+    table = "session_id\tacq_time\tcomment\r\nses-pre\t2020-01-01\tm\u00fcde\r\nses-post\t2021-01-01\t\r\n"
+    dates = {"pre": datetime(2020, 1, 1), "post": datetime(2021, 1, 1)}
+    for encoding in ("utf-8-sig", "latin-1"):
+        (tmp_path / "sub-01" / "sub-01_sessions.tsv").write_bytes(table.encode(encoding))
+        assert workflow.session_dates(tmp_path, "01") == dates
+
+
 def test_sessions_go_by_number_or_by_date():
     def one(label: str) -> change.Finished:
         return change.Finished(Path(), Path(), {"session": label})
