@@ -38,6 +38,8 @@ APP_NAME = "bidsapp"
 #: Folders of a dataset that the validator does not look into.
 NOT_VALIDATED = ("derivatives", "sourcedata", "code", "stimuli")
 BIDS_VERSION = "1.10.0"
+#: Entities that come after ``space-`` in a name, and ``space-`` itself: derivatives have their own.
+_AFTER_SPACE = frozenset({"space", "split", "recording", "chunk", "seg", "res", "den", "label", "desc"})
 #: Written files that the BIDS schema does not know (yet).
 IGNORED = (
     "*.html", "logs/", ".work/", ".locks/", "figures", "*_xfm.*", "*_volumes.*", "*_lesions.*", "*_load.*", "*_qc.*",
@@ -106,8 +108,8 @@ class SessionInputs:
 
     @property
     def prefix(self) -> str:
-        """Start of the derivatives' names: all entities of the reference scan."""
-        return self.reference.path.name.split(".")[0].rpartition("_")[0]
+        """Start of the derivatives' names, from the reference scan's."""
+        return derived_prefix(self.reference.path.name)
 
 
 def collect(
@@ -529,6 +531,18 @@ def header_problem(scan: ScanChoice) -> str:
 
 
 # --- what is written ------------------------------------------------------------------------------------------------
+
+
+def derived_prefix(name: str) -> str:
+    """Start of the names of what is made of a scan: its entities, but for those that come after ``space-`` in BIDS.
+
+    Examples
+    --------
+    >>> derived_prefix("sub-01_acq-fast_chunk-1_T1w.nii.gz")
+    'sub-01_acq-fast'
+    """
+    parts = name.split(".")[0].split("_")[:-1]
+    return "_".join(part for part in parts if part.partition("-")[0] not in _AFTER_SPACE)
 
 
 def raw_uri(path: Path, bids_dir: Path) -> str:
