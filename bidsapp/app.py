@@ -96,8 +96,8 @@ def _participant(config: Config) -> int:
         _work_through([outcome for outcome in outcomes if outcome.status == "waiting"], config, say)
         compared = _compare_sessions(outcomes, config, say)
         changed = dict.fromkeys([*_changed_subjects(outcomes, config.out_dir), *mended, *compared])
-        _assemble_reports(config.out_dir, changed, say)
-        failed = any(outcome.status == "failed" for outcome in outcomes) or any(compared.values())
+        without_page = _assemble_reports(config.out_dir, changed, say)
+        failed = any(outcome.status == "failed" for outcome in outcomes) or any(compared.values()) or without_page
         if here.alone():
             _clean_up(config, keep_work=failed or config.keep_work or config.work_dir is not None)
     say.table(
@@ -148,6 +148,7 @@ def _group(config: Config) -> int:
         page = assemble.assemble_group(config.out_dir, bids_dir=config.bids_dir, options=options)
     except assemble.FormulaError as error:
         raise errors.UsageError(f"--model: {error}") from error
+    _link_pages(config.out_dir)
     print(f"Group report: {page}")
     return errors.OK
 
@@ -163,8 +164,7 @@ def _reports_only(config: Config) -> int:
         raise errors.NothingSelectedError(
             f"{config.out_dir}: no results to report on. Run the participant level first."
         )
-    _assemble_reports(config.out_dir, subjects, say)
-    return errors.OK
+    return errors.PARTICIPANT_FAILED if _assemble_reports(config.out_dir, subjects, say) else errors.OK
 
 
 # --- before the work ------------------------------------------------------------------------------------------------
@@ -663,14 +663,32 @@ def _is_stale(inputs: SessionInputs, out_dir: Path) -> bool:
         return True
 
 
-def _assemble_reports(out_dir: Path, subjects: Iterable[str], say: progress.Progress) -> None:
+def _assemble_reports(out_dir: Path, subjects: Iterable[str], say: progress.Progress) -> bool:
+    """Make the pages of subjects; whether one of them could not be made, which costs no other."""
     from bidsapp.report import assemble
 
+    subjects, failed = list(subjects), False
     for subject in subjects:
-        # Read and written under one lock: of two that end at the same time, the second sees both sessions.
+        try:
+            # Read and written under one lock: of two that end at the same time, the second sees both sessions.
+            with _subject_lock(out_dir, subject):
+                page = assemble.assemble_subject(out_dir, subject)
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:  # of files somebody has changed
+            logging.getLogger("bidsapp").debug("", exc_info=error)
+            say.note(f"warning: the page of sub-{subject} could not be made ({type(error).__name__}: {error}).")
+            failed = True
+        else:
+            say.note(f"Report: {page}")
+    _link_pages(out_dir, subjects)
+    return failed
+
+
+def _link_pages(out_dir: Path, changed: Iterable[str] | None = None) -> None:
+    from bidsapp.report import assemble
+
+    for subject, before, after in assemble.linked(out_dir, changed):
         with _subject_lock(out_dir, subject):
-            page = assemble.assemble_subject(out_dir, subject)
-        say.note(f"Report: {page}")
+            assemble.link_subject(out_dir, subject, before, after)
 
 
 def _subject_lock(out_dir: Path, subject: str) -> locks.Held:

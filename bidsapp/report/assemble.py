@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -26,10 +27,13 @@ from bidsapp.report.group import collect_cohort, draw_figures, view_group
 from bidsapp.report.group_maps import make_maps
 from bidsapp.report.read import read_subject, subjects
 from bidsapp.report.subject import view_subject
+from bidsapp.report.wording import percent_text
 
 __all__ = ["FormulaError", "Options", "assemble_evaluation", "assemble_group", "assemble_subject", "layout"]
 
 HERE = Path(__file__).parent
+#: Where a page's links to other pages are.
+_PAGES = re.compile("<!-- pages -->.*?<!-- /pages -->", re.DOTALL)
 
 
 def assemble_subject(out_dir: Path, subject: str) -> Path:
@@ -54,6 +58,29 @@ def assemble_subject(out_dir: Path, subject: str) -> Path:
     sessions = read_subject(out_dir, subject)
     view = view_subject(sessions, layout(), exists=lambda path: (out_dir / path).is_file())
     return _write(out_dir / f"sub-{subject}.html", _render("subject.jinja", view=view, layout=layout()))
+
+
+def linked(out_dir: Path, changed: Iterable[str] | None = None) -> list[tuple[str, str, str]]:
+    """(subject, the one before, the one after) of the pages to link: those changed and their neighbours, or all."""
+    labels = [subject for subject in subjects(out_dir) if (out_dir / f"sub-{subject}.html").is_file()]
+    rows = list(zip(labels, ["", *labels], [*labels[1:], ""], strict=False))
+    if changed is None:
+        return rows
+    wanted = set(changed)
+    return [row for row in rows if wanted.intersection(row)]
+
+
+def link_subject(out_dir: Path, subject: str, before: str, after: str) -> None:
+    """Put the links to other pages into those of a subject, which were written when others may not have been there."""
+    names = [f"sub-{label}.html" if label else "" for label in (before, after)]
+    is_there = (out_dir / "group.html").is_file()
+    links = _environment().get_template("pages.jinja").render(before=names[0], after=names[1], group=is_there)
+    for path in (out_dir / f"sub-{subject}.html", out_dir / f"sub-{subject}_changes.html"):
+        if path.is_file():
+            text = path.read_text(encoding="utf-8")
+            new = _PAGES.sub(lambda _: links.strip(), text, count=1)
+            if new != text:
+                _write(path, new)
 
 
 def assemble_group(
@@ -128,6 +155,7 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters["href"] = _href
+    environment.filters["percent"] = percent_text
     environment.filters["anchor"] = lambda name: anchor("case", name)
     return environment
 

@@ -87,7 +87,7 @@ def draw_change(
         if (three[3] == label.index).any()
     ]
     layout = plan_detail(masks, image(three[2].astype(np.uint8)), rows=3)
-    pictures["Beside"] = mosaic(image(three[0]), layers, layout=layout, window_mask=masks)
+    pictures["Beside"] = mosaic(image(three[0]), layers, layout=layout, window_mask=masks, panels=3)
     return pictures
 
 

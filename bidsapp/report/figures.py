@@ -18,6 +18,8 @@ from bidsapp.labels import BACKGROUND, EXTRA_AXIAL_CSF, LESION, STRUCTURE_LESION
 WIDTH = 1400
 #: Width of field (mm) that one row of tiles should show: seven brains side by side, or five larger ones for lesions.
 OVERVIEW_MM, DETAIL_MM = 1050.0, 760.0
+#: Lesions are looked for in pieces of this height when slices are chosen (mm).
+PIECE_MM = 10.0
 #: Slices thicker than this times the finest voxel size mark a 2D scan: it is shown in its own plane.
 ANISOTROPIC = 1.5
 #: Grey levels of a mosaic. They leave room for colours in a palette of 256, which halves the size of the file.
@@ -263,18 +265,14 @@ def plan_overview(mask: nib.Nifti1Image, *, margin_mm: float) -> Layout:
 
 
 def plan_detail(mask: nib.Nifti1Image, lesion: nib.Nifti1Image, *, rows: int = 2) -> Layout:
-    """Rows of larger slices where the lesions are: from each stretch of slices with lesions the one with most."""
+    """Rows of larger slices where the lesions are, chosen so that they show as many of them as they can."""
     _same_grid(mask, lesion)
     (data, sizes, _), (found, _, _) = _canonical(mask), _canonical(lesion)
     box, main = _bounding_box(data, sizes, 3), _main_axis(sizes)
     columns = _columns(box, sizes, main, DETAIL_MM)
-    area = (found > 0.5).sum(axis=tuple(axis for axis in range(3) if axis != main))
-    area[: box[main, 0]] = area[box[main, 1] :] = 0  # beyond the picture
-    with_lesions = np.flatnonzero(area)
-    parts = (
-        np.array_split(with_lesions, rows * columns) if len(with_lesions) > rows * columns else with_lesions[:, None]
-    )
-    slices = {int(part[np.argmax(area[part])]) for part in parts}
+    shares = _shares_of_lesions(found > 0.5, main, sizes[main])
+    shares[: box[main, 0]] = shares[box[main, 1] :] = 0  # beyond the picture
+    slices = _covering(shares, rows * columns)
     # Slices without lesions fill the rows: what was not marked matters as much.
     context = [int(index) for index in _spread(_bounding_box(data, sizes, 0)[main], 2 * rows * columns)]
     spare = [index for index in context[::2] + context[1::2] if index not in slices]
@@ -285,12 +283,41 @@ def plan_detail(mask: nib.Nifti1Image, lesion: nib.Nifti1Image, *, rows: int = 2
     return _arrange([[(main, index) for index in part] for part in split], box, sizes)
 
 
+def _shares_of_lesions(mask: np.ndarray, axis: int, size_mm: float) -> np.ndarray:
+    """How much each slice shows of each lesion, of the slice that shows most; shape (slices, lesions).
+
+    Lesions (26-connected) higher than `PIECE_MM` count once for every such piece: no slice shows all of them.
+    """
+    number, _ = ndimage.label(mask, np.ones((3, 3, 3)))
+    place = np.nonzero(mask)
+    pieces = np.stack([number[place], (place[axis] * size_mm // PIECE_MM).astype(int)])
+    _, piece = np.unique(pieces, axis=1, return_inverse=True)
+    area = np.zeros((mask.shape[axis], int(piece.max(initial=-1)) + 1))
+    np.add.at(area, (place[axis], piece.ravel()), 1)
+    return area / area.max(axis=0, initial=1)
+
+
+def _covering(shares: np.ndarray, count: int) -> set[int]:
+    """Up to `count` slices that show most of all lesions: each the one that adds most to those before."""
+    chosen: set[int] = set()
+    seen = np.zeros(shares.shape[1])
+    while len(chosen) < count:
+        gain = np.maximum(shares - seen, 0).sum(axis=1)
+        best = int(np.argmax(gain))
+        if gain[best] <= 0.05:  # what there is has been seen
+            break
+        chosen.add(best)
+        seen = np.maximum(seen, shares[best])
+    return chosen
+
+
 def mosaic(
     background: nib.Nifti1Image,
     layers: Sequence[Layer] = (),
     *,
     layout: Layout,
     window_mask: nib.Nifti1Image | None = None,
+    panels: int = 1,
 ) -> bytes:
     """Draw slices of an image, in neurological orientation: the subject's left is on the left.
 
@@ -304,6 +331,8 @@ def mosaic(
         From `plan_overview` or `plan_detail` on the same grid.
     window_mask : Nifti1Image, optional
         Where to take the range of grey values from: percentiles 1 and 99.7 inside, widened a little.
+    panels : int
+        Copies of the brain side by side in `background`, each with its own left and right.
 
     Returns
     -------
@@ -333,7 +362,7 @@ def mosaic(
             for layer in layers
         ]
         code[place] = _codes(drawn, soft, (tile.height, tile.width))
-    text = _texts(layout, affine)
+    text = _texts(layout, affine, panels)
     grey, code = np.maximum(grey, text), np.where(text > 0, 0, code)
     return _png(grey, code, drawn)
 
@@ -454,8 +483,11 @@ def _codes(layers: Sequence[Layer], soft: Sequence[np.ndarray], shape: tuple[int
     return code
 
 
-def _texts(layout: Layout, affine: np.ndarray) -> np.ndarray:
-    """Position of every slice below it, and L and R at the first of each row; 0 to 1, shape (height, width)."""
+def _texts(layout: Layout, affine: np.ndarray, panels: int) -> np.ndarray:
+    """Position of every slice below it, and L and R at the first of each row; 0 to 1, shape (height, width).
+
+    Where a slice is several panels, all have their L and R.
+    """
     canvas = Image.new("L", layout.size)
     draw = ImageDraw.Draw(canvas)
     small, large = ImageFont.load_default(15), ImageFont.load_default(19)
@@ -463,9 +495,10 @@ def _texts(layout: Layout, affine: np.ndarray) -> np.ndarray:
         draw.text(
             (tile.left + tile.width / 2, tile.top + tile.height + 2), _position(tile, layout, affine), 165, small, "ma"
         )
-        if tile.axis != 0 and (tile.first_in_row or tile.axis == 1):
-            draw.text((tile.left + 4, tile.top + 4), "L", 235, large, "la")
-            draw.text((tile.left + tile.width - 4, tile.top + 4), "R", 235, large, "ra")
+        if tile.axis != 0 and (tile.first_in_row or tile.axis == 1 or panels > 1):
+            for left, right in itertools.pairwise(np.linspace(tile.left, tile.left + tile.width, panels + 1)):
+                draw.text((left + 4, tile.top + 4), "L", 235, large, "la")
+                draw.text((right - 4, tile.top + 4), "R", 235, large, "ra")
     return np.asarray(canvas, dtype=np.float32) / 255
 
 

@@ -125,8 +125,8 @@ def _of_another_kind(session: Session) -> str:
 
 def _reservation(session: Session, layout: Mapping[str, Any]) -> str:
     """What the app's own lesions are worth where no FLAIR shows them; or nothing."""
-    scans = session.record["contrasts"]
-    if "FLAIR" in scans or session.own_model:
+    scans = session.record.get("contrasts", ())
+    if not scans or "FLAIR" in scans or session.own_model:
         return ""
     return str(layout["lesions"]["without_flair"]).format(scans=enumerate_words(scans))
 

@@ -21,12 +21,17 @@ from bidsapp.report.wording import (
     enumerate_words,
     file_size,
     millilitres,
+    percent_text,
 )
 
 #: A flag of `measure.quality`: "gm_to_wm = 0.7, below 0.9: meaning".
 FLAG = re.compile(r"^(?P<column>\w+) = (?P<value>\S+), (?P<side>below|above) (?P<limit>[^:]+): (?P<meaning>.+)$")
 
 CAUTION = "Part of a difference between sessions may come from the scans:"
+#: A skull does not change: intracranial volumes that differ by more come from the scans or their masks.
+HEAD_RATIO = 1.02
+#: Measures over time that no difference of the scans keeps from being compared: the caution is enough for lesions.
+_ALWAYS_COMPARED = ("tiv_mm3", "lesion_mm3", "lesion_count")
 #: Voxels are alike where no edge is this much longer than the other session's.
 EDGE_RATIO = 1.1
 
@@ -104,6 +109,7 @@ class SessionView:
     status: str
     message: tuple[str, ...]
     warnings: tuple[Notice, ...]
+    reservations: tuple[str, ...]
     headline: tuple[tuple[Value, str], ...]
     parts: tuple[Part, ...]
     figures: tuple[Figure, ...]
@@ -172,15 +178,22 @@ def view_subject(sessions: Sequence[Session], layout: Mapping[str, Any], *, exis
     )
 
 
-def _caution(sessions: Sequence[Session]) -> str:
-    """What of the scans makes sessions less comparable; "" where nothing does."""
+def _unlike(sessions: Sequence[Session]) -> list[str]:
+    """In what the scans of sessions differ so much that a difference of tissue volumes may come from that alone."""
     told = []
-    if len({frozenset(session.record["contrasts"]) for session in sessions}) > 1:
+    if len({frozenset(session.record.get("contrasts", ())) for session in sessions}) > 1:
         told.append("they were segmented from different contrasts")
-    else:
-        unlike = [name for name in ("T1w", "T2w", "FLAIR") if _voxels_differ(sessions, name)]
-        if unlike:
-            told.append(f"voxels of {enumerate_words(unlike)} differ")
+    if voxels := [name for name in ("T1w", "T2w", "FLAIR") if _voxels_differ(sessions, name)]:
+        told.append(f"voxels of {enumerate_words(voxels)} differ")
+    heads = [size for session in sessions if (size := number(session.row.get("tiv_mm3")))]
+    if heads and max(heads) > HEAD_RATIO * min(heads):
+        told.append(f"the intracranial volume differs by {100 * (max(heads) / min(heads) - 1):.1f}\u00a0%")
+    return told
+
+
+def _caution(sessions: Sequence[Session]) -> str:
+    """What makes sessions less comparable; "" where nothing does."""
+    told = _unlike(sessions)
     flagged = [f"session {session.session}" for session in sessions if _flags(session)]
     if flagged:
         told.append(f"quality control has something to look at in {enumerate_words(flagged)}")
@@ -211,6 +224,7 @@ def view_session(session: Session, layout: Mapping[str, Any], *, exists: Any) ->
     headline = tuple(
         (values[name], _share_words(shares[name])) for name in layout["volumes"]["headline"] if name in values
     )
+    lesions = view_lesions(session, values, layout)
     return SessionView(
         anchor=f"ses-{session.session}" if session.session else "session",
         title=f"Session {session.session}" if session.session else "Results",
@@ -219,6 +233,7 @@ def view_session(session: Session, layout: Mapping[str, Any], *, exists: Any) ->
         status=session.status,
         message=_message(session),
         warnings=_warnings(session, values),
+        reservations=(*_texts(record.get("reservations")), *([lesions.reservation] if lesions else [])),
         headline=headline,
         parts=_parts(values, layout),
         figures=tuple(
@@ -227,7 +242,7 @@ def view_session(session: Session, layout: Mapping[str, Any], *, exists: Any) ->
         volumes=rows,
         footnotes=footnotes,
         structures=_structures(values),
-        lesions=view_lesions(session, values, layout),
+        lesions=lesions,
         no_lesions=values["lesion_mm3"].why if "lesion_mm3" in values else "",
         checks=_checks(session, layout),
         inputs=tuple(_input(scan) for scan in record.get("inputs", ())),
@@ -403,7 +418,7 @@ def _share(value: Value, whole: Value | None) -> float | None:
 
 
 def _share_words(percent: float | None) -> str:
-    return "" if percent is None else f"{percent:.1f}\u00a0% of the brain mask"
+    return "" if percent is None else f"{percent_text(percent)} of the brain mask"
 
 
 def _mark(why: str, footnotes: Sequence[str]) -> str:
@@ -529,6 +544,9 @@ def _options(record: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
 
 
 def _trends(views: Sequence[SessionView], layout: Mapping[str, Any]) -> tuple[Trend, ...]:
+    """Measures over the sessions; those of tissues without a line, or a change, where scans differ (`_unlike`)."""
+    done = [view.session for view in views if view.session.record]
+    all_alike, ends_alike = not _unlike(done), not _unlike([done[0], done[-1]])
     by_session = [{value.column: value for value, *_ in view.volumes} for view in views]
     out = []
     for column in layout["volumes"]["over_time"]:
@@ -537,14 +555,15 @@ def _trends(views: Sequence[SessionView], layout: Mapping[str, Any]) -> tuple[Tr
         if not any(value.number is not None for value in known):
             continue
         numbers = [None if value is None else value.number for value in values]
+        always = column in _ALWAYS_COMPARED
         out.append(
             Trend(
                 name=known[0].name,
                 about=known[0].about,
                 unit=next(value.unit for value in known if value.number is not None),
                 cells=tuple("–" if value is None else value.text for value in values),
-                points=_sparkline(numbers),
-                change=_change(numbers),
+                points=_sparkline(numbers) if always or all_alike else (),
+                change=_change(numbers) if always or ends_alike else "not comparable",
             )
         )
     return tuple(out)

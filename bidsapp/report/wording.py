@@ -98,6 +98,21 @@ def amount(column: str, number: float, units: str = "") -> tuple[str, str]:
     return f"{number:.3g}" if abs(number) < 100 else f"{number:.1f}", ""
 
 
+def percent_text(percent: float) -> str:
+    r"""A share: one digit after the point, and nothing that is there becomes zero.
+
+    Examples
+    --------
+    >>> percent_text(12.345), percent_text(0.06), percent_text(0.003), percent_text(0)
+    ('12.3\xa0%', '0.06\xa0%', '<0.01\xa0%', '0\xa0%')
+    """
+    if percent == 0:
+        return "0\u00a0%"
+    if percent < 0.01:
+        return "<0.01\u00a0%"
+    return f"{percent:.2f}\u00a0%" if percent < 0.1 else f"{percent:.1f}\u00a0%"
+
+
 def millilitres(mm3: float) -> str:
     """Volume in ml: a tenth of a ml for brains, finer for lesions.
 

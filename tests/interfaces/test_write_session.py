@@ -73,11 +73,13 @@ def test_scan_with_contrast_agent_is_recorded_and_not_written(tmp_path: Path, in
 
 def test_tissue_without_a_t1w_is_cautioned(tmp_path: Path, inputs: dict[str, Any]) -> None:
     inputs["session"]["scans"] = [scan(tmp_path / "data", "sub-01_FLAIR", "FLAIR")]
-    for model, cautions in (("consensus", 1), ("mixture", 0)):
+    for model, cautions in (("consensus", ["FLAIR alone gave"]), ("mixture", [])):
         inputs["plan"]["tissue_model"] = model
         WriteSession(**inputs).run(cwd=str(tmp_path))
         record = json.loads((tmp_path / "out/sub-01/anat/sub-01_provenance.json").read_text())
-        assert sum("without a T1w" in warning for warning in record["warnings"]) == cautions
+        assert len(record["reservations"]) == len(cautions)
+        assert all(words in text for words, text in zip(cautions, record["reservations"], strict=True))
+        assert not any("without a T1w" in warning for warning in record["warnings"])
 
 
 def test_without_compartments_there_is_no_such_file(tmp_path: Path, inputs: dict[str, Any]) -> None:

@@ -204,6 +204,8 @@ def test_old_results_of_a_failed_run_are_marked(tmp_path, write_session):
 
 def test_nothing_at_all_still_makes_a_page(tmp_path):
     assert "Not finished." in page_of(tmp_path, "ghost").text
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "sub-ghost_problem.json").write_text('{"status": "failed", "message": "no scan"}')
     assert "No session with volumes was found." in Page(assemble.assemble_group(tmp_path)).text
 
 
@@ -215,9 +217,46 @@ def test_several_sessions_are_compared(tmp_path, write_session):
     trends = {trend.name: trend for trend in view.trends}
     assert trends["Brain parenchyma"].cells == ("1000.0", "990.0", "980.0")
     assert trends["Brain parenchyma"].change == "−2.0\u00a0%"
-    assert trends["Brain parenchyma"].points == ((0.0, 2.0), (50.0, 12.0), (100.0, 22.0))
+    assert trends["Brain parenchyma"].points == ()  # what lies between was measured otherwise
     assert trends["Lesions"].cells == ("5.00", "n/a", "6.00") and len(trends["Lesions"].points) == 2
     assert "different contrasts" in view.caution
+    view = view_subject(read_subject(tmp_path, "01")[:2], assemble.layout(), exists=lambda path: True)
+    assert view.trends[0].change == "not comparable"
+
+
+def test_sessions_that_are_alike_have_a_line(tmp_path, write_session):
+    for number, brain in enumerate((1000, 990, 980)):
+        write_session("01", str(number), volumes={"brain_mm3": f"{brain}000", "tiv_mm3": "1500000"})
+    view = view_subject(read_subject(tmp_path, "01"), assemble.layout(), exists=lambda path: True)
+    trend = next(trend for trend in view.trends if trend.name == "Brain parenchyma")
+    assert trend.points == ((0.0, 2.0), (50.0, 12.0), (100.0, 22.0)) and trend.change == "−2.0\u00a0%"
+
+
+def test_heads_of_another_size_are_not_compared(tmp_path, write_session):
+    for number, tiv in enumerate((1500, 1540)):
+        write_session("01", str(number), volumes={"brain_mm3": "1000000", "tiv_mm3": f"{tiv}000"})
+    view = view_subject(read_subject(tmp_path, "01"), assemble.layout(), exists=lambda path: True)
+    assert "intracranial volume differs by 2.7\u00a0%" in view.caution
+
+
+def test_results_without_a_record_make_a_page(tmp_path, write_session):
+    (write_session("01") / "sub-01_provenance.json").unlink()
+    assert "It was not finished" in page_of(tmp_path).text or "has no record" in page_of(tmp_path).text
+
+
+def test_pages_lead_to_each_other(tmp_path, write_session):
+    for label in ("01", "02", "03"):
+        write_session(label)
+        assemble.assemble_subject(tmp_path, label)
+    for row in assemble.linked(tmp_path):
+        assemble.link_subject(tmp_path, *row)
+    middle = (tmp_path / "sub-02.html").read_text()
+    assert 'href="./sub-01.html" rel="prev"' in middle and 'href="./sub-03.html" rel="next"' in middle
+    assert "All subjects" not in middle
+    (tmp_path / "group.html").touch()
+    assert [row[0] for row in assemble.linked(tmp_path, ["01"])] == ["01", "02"]
+    assemble.link_subject(tmp_path, "02", "", "")
+    assert 'href="./group.html"' in (tmp_path / "sub-02.html").read_text()
 
 
 def test_what_makes_sessions_less_comparable_is_told_where_they_are_compared(tmp_path, write_session):

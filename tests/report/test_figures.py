@@ -197,3 +197,23 @@ def test_other_grid_is_refused(head):
 def test_four_dimensions_are_refused(head):
     with pytest.raises(ValueError, match="3D"):
         figures.plan_overview(image(np.zeros((4, 5, 6, 2), np.uint8)), margin_mm=0)
+
+
+def test_slices_are_chosen_to_show_every_lesion():
+    mask, lesion = np.zeros((20, 20, 60), np.uint8), np.zeros((20, 20, 60), np.uint8)
+    mask[2:18, 2:18, 2:58] = 1
+    lesion[4:14, 4:14, 5:35] = 1  # one large lesion, in three pieces of 10 mm
+    for place in (38, 44, 50, 56):
+        lesion[16, 16, place] = 1
+    layout = figures.plan_detail(*(nib.Nifti1Image(data, np.eye(4)) for data in (mask, lesion)))
+    shown = {tile.index for tile in layout.tiles}
+    assert {38, 44, 50, 56} <= shown and {index // 10 for index in shown if index < 35} == {0, 1, 2, 3}
+
+
+def test_every_panel_has_its_sides():
+    mask = nib.Nifti1Image(np.ones((60, 20, 20), np.uint8), np.eye(4))
+    layout = figures.plan_detail(mask, mask)
+    one, three = (figures._texts(layout, np.eye(4), panels) for panels in (1, 3))
+    tile = layout.tiles[0]
+    middle = np.s_[tile.top : tile.top + 25, tile.left + tile.width // 3 : tile.left + 2 * tile.width // 3]
+    assert not one[middle].any() and three[middle].any()
