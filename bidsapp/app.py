@@ -588,26 +588,36 @@ def _drop_broken_results(session: Path) -> None:
 
 def _compare_sessions(outcomes: list[Outcome], config: Config, say: progress.Progress) -> dict[str, str]:
     """Changes between the sessions of each subject that has several; by subject what went wrong, or ""."""
-    from bidsapp.workflows.subject import init_changes, run_changes
+    from bidsapp.interfaces.change import remove_changes
+    from bidsapp.workflows.subject import init_changes, left_over, run_changes
 
-    subjects = init_changes(config, dict.fromkeys(outcome.inputs.subject for outcome in outcomes))
-    if not subjects:
-        return {}
-    say.note(f"Changes between the sessions of {len(subjects)} subject(s).")
+    everyone = dict.fromkeys(outcome.inputs.subject for outcome in outcomes)
     problems: dict[str, str] = {}
+    for subject in left_over(config, everyone):
+        with _changes_lock(config.out_dir, subject):
+            remove_changes(config.out_dir, subject)
+        problems[subject] = ""
+    subjects = init_changes(config, everyone)
+    if not subjects:
+        return problems
+    say.note(f"Changes between the sessions of {len(subjects)} subject(s).")
     in_order = sorted(subjects)  # so that no two runs wait for each other
     for first in range(0, len(in_order), BATCH):
         batch = in_order[first : first + BATCH]
         with ExitStack() as stack:
             for subject in batch:
-                held = locks.take(config.out_dir, f"changes_sub-{subject}")
-                assert held is not None  # it waits
-                stack.enter_context(held)
+                stack.enter_context(_changes_lock(config.out_dir, subject))
             problems |= run_changes(config, batch)
     for subject, problem in problems.items():
         if problem:
             say.note(f"sub-{subject}: the changes between its sessions could not be measured ({problem}).")
     return problems
+
+
+def _changes_lock(out_dir: Path, subject: str) -> locks.Held:
+    held = locks.take(out_dir, f"changes_sub-{subject}")
+    assert held is not None  # it waits
+    return held
 
 
 # --- after the work -------------------------------------------------------------------------------------------------

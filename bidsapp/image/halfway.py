@@ -142,7 +142,7 @@ def _grid(points: np.ndarray) -> nib.Nifti1Image:
 
 
 def jacobians(
-    first: nib.Nifti1Image, second: nib.Nifti1Image, near_brain: nib.Nifti1Image
+    first: nib.Nifti1Image, second: nib.Nifti1Image, near_brain: nib.Nifti1Image, *, seen: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Local volume ratios of the deformation from one scan to the other, and back.
 
@@ -153,6 +153,8 @@ def jacobians(
     near_brain : Nifti1Image
         Brain of either session, on the same grid; the scans are compared in it and `BRAIN_MARGIN_MM` around it, so
         that brain masks that differ do not look like atrophy.
+    seen : ndarray of bool, (X, Y, Z), optional
+        What both scans show: beyond it nothing is compared. The blank beyond a field of view would squeeze the brain.
 
     Returns
     -------
@@ -166,6 +168,8 @@ def jacobians(
     """
     near = near_mask(near_brain, near_brain, margin_mm=BRAIN_MARGIN_MM)
     inside = np.asarray(near.dataobj) > 0
+    if seen is not None:
+        inside &= seen
     heads = [on_grid(clip_intensities(np.asarray(img.dataobj, np.float32), inside), img) for img in (first, second)]
     small = [crop(coarsen(head, REGISTRATION_VOXEL_SIZE_MM), margin=FIXED_MARGIN) for head in heads]
     out = []

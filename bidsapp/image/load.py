@@ -25,6 +25,14 @@ SIZE_TOLERANCE = 0.01
 GEOMETRY_TOLERANCE_MM = 0.1
 
 
+#: Share of exact zeros from which they are a background that was set to 0.
+BLANK_SHARE = 0.1
+#: Share of the range of values that may lie below zero without meaning anything.
+BELOW_ZERO = 0.05
+#: Tilt (degrees) from which heads were segmented worse.
+TILT_DEGREES = 30.0
+
+
 @dataclass(frozen=True)
 class Scan:
     """A scan whose data are finite float32 and whose sform and qform agree.
@@ -68,9 +76,10 @@ def load_scan(path: Path) -> Scan:
     data, volume_notes = _read_volume(img, path)
     _check_voxel_size(affine, path)
     _check_values(data, path)
+    data, value_notes = _from_zero(data)
     out = nib.Nifti1Image(data, affine)
     _set_codes(out, img)
-    return Scan(out, (*notes, *volume_notes), warnings)
+    return Scan(out, (*notes, *volume_notes, *value_notes), (*warnings, *_tilted(affine)))
 
 
 def read_grid(path: Path) -> nib.Nifti1Image:
@@ -216,6 +225,34 @@ def _read_volume(img: nib.Nifti1Image, path: Path) -> tuple[np.ndarray, tuple[st
     if data.ndim > 3:
         return data.reshape(data.shape[:3]), (f"a {data.ndim}D file with a single volume was taken as 3D",)
     return data, ()
+
+
+def _from_zero(data: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Values as magnitudes, air at 0, and a note: every later step takes them for such.
+
+    A scan that was z-scored, or has an offset below zero, is moved up; a background that was set to 0 stays there.
+    Small values below zero, which interpolation leaves at edges, are none of these.
+    """
+    shown = data != 0 if np.count_nonzero(data == 0) > BLANK_SHARE * data.size else np.ones(data.shape, bool)
+    if not shown.any() or data.min() >= 0:
+        return data, ()
+    low, high = np.percentile(data[shown], (0.5, 99))
+    if low >= -BELOW_ZERO * (high - low):
+        return data, ()
+    moved = np.where(shown, np.maximum(data - low, 0), 0).astype(np.float32)
+    return moved, (f"values begin at {low:.4g}: this was taken from all, so that the darkest are 0",)
+
+
+def _tilted(affine: np.ndarray) -> tuple[str, ...]:
+    """A warning where the axes of the grid are far from the body's."""
+    nearest = np.abs(affine[:3, :3] / voxel_sizes(affine)).max(axis=0).min()
+    degrees = float(np.degrees(np.arccos(min(1.0, nearest))))
+    if degrees <= TILT_DEGREES:
+        return ()
+    return (
+        f"the grid lies tilted by {degrees:.0f} degrees to the axes of the scanner: in such scans brain masks took in"
+        " parts of the face, and lesions were found that are none; look at the pictures",
+    )
 
 
 def _check_axes(shape: tuple[int, ...], path: Path) -> None:

@@ -20,10 +20,12 @@ from bidsapp.interfaces.files import load
 
 SPACE = "halfway"
 #: Changes whenever what is computed here does: results of other versions are made again.
-METHOD = 1
+METHOD = 2
 #: What makes two scans less comparable: voxel edges that differ by more than this factor; registrations that disagree
 #: by more than a voxel; brains of which less than this is seen by both.
 EDGE_RATIO, LEAST_AGREEMENT_MM, LEAST_COMMON_PERCENT = 1.2, 1.0, 90.0
+#: Next to what a FLAIR does not show voxels are air in part (mm); a note where so much less of the brain is compared.
+EDGE_MM, CUT_PERCENT = 3.0, 3.0
 #: The intracranial volume of one head does not change; its estimates by registration agree within about this (percent).
 TIV_PERCENT = 2.0
 #: Order of preference for the change of the brain's volume.
@@ -116,10 +118,15 @@ def finished_sessions(out_dir: Path, subject: str) -> list[Finished]:
 
 
 def in_order(sessions: Sequence[Finished], dates: Mapping[str, Any]) -> list[Finished]:
-    """By date where every session has one, else as they are."""
-    if all(one.record["session"] in dates for one in sessions):
-        return sorted(sessions, key=lambda one: dates[one.record["session"]])
-    return list(sessions)
+    """By date; one without a date stays behind the one before it, and all without any date stay as they are."""
+    known = [dates[one.record["session"]] for one in sessions if one.record["session"] in dates]
+    if not known:
+        return list(sessions)
+    places, when = [], min(known)
+    for number, one in enumerate(sessions):
+        when = dates.get(one.record["session"], when)
+        places.append((when, number))
+    return [sessions[number] for _, number in sorted(places)]
 
 
 def record_of_changes(sessions: Sequence[Finished], dates: Mapping[str, Any]) -> dict[str, Any]:
@@ -166,16 +173,31 @@ def write_changes(
     Path
         The record.
     """
+    remove_changes(out_dir, subject)  # of an earlier comparison, perhaps of other sessions
     record_file = _record_file(out_dir, subject)
-    folder = record_file.parent
-    record_file.unlink(missing_ok=True)
-    figures = (out_dir / f"sub-{subject}" / "figures").glob(f"sub-{subject}_desc-change*.png")
-    for old in [*folder.glob(f"sub-{subject}_space-{SPACE}_*"), *folder.glob(f"sub-{subject}_*-{SPACE}_*"), *figures]:
-        old.unlink(missing_ok=True)  # of an earlier comparison, perhaps of other sessions
     written = list(_write_all(out_dir, subject, sessions, dates))
     outputs = {path.relative_to(out_dir).as_posix(): path.stat().st_size for path in sorted(written)}
     bids.write_json(record_file, {**wanted, "outputs": outputs})
     return record_file
+
+
+def remove_changes(out_dir: Path, subject: str) -> None:
+    """Take away what an earlier comparison wrote: the record first, so that nobody takes the rest for valid."""
+    record_file = _record_file(out_dir, subject)
+    record_file.unlink(missing_ok=True)
+    folder, name = record_file.parent, f"sub-{subject}"
+    tables = [folder / f"{name}_{kind}{end}" for kind in ("changes", "lesionchanges") for end in (".tsv", ".json")]
+    figures = (out_dir / name / "figures").glob(f"{name}_desc-change*.png")
+    maps = [
+        path for what in (f"space-{SPACE}_*", f"*-{SPACE}_*", "seg-change_*") for path in folder.glob(f"{name}_{what}")
+    ]
+    for old in (*tables, *figures, *maps, out_dir / f"{name}_changes.html"):
+        old.unlink(missing_ok=True)
+
+
+def has_changes(out_dir: Path, subject: str) -> bool:
+    """Whether an earlier comparison is there."""
+    return _record_file(out_dir, subject).is_file()
 
 
 def _record_file(out_dir: Path, subject: str) -> Path:
@@ -288,12 +310,16 @@ def _interval(pair: _Pair, dates: Mapping[str, Any]) -> Any:  # a generator of p
     dsegs = [load(one.path("_seg-tissue_dseg.nii.gz")) for one, _ in pair.both]
     brains = [pair.carried_mask(which, np.asarray(one.mask.dataobj) > 0, one.mask)
               for which, (one, _) in enumerate(pair.both)]  # fmt: skip
-    row["common_brain_percent"] = 100 * float((brains[0] & brains[1]).sum() / max(1, (brains[0] | brains[1]).sum()))
+    row["common_brain_percent"] = _common_percent(brains)
     if row["common_brain_percent"] < LEAST_COMMON_PERCENT:
         notes.append(f"only {row['common_brain_percent']:.0f} % of the brain is seen by both sessions")
+    notes += _undated(pair, dates)
     if pair.first.has_lesions and pair.second.has_lesions:
         try:
             visits = [_visit(pair, which, dsegs[which], brains[which]) for which in (0, 1)]
+            on_flair = _common_percent([visit.brain for visit in visits])
+            if on_flair < row["common_brain_percent"] - CUT_PERCENT:
+                notes.append(f"lesions were compared in {on_flair:.0f} % of the brain, which both FLAIRs show")
             found = change.compare(*visits, voxel_mm3=1.0, minimum_mm3=row["minimum_change_mm3"])
         except ValueError as error:
             notes.append(f"lesions were not compared: {error}")
@@ -312,6 +338,22 @@ def _interval(pair: _Pair, dates: Mapping[str, Any]) -> Any:  # a generator of p
     row |= change.rates(row)
     row["notes"] = "; ".join(notes) or "none"
     return row, rows
+
+
+def _common_percent(brains: Sequence[np.ndarray]) -> float:
+    return 100 * float((brains[0] & brains[1]).sum() / max(1, (brains[0] | brains[1]).sum()))
+
+
+def _undated(pair: _Pair, dates: Mapping[str, Any]) -> list[str]:
+    """A word where a date is missing, and the labels (``pre``, ``post``) do not tell which session was first."""
+    from bidsapp.measure.cohort import natural
+
+    labels = [one.record["session"] for one, _ in pair.both]
+    missing = [f"ses-{label}" for label in labels if label not in dates]
+    numbered = all(any(sign.isdigit() for sign in label) for label in labels)
+    if not missing or (numbered and natural(labels[0]) < natural(labels[1])):
+        return []
+    return [f"the dataset gives no date of {' and '.join(missing)}: earlier and later may be exchanged"]
 
 
 def _years(pair: _Pair, dates: Mapping[str, Any]) -> float | None:
@@ -373,15 +415,24 @@ def _alike(pair: _Pair, contrast: str) -> bool:
 
 
 def _visit(pair: _Pair, which: int, dseg: nib.Nifti1Image, brain: np.ndarray) -> Any:
+    from nibabel.affines import voxel_sizes
+    from scipy import ndimage
+
+    from bidsapp.image.preprocess import only_seen
     from bidsapp.labels import PARENCHYMA, WM
     from bidsapp.measure.change import Visit
 
     one = pair.both[which][0]
     labels = np.asarray(dseg.dataobj)
-    lesion = load(one.path("_label-lesion_mask.nii.gz"))
+    lesion, flair = load(one.path("_label-lesion_mask.nii.gz")), one.scan(FLAIR)
+    # Where a FLAIR shows nothing it is as dark as air, and every lesion there would be one that came or went.
+    seen = np.isfinite(only_seen(np.asarray(flair.dataobj), np.asarray(one.mask.dataobj) > 0))
+    if not seen.all():
+        depth = ndimage.distance_transform_edt(seen, sampling=voxel_sizes(flair.affine))
+        brain = brain & pair.carried_mask(which, depth > EDGE_MM, flair)
     return Visit(
         lesion=pair.carried_mask(which, np.asarray(lesion.dataobj) > 0, lesion),
-        flair=pair.carried(which, one.scan(FLAIR)),
+        flair=pair.carried(which, flair),
         brain=brain,
         white=pair.carried_mask(which, np.isin(labels, (WM.index, PARENCHYMA.index)), dseg),
     )
@@ -395,6 +446,7 @@ def _brain_change(pair: _Pair, dsegs: Sequence[nib.Nifti1Image], brains: Sequenc
     """
     from bidsapp.image.grid import on_grid
     from bidsapp.image.halfway import carry, jacobians
+    from bidsapp.image.register import field_of_view
     from bidsapp.labels import CSF
     from bidsapp.measure.change import mean_volume_change
 
@@ -408,8 +460,12 @@ def _brain_change(pair: _Pair, dsegs: Sequence[nib.Nifti1Image], brains: Sequenc
     if not (tissue[0].any() and tissue[1].any()):
         return None
     contrast = next(name for name in CONTRASTS if name in pair.first.contrasts)
-    scans = [carry(one.scan(contrast), pair.halfway, index) for one, index in pair.both]
-    fields = jacobians(scans[0], scans[1], on_grid(brains[0] | brains[1], pair.halfway.grid))
+    native = [one.scan(contrast) for one, _ in pair.both]
+    transforms = [pair.halfway.transforms[index] for _, index in pair.both]
+    seen = [field_of_view(img, pair.halfway.grid, matrix) for img, matrix in zip(native, transforms, strict=True)]
+    scans = [carry(img, pair.halfway, index) for img, (_, index) in zip(native, pair.both, strict=True)]
+    near = on_grid(brains[0] | brains[1], pair.halfway.grid)
+    fields = jacobians(scans[0], scans[1], near, seen=seen[0] & seen[1])
     return mean_volume_change(fields, tissue)
 
 

@@ -18,6 +18,8 @@ from bidsapp.models.registry import Model, load_model
 #: Dice of two brain masks of one head: 0.96 and more in whole real heads; 0.90 and less where one of them was
 #: wrong, or the scan showed a part of a head (docs/benchmarks.md).
 AGREEMENT = 0.9
+#: Volume (l) of a mask that may be a brain's, with the fluid around it: the check believes no other.
+BRAIN_LITRES = (0.6, 2.2)
 #: The network's probability rises from 0 to 1 over this distance (mm) across the border (training/tasks.py).
 RAMP_MM = 6.0
 
@@ -92,6 +94,9 @@ def second_opinion(
         found = find_brain(image, voxel_size_mm=voxel_size_mm, device=device) > 0.5
     except InputError:
         return mask, "a second method, run for a check, found no brain: look at the brain mask"
+    litres = np.count_nonzero(found) * float(np.prod(voxel_size_mm)) / 1e6
+    if not BRAIN_LITRES[0] <= litres <= BRAIN_LITRES[1]:  # it fails, too: on the noise around an MP2RAGE's head
+        return mask, f"a second method, run for a check, found {litres:.1f} l, no brain: look at the brain mask"
     dice = 2 * np.count_nonzero(mask & found) / (np.count_nonzero(mask) + np.count_nonzero(found))
     if dice >= AGREEMENT:
         return mask, ""

@@ -18,6 +18,9 @@ LESION_SEED = 0.6
 #: Where the network gives a lesion less than this it counts alone: the outlier model knows brightness and place, but
 #: not that fluid may flow, and on a FLAIR with bright ventricles it took them for one lesion (docs/benchmarks.md).
 LEAST_LESION = 0.05
+#: ... and where the network is all but sure of one, the outlier model cannot take it away: of much confluent lesion it
+#: makes a broad white matter, in which ordinary lesions do not stand out (docs/decisions/0006).
+DOUBT = 0.25
 #: Septum and fornix are bright on the FLAIR of healthy people: a lesion of which half lies between the lateral
 #: ventricles, where they are no more than this apart, is none. Raters drew 4 of 2,961 there with a third in it
 #: (27 patients, ``training/lesion_masks_ms``; docs/decisions/0012-no-lesions-of-the-septum.md).
@@ -46,8 +49,12 @@ def mean_tissues(network: np.ndarray, mixture: np.ndarray, mask: np.ndarray) -> 
 
 
 def mean_lesions(network: np.ndarray, outlier: np.ndarray) -> np.ndarray:
-    """Mean of two lesion probabilities, and the network's where that is below `LEAST_LESION`: float32, (X, Y, Z)."""
-    return np.where(network < LEAST_LESION, network, (network + outlier) / 2).astype(np.float32)
+    """Mean of two lesion probabilities, but where the network is sure of either: float32, (X, Y, Z).
+
+    It counts alone below `LEAST_LESION`, and its probability less `DOUBT` is the least that comes out.
+    """
+    mean = np.where(network < LEAST_LESION, network, (network + outlier) / 2)
+    return np.maximum(mean, network - DOUBT).astype(np.float32)
 
 
 def without_septum(lesions: np.ndarray, structures: np.ndarray, *, voxel_width_mm: float) -> np.ndarray:

@@ -524,6 +524,11 @@ def _why_inseparable(names: tuple[str, ...], separation: float, settings: Mixtur
             "FLAIR alone does not tell grey from white matter: their intensities overlap, and lesions look like grey"
             " matter. A T1w or T2w scan is needed."
         )
+    if names == ("T2w",):  # docs/benchmarks.md: cortex a fifth too small on a real head, a quarter too large on others
+        return (
+            "T2w alone tells grey from white matter badly: the cortex is lost between bright fluid and dark white"
+            " matter. A T1w or FLAIR scan is needed."
+        )
     if separation < settings.separation:
         return (
             f"The contrast between grey and white matter in {' and '.join(names)} is too low (d' {separation:.1f};"

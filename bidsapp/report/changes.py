@@ -84,8 +84,9 @@ class ChangesView:
 
 
 def has_changes(out_dir: Path, subject: str) -> bool:
-    """Whether there is anything to make the page of."""
-    return _table(out_dir, subject, "changes").is_file()
+    """Whether there is anything to make the page of: tables without their record are of a run that was stopped."""
+    record = _table(out_dir, subject, "desc-changes_provenance").with_suffix(".json")
+    return record.is_file() and _table(out_dir, subject, "changes").is_file()
 
 
 def view_changes(out_dir: Path, subject: str) -> ChangesView:

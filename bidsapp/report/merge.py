@@ -36,6 +36,8 @@ def read_changes(out_dir: Path) -> Changes:
         frames: list[pd.DataFrame] = []
         about: dict[str, Mapping[str, Any]] = {}
         for path in sorted([*out_dir.glob(f"sub-*/sub-*_{kind}.tsv"), *out_dir.glob(f"sub-*/anat/sub-*_{kind}.tsv")]):
+            if not (path.parent / f"{path.name.split('_')[0]}_desc-changes_provenance.json").is_file():
+                continue  # of a run that was stopped
             try:
                 table = read_table(path)
                 content = read_json(path.with_suffix(".json")) if path.with_suffix(".json").is_file() else {}

@@ -29,6 +29,12 @@ def init_changes(config: Config, subjects: Iterable[str]) -> list[str]:
     return [subject for subject in subjects if _to_do(config.out_dir, config.bids_dir, subject) is not None]
 
 
+def left_over(config: Config, subjects: Iterable[str]) -> list[str]:
+    """Subjects with changes of an earlier run who have fewer than two finished sessions now."""
+    there = [subject for subject in subjects if change.has_changes(config.out_dir, subject)]
+    return [subject for subject in there if len(change.finished_sessions(config.out_dir, subject)) < 2]
+
+
 def run_changes(config: Config, subjects: Iterable[str]) -> dict[str, str]:
     """Compare the sessions of each subject, several subjects at a time.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from bidsapp.errors import InputError
 from bidsapp.image.load import load_scan, read_grid
@@ -99,6 +100,12 @@ def test_broken_file_is_refused_by_name(case: str, tmp_path: Path) -> None:
     assert fragment in str(caught.value)
 
 
+def tilted(degrees: float) -> np.ndarray:
+    turn = np.eye(4)
+    turn[:3, :3] = Rotation.from_euler("x", degrees, degrees=True).as_matrix()
+    return turn @ AFFINE
+
+
 def sheared() -> np.ndarray:
     affine = np.diag([1.0, 1.0, 2.0, 1.0])
     affine[0, 1] = 0.1
@@ -154,7 +161,8 @@ USED: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "scaled-integers": (scaled_integers, "", ""),
     "big-endian": (saved(nib.Nifti1Image(voxels().astype(">f4"), AFFINE)), "", ""),
     "unsigned-16": (saved(image((voxels() * 300).astype(np.uint16))), "", ""),
-    "negative-values": (saved(image(voxels() - 500)), "", ""),
+    "negative-values": (saved(image(voxels() - 500)), "was taken from all", ""),
+    "tilted": (saved(image(affine=tilted(40))), "", "tilted by 40 degrees"),
     "nifti-2": (saved(nib.Nifti2Image(voxels(), AFFINE)), "", ""),
 }
 
@@ -224,3 +232,23 @@ def test_codes_are_the_files_own_unless_the_form_was_not_used(
     nib.save(img, tmp_path / "sub-01_T1w.nii.gz")
     for found in (load_scan(tmp_path / "sub-01_T1w.nii.gz").image, read_grid(tmp_path / "sub-01_T1w.nii.gz")):
         assert (int(found.header["sform_code"]), int(found.header["qform_code"])) == kept
+
+
+@pytest.mark.parametrize("air", [0.0, None])
+def test_a_z_scored_scan_begins_at_zero_and_keeps_its_air(air: float | None, tmp_path: Path) -> None:
+    data = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
+    outside = np.zeros(SHAPE, bool)
+    outside[:3] = True
+    data[outside] = data.min() if air is None else air
+    nib.save(image(data), tmp_path / "a.nii.gz")
+    found = np.asarray(load_scan(tmp_path / "a.nii.gz").image.dataobj)
+    assert (found[outside] == 0).all() and (found >= 0).all()
+    inside = ~outside & (found > 0)
+    assert inside.sum() > 0.95 * (~outside).sum() and np.corrcoef(found[inside], data[inside])[0, 1] > 0.999
+
+
+def test_what_interpolation_leaves_below_zero_means_nothing(tmp_path: Path) -> None:
+    data = voxels().copy()
+    data[0, 0, :2] = -0.01 * data.max()
+    nib.save(image(data), tmp_path / "a.nii.gz")
+    assert np.array_equal(np.asarray(load_scan(tmp_path / "a.nii.gz").image.dataobj), data)

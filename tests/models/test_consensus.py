@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from bidsapp.models.consensus import (
+    LESION_SEED,
     LESION_THRESHOLD,
     between_ventricles,
     mean_lesions,
@@ -25,9 +26,15 @@ def test_mean_of_tissues() -> None:
 
 
 def test_a_lesion_needs_one_sure_opinion_and_some_of_the_other() -> None:
-    mean = mean_lesions(np.array([0.7, 0.9, 0.55, 0.06]), np.array([0.0, 0.2, 0.55, 0.7]))
+    mean = mean_lesions(np.array([0.6, 0.7, 0.55, 0.06]), np.array([0.0, 0.4, 0.55, 0.7]))
     assert mean == pytest.approx([0.35, 0.55, 0.55, 0.38])
     assert (mean > LESION_THRESHOLD).tolist() == [False, True, True, False]
+
+
+def test_what_the_network_is_all_but_sure_of_stays_a_lesion_whatever_the_other_says() -> None:
+    mean = mean_lesions(np.array([0.9, 0.9]), np.array([0.0, 1.0]))
+    assert mean == pytest.approx([0.65, 0.95])
+    assert (mean > LESION_SEED).all()
 
 
 def test_what_the_network_is_sure_is_no_lesion_is_none_however_bright() -> None:

@@ -46,7 +46,7 @@ def phantom(rng):
     return images, mask, shares, atlas(shares)
 
 
-@pytest.mark.parametrize("names", [("T1w",), ("T2w",), ("T1w", "FLAIR"), ("T1w", "T2w", "FLAIR")])
+@pytest.mark.parametrize("names", [("T1w",), ("T2w", "FLAIR"), ("T1w", "FLAIR"), ("T1w", "T2w", "FLAIR")])
 def test_tissue_is_found_with_any_contrasts(phantom, names):
     images, mask, shares, priors = phantom
     result = fit_mixture({name: images[name] for name in names}, mask, priors)
@@ -154,12 +154,18 @@ def test_flair_alone_is_never_separable(phantom):
     assert (result.posteriors[GM] > result.posteriors[WM])[mask & (priors[GM] > 0.9)].all()
 
 
+def test_t2w_alone_is_never_separable(phantom):
+    images, mask, _, priors = phantom
+    result = fit_mixture({"T2w": images["T2w"]}, mask, priors)
+    assert not result.separable and "T2w alone" in result.reason
+
+
 def test_a_contrast_that_cannot_tell_two_classes_apart_is_called_so(phantom, rng):
     _, mask, shares, priors = phantom
-    result = fit_mixture({"T2w": scan(shares, (80, 78, 180), rng)}, mask, priors)
+    result = fit_mixture({"T1w": scan(shares, (80, 78, 180), rng)}, mask, priors)
     assert not result.separable
     assert result.separation < MixtureSettings().separation
-    assert "T2w" in result.reason and "too low" in result.reason
+    assert "T1w" in result.reason and "too low" in result.reason
     assert (result.posteriors[CSF] > 0.5)[mask & (shares[CSF] > 0.9)].mean() > 0.97
 
 

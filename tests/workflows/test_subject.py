@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -172,8 +173,41 @@ def test_sessions_go_by_number_or_by_date():
     assert [s.record["session"] for s in natural] == ["2", "10", "baseline"]
     dates = {"baseline": datetime(2019, 1, 1), "2": datetime(2020, 1, 1), "10": datetime(2021, 1, 1)}
     assert [s.record["session"] for s in change.in_order(natural, dates)] == ["baseline", "2", "10"]
-    dates.pop("2")
-    assert change.in_order(natural, dates) == natural
+    dates.pop("2")  # before all that have a date by its label: before them
+    assert [s.record["session"] for s in change.in_order(natural, dates)] == ["2", "baseline", "10"]
+    assert change.in_order(natural, {}) == natural
+    visits = [one(label) for label in ("1", "2", "3")]
+    some = {"1": datetime(2022, 1, 1), "2": datetime(2020, 1, 1)}
+    assert [s.record["session"] for s in change.in_order(visits, some)] == ["2", "3", "1"]  # no time runs backwards
+
+
+def test_changes_of_sessions_that_are_gone_are_taken_away(dataset, tmp_path, rng):
+    out = tmp_path / "out"
+    for label in ("1", "2"):
+        session(out, label, rng, with_new=label == "2")
+    given = config(dataset, out)
+    assert workflow.run_changes(given, ["01"]) == {"01": ""}
+    folder = out / "sub-01" / "anat"
+    assert (folder / "sub-01_changes.tsv").is_file() and workflow.left_over(given, ["01"]) == []
+    shutil.rmtree(out / "sub-01" / "ses-2")
+    assert workflow.left_over(given, ["01"]) == ["01"]
+    change.remove_changes(out, "01")
+    assert not list(folder.iterdir()) and workflow.left_over(given, ["01"]) == []
+
+
+@pytest.mark.parametrize(
+    ("labels", "dated", "told"),
+    [
+        (("pre", "post"), (), True),
+        (("1", "2"), (), False),
+        (("1", "2"), ("1",), False),
+        (("pre", "post"), ("pre", "post"), False),
+    ],
+)
+def test_an_order_that_only_labels_without_numbers_give_is_told(labels, dated, told):
+    sessions = [change.Finished(Path(), Path(), {"session": label}) for label in labels]
+    pair = change._Pair(Path(), "sub-01", *sessions, 0, None)
+    assert bool(change._undated(pair, dict.fromkeys(dated, datetime(2020, 1, 1)))) == told
 
 
 def test_one_session_has_no_changes(dataset, tmp_path, rng):
