@@ -87,3 +87,18 @@ def test_what_is_no_pair_is_refused(rng):
         halfway.halfway_space([scan], [mask(scan)])
     with pytest.raises(ValueError, match="empty"):
         halfway.halfway_space([scan, scan], [mask(scan), on_grid(np.zeros(scan.shape, bool), scan)])
+
+
+def test_a_field_of_view_that_ends_in_the_brain_is_no_growth(rng):
+    scan = head(rng)
+    near = mask(scan)
+    cut = np.asarray(scan.dataobj).copy()
+    seen = np.ones(cut.shape, bool)
+    seen[:, :, :24] = False
+    cut[~seen] = 0
+    inside = (np.asarray(near.dataobj) > 0) & seen
+    growth = [
+        float(np.log(halfway.jacobians(scan, on_grid(cut, scan), near, seen=shown)[0][inside]).mean())
+        for shown in (None, seen)
+    ]
+    assert abs(growth[1]) < 0.002 and abs(growth[1]) < abs(growth[0]) / 3

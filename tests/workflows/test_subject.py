@@ -275,3 +275,18 @@ def test_a_subject_whose_process_is_killed_costs_no_other(tmp_path, monkeypatch)
     assert list(told) == ["01", "02", "03"] and told["01"] == told["03"] == ""
     assert told["02"].startswith("its process was killed twice, probably for lack of memory")
     assert [path.name for path in (tmp_path / "out/logs").iterdir()] == ["sub-02_changes-failed.txt"]
+
+
+@pytest.mark.slow
+def test_what_one_flair_does_not_show_neither_came_nor_went(dataset, tmp_path, rng):
+    out = tmp_path / "out"
+    session(out, "1", rng, with_new=False)
+    session(out, "10", rng, with_new=True)
+    path = out / "sub-01/ses-1/anat/sub-01_ses-1_space-orig_desc-preproc_FLAIR.nii.gz"
+    flair = np.asarray(nib.load(path).dataobj).copy()
+    flair[32:] = flair.min()  # as `normalize_pair` writes what a scan does not show; the new lesion lies there
+    nib.save(nib.Nifti1Image(flair, AFFINE), path)
+    assert workflow.run_changes(config(dataset, out), ["01"]) == {"01": ""}
+    row = pd.read_csv(out / "sub-01/anat/sub-01_changes.tsv", sep="\t").iloc[0]
+    assert (row["new_count"], row["stable_count"], row["enlarging_count"]) == (0, 1, 0)
+    assert "which both FLAIRs show" in row["notes"]
