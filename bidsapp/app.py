@@ -10,16 +10,13 @@ import logging
 import os
 import secrets
 import shutil
-import subprocess
-import sys
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from bidsapp import __version__, bids, errors, locks, machine, progress
+from bidsapp import __version__, bids, errors, locks, machine, progress, validation
 from bidsapp.bids import SessionInputs
 from bidsapp.config import Config
 
@@ -69,7 +66,7 @@ def _environment(config: Config) -> dict[str, str]:
 def _participant(config: Config) -> int:
     say = progress.Progress()
     bids.check_folders(config.bids_dir, config.out_dir)
-    with _validation(config, say.note):
+    with validation.beside(config, say.note):
         with _index_lock(config):
             sessions = bids.collect(
                 config.bids_dir,
@@ -168,112 +165,6 @@ def _reports_only(config: Config) -> int:
 
 
 # --- before the work ------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _validation(config: Config, say: Callable[[str], None]) -> Iterator[None]:
-    """The dataset is validated beside what is done within; the verdict is first of all messages, whatever comes."""
-    if config.skip_bids_validation:
-        yield
-        return
-    validation = Validation(config.bids_dir)
-    try:
-        if config.bids_database_dir is not None:  # an index may be written there
-            validation.verdict(say)
-        try:
-            yield
-        except errors.AppError:
-            validation.verdict(say)
-            raise
-        validation.verdict(say)
-    finally:
-        validation.stop()
-
-
-def validate(bids_dir: Path, say: Callable[[str], None]) -> None:
-    """`Validation`, and nothing else meanwhile."""
-    validation = Validation(bids_dir)
-    try:
-        validation.verdict(say)
-    finally:
-        validation.stop()
-
-
-class Validation:
-    """bids-validator (offline, its schema inside) at work on a dataset, in a process of its own."""
-
-    def __init__(self, bids_dir: Path) -> None:
-        self.bids_dir = bids_dir
-        self._told = False
-        self._process: subprocess.Popen | None = None
-        # Files, not pipes: nobody reads while it writes. `stop` closes them.
-        self._answer, self._errors = (tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") for _ in "12")  # noqa: SIM115
-        folders = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        program = shutil.which("bids-validator-deno", path=folders)
-        if program is not None:
-            self._process = subprocess.Popen(
-                [program, "--json", "--ignoreNiftiHeaders", str(bids_dir)], stdout=self._answer, stderr=self._errors
-            )
-
-    def verdict(self, say: Callable[[str], None]) -> None:
-        """Wait for it, and tell what it found (once).
-
-        Problems of its description end the run: then it may be no BIDS dataset. Those of other files are told, and a
-        scan's own session fails later if it cannot be read: bad input must not cost the other subjects' results.
-
-        Raises
-        ------
-        NotBidsError
-            There is no description of the dataset that is valid.
-        """
-        if self._told:
-            return
-        self._told = True
-        if self._process is None:
-            say("bids-validator-deno is not installed: the dataset was not validated.")
-            return
-        self._process.wait()
-        answer, complaints = (_whole_text(stream) for stream in (self._answer, self._errors))
-        try:
-            issues = json.loads(answer)["issues"]["issues"]
-        except (ValueError, KeyError, TypeError):
-            say(f"bids-validator gave no usable answer ({complaints.strip()[-200:]}): the dataset was not validated.")
-            return
-        problems = [issue for issue in issues if issue.get("severity") == "error"]
-        whole = [issue for issue in problems if _of_the_whole(issue)]
-        single = [issue for issue in problems if not _of_the_whole(issue)]
-        for issue in single[:10]:
-            say(f"warning: {_issue_text(issue)}")
-        if len(single) > 10:
-            say(f"warning: and {len(single) - 10} more problems of single files; bids-validator-deno lists them all.")
-        if whole:
-            told = "\n  ".join(_issue_text(issue) for issue in whole[:10])
-            raise errors.NotBidsError(
-                f"{self.bids_dir} is not valid BIDS:\n  {told}\nMend this, or run with --skip-bids-validation."
-            )
-
-    def stop(self) -> None:
-        """Leave nothing behind, however the run ends."""
-        if self._process is not None and self._process.poll() is None:
-            self._process.kill()
-            self._process.wait()
-        self._answer.close()
-        self._errors.close()
-
-
-def _whole_text(stream: IO[str]) -> str:
-    stream.seek(0)
-    return stream.read()
-
-
-def _of_the_whole(issue: dict[str, Any]) -> bool:
-    """Whether a problem is of the dataset's description, or of no file at all."""
-    return str(issue.get("location") or "").lstrip("/") in ("", "dataset_description.json")
-
-
-def _issue_text(issue: dict[str, Any]) -> str:
-    text = " ".join(str(issue[key]) for key in ("code", "subCode", "issueMessage") if issue.get(key))
-    return f"{issue.get('location', '')}: {text}".strip()
 
 
 def _all_done(sessions: list[SessionInputs], config: Config) -> bool:

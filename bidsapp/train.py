@@ -240,13 +240,13 @@ def run(options: TrainOptions) -> int:
         0; or 75 (try again) where ``--minutes`` were over before the end.
     """
     os.environ.update(fixed_environment(threads=options.app.omp_nthreads, seed=options.app.random_seed))
-    from bidsapp import app  # numpy and torch, which read the environment
-    from bidsapp.learn.folds import split
+    from bidsapp import validation
+    from bidsapp.learn.folds import split  # numpy and torch, which read the environment
     from bidsapp.progress import Progress
 
     say = Progress()
     if not options.app.skip_bids_validation:
-        app.validate(options.app.bids_dir, say.note)
+        validation.validate(options.app.bids_dir, say.note)
     cases = labelled(options, say)
     channels = _channels(cases, options)
     folds = split([case.inputs.subject for case in cases], options.folds, seed=options.app.random_seed)

@@ -20,6 +20,8 @@ WIDTH = 1400
 OVERVIEW_MM, DETAIL_MM = 1050.0, 760.0
 #: Lesions are looked for in pieces of this height when slices are chosen (mm).
 PIECE_MM = 10.0
+#: Slices nearer than this to one another look alike (mm).
+NEAR_MM = 3.0
 #: Slices thicker than this times the finest voxel size mark a 2D scan: it is shown in its own plane.
 ANISOTROPIC = 1.5
 #: Grey levels of a mosaic. They leave room for colours in a palette of 256, which halves the size of the file.
@@ -272,7 +274,7 @@ def plan_detail(mask: nib.Nifti1Image, lesion: nib.Nifti1Image, *, rows: int = 2
     columns = _columns(box, sizes, main, DETAIL_MM)
     shares = _shares_of_lesions(found > 0.5, main, sizes[main])
     shares[: box[main, 0]] = shares[box[main, 1] :] = 0  # beyond the picture
-    slices = _covering(shares, rows * columns)
+    slices = _covering(shares, rows * columns, sizes[main])
     # Slices without lesions fill the rows: what was not marked matters as much.
     context = [int(index) for index in _spread(_bounding_box(data, sizes, 0)[main], 2 * rows * columns)]
     spare = [index for index in context[::2] + context[1::2] if index not in slices]
@@ -297,12 +299,17 @@ def _shares_of_lesions(mask: np.ndarray, axis: int, size_mm: float) -> np.ndarra
     return area / area.max(axis=0, initial=1)
 
 
-def _covering(shares: np.ndarray, count: int) -> set[int]:
-    """Up to `count` slices that show most of all lesions: each the one that adds most to those before."""
+def _covering(shares: np.ndarray, count: int, size_mm: float) -> set[int]:
+    """Up to `count` slices that show most of all lesions: each the one that adds most to those before.
+
+    What lies next to a chosen slice looks like it, and must add much to be worth a picture.
+    """
+    places = size_mm * np.arange(len(shares))
     chosen: set[int] = set()
     seen = np.zeros(shares.shape[1])
     while len(chosen) < count:
         gain = np.maximum(shares - seen, 0).sum(axis=1)
+        gain[[bool(chosen) and np.abs(places[list(chosen)] - place).min() < NEAR_MM for place in places]] /= 4
         best = int(np.argmax(gain))
         if gain[best] <= 0.05:  # what there is has been seen
             break

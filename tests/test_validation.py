@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bidsapp import app, errors
+from bidsapp import errors, validation
 from bidsapp.config import Config
 
 ANSWER = """#!{python}
@@ -55,7 +55,7 @@ def answer(*issues: dict[str, str]) -> str:
 def test_problems_of_single_files_are_told_at_the_end(validator, tmp_path: Path) -> None:
     validator(answer(issue("/sub-01/anat/x.nii.gz"), issue("/", "warning")), seconds=0.3)
     said: list[str] = []
-    with app._validation(config(tmp_path), said.append):
+    with validation.beside(config(tmp_path), said.append):
         assert said == []  # still at work
     assert said == ["warning: /sub-01/anat/x.nii.gz: BAD is bad"]
 
@@ -64,7 +64,7 @@ def test_the_verdict_comes_before_whatever_else_is_wrong(validator, tmp_path: Pa
     validator(answer(issue("/dataset_description.json")))
     with (
         pytest.raises(errors.NotBidsError, match="not valid BIDS"),
-        app._validation(config(tmp_path), print),
+        validation.beside(config(tmp_path), print),
     ):
         raise errors.NothingSelectedError("no such subject")
 
@@ -74,7 +74,7 @@ def test_nothing_is_done_before_the_verdict_where_an_index_may_be_written(valida
     begun = []
     with (
         pytest.raises(errors.NotBidsError),
-        app._validation(config(tmp_path, bids_database_dir=tmp_path / "index"), print),
+        validation.beside(config(tmp_path, bids_database_dir=tmp_path / "index"), print),
     ):
         begun.append(True)
     assert not begun
@@ -83,7 +83,7 @@ def test_nothing_is_done_before_the_verdict_where_an_index_may_be_written(valida
 def test_an_interrupted_run_leaves_no_validator(validator, tmp_path: Path) -> None:
     pid = validator(answer(), seconds=60)
     start = time.monotonic()
-    with pytest.raises(KeyboardInterrupt), app._validation(config(tmp_path), print):  # noqa: PT012
+    with pytest.raises(KeyboardInterrupt), validation.beside(config(tmp_path), print):  # noqa: PT012
         while not pid.is_file() or not pid.read_text():
             assert time.monotonic() < start + 20
             time.sleep(0.02)
@@ -96,7 +96,7 @@ def test_an_interrupted_run_leaves_no_validator(validator, tmp_path: Path) -> No
 def test_an_answer_that_is_none_is_told(validator, tmp_path: Path) -> None:
     validator("panic")
     said: list[str] = []
-    app.validate(tmp_path, said.append)
+    validation.validate(tmp_path, said.append)
     assert len(said) == 1
     assert said[0].startswith("bids-validator gave no usable answer (xxx")
 
@@ -105,12 +105,12 @@ def test_only_the_description_ends_the_run(validator, tmp_path: Path) -> None:
     stray = [issue(f"/notes-{number}.docx") for number in range(11)]
     validator(answer(issue("/participants.tsv"), *stray))
     said: list[str] = []
-    with app._validation(config(tmp_path), said.append):
+    with validation.beside(config(tmp_path), said.append):
         pass
     assert said[0].startswith("warning: /participants.tsv") and "and 2 more problems" in said[10] and len(said) == 11
 
 
 def test_no_description_ends_the_run(validator, tmp_path: Path) -> None:
     validator(answer({"code": "MISSING_DATASET_DESCRIPTION", "severity": "error"}))
-    with pytest.raises(errors.NotBidsError, match="MISSING"), app._validation(config(tmp_path), print):
+    with pytest.raises(errors.NotBidsError, match="MISSING"), validation.beside(config(tmp_path), print):
         pass
