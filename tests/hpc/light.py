@@ -129,6 +129,7 @@ def main() -> None:
     # Light sessions have no images whose changes could be measured.
     changes = ModuleType("bidsapp.workflows.subject")
     changes.init_changes = lambda config, subjects: []  # type: ignore[attr-defined]
+    changes.left_over = lambda config, subjects: []  # type: ignore[attr-defined]
     changes.run_changes = None  # type: ignore[attr-defined]
     sys.modules["bidsapp.workflows.subject"] = changes
     real.init_session_wf = init_light_wf
