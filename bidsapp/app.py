@@ -587,9 +587,9 @@ def _assemble_reports(out_dir: Path, subjects: Iterable[str], say: progress.Prog
 def _link_pages(out_dir: Path, changed: Iterable[str] | None = None) -> None:
     from bidsapp.report import assemble
 
-    for subject, before, after in assemble.linked(out_dir, changed):
+    for subject in assemble.to_link(out_dir, changed):
         with _subject_lock(out_dir, subject):
-            assemble.link_subject(out_dir, subject, before, after)
+            assemble.link_subject(out_dir, subject)
 
 
 def _subject_lock(out_dir: Path, subject: str) -> locks.Held:

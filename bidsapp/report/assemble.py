@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -60,27 +61,38 @@ def assemble_subject(out_dir: Path, subject: str) -> Path:
     return _write(out_dir / f"sub-{subject}.html", _render("subject.jinja", view=view, layout=layout()))
 
 
-def linked(out_dir: Path, changed: Iterable[str] | None = None) -> list[tuple[str, str, str]]:
-    """(subject, the one before, the one after) of the pages to link: those changed and their neighbours, or all."""
-    labels = [subject for subject in subjects(out_dir) if (out_dir / f"sub-{subject}.html").is_file()]
-    rows = list(zip(labels, ["", *labels], [*labels[1:], ""], strict=False))
+def to_link(out_dir: Path, changed: Iterable[str] | None = None) -> list[str]:
+    """Subjects whose pages lead to others that have changed: these and those beside them, or all."""
+    labels = _with_page(out_dir)
     if changed is None:
-        return rows
-    wanted = set(changed)
-    return [row for row in rows if wanted.intersection(row)]
+        return labels
+    places = {place for place, label in enumerate(labels) if label in set(changed)}
+    return [label for place, label in enumerate(labels) if places & {place - 1, place, place + 1}]
 
 
-def link_subject(out_dir: Path, subject: str, before: str, after: str) -> None:
-    """Put the links to other pages into those of a subject, which were written when others may not have been there."""
-    names = [f"sub-{label}.html" if label else "" for label in (before, after)]
+def link_subject(out_dir: Path, subject: str) -> None:
+    """Put the links to other pages into those of a subject, which were written when others may not have been there.
+
+    The caller holds the subject's lock, and pages are looked for only now: of two that link at the same time, the
+    second sees all.
+    """
+    labels = ["", *_with_page(out_dir), ""]
+    place = labels.index(subject)
+    before, after = (f"sub-{label}.html" if label else "" for label in (labels[place - 1], labels[place + 1]))
     is_there = (out_dir / "group.html").is_file()
-    links = _environment().get_template("pages.jinja").render(before=names[0], after=names[1], group=is_there)
+    links = _environment().get_template("pages.jinja").render(before=before, after=after, group=is_there)
     for path in (out_dir / f"sub-{subject}.html", out_dir / f"sub-{subject}_changes.html"):
         if path.is_file():
             text = path.read_text(encoding="utf-8")
             new = _PAGES.sub(lambda _: links.strip(), text, count=1)
             if new != text:
                 _write(path, new)
+
+
+def _with_page(out_dir: Path) -> list[str]:
+    """Labels of the subjects that have a page, in order."""
+    found = (re.fullmatch(r"sub-([^_]+)\.html", name) for name in os.listdir(out_dir))
+    return sorted(match[1] for match in found if match)
 
 
 def assemble_group(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -102,7 +103,12 @@ def test_the_session_of_a_killed_process_is_taken_over(data: Path, clean: dict[s
     finish(first, -signal.SIGKILL)
     time.sleep(0.2)
     mine = {name: content for name, content in clean.items() if "sub-0" not in name or "sub-05" in name}
-    assert tree(out) == mine
+    assert _without_links(tree(out)) == _without_links(mine)  # there is no other subject to lead to
+
+
+def _without_links(found: dict[str, bytes]) -> dict[str, bytes]:
+    links = re.compile(b"<!-- pages -->.*?<!-- /pages -->", re.DOTALL)
+    return {name: links.sub(b"", content) if name.endswith(".html") else content for name, content in found.items()}
 
 
 @pytest.mark.slow

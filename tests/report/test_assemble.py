@@ -248,14 +248,14 @@ def test_pages_lead_to_each_other(tmp_path, write_session):
     for label in ("01", "02", "03"):
         write_session(label)
         assemble.assemble_subject(tmp_path, label)
-    for row in assemble.linked(tmp_path):
-        assemble.link_subject(tmp_path, *row)
+    for label in assemble.to_link(tmp_path):
+        assemble.link_subject(tmp_path, label)
     middle = (tmp_path / "sub-02.html").read_text()
     assert 'href="./sub-01.html" rel="prev"' in middle and 'href="./sub-03.html" rel="next"' in middle
     assert "All subjects" not in middle
     (tmp_path / "group.html").touch()
-    assert [row[0] for row in assemble.linked(tmp_path, ["01"])] == ["01", "02"]
-    assemble.link_subject(tmp_path, "02", "", "")
+    assert assemble.to_link(tmp_path, ["01"]) == ["01", "02"]
+    assemble.link_subject(tmp_path, "02")
     assert 'href="./group.html"' in (tmp_path / "sub-02.html").read_text()
 
 
