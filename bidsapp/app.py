@@ -374,8 +374,8 @@ def execute(
 
     device = resolve(config.device)
     crashes = config.work / f"crashes-{secrets.token_hex(8)}"
-    # Named after OUT_DIR, too: two datasets may share a work folder, and both have a sub-01.
-    place = hashlib.sha256(str(config.out_dir.resolve()).encode()).hexdigest()[:8]
+    # Named after the dataset, too: two may share a work folder, and both have a sub-01.
+    place = hashlib.sha256(str(config.bids_dir.resolve()).encode()).hexdigest()[:8]
     base = config.work / f"bidsapp-{__version__}-{_code_fingerprint()}-{place}"
     _configure_nipype(config, crashes)
     from nipype.pipeline import engine as pe
