@@ -38,6 +38,7 @@ def out(tmp_path: Path) -> Path:
         {"change_id": "2", "status": "small", "volume_from_mm3": "9", "volume_to_mm3": "0"},
     ]
     _write(folder / "sub-01_changes", [INTERVAL], INTERVAL_COLUMNS)
+    bids.write_json(folder / "sub-01_desc-changes_provenance.json", {})
     _write(
         folder / "sub-01_lesionchanges",
         [{"session_from": "ses-1", "session_to": "ses-2", **row} for row in rows],

@@ -118,7 +118,10 @@ def test_changes_of_subjects_become_one_table(tmp_path, cohort):
         path = tmp_path / f"sub-{subject}" / f"sub-{subject}_changes.tsv"
         path.write_text(f"participant_id\tsession_from\tchange\tvolume_mm3\nsub-{subject}\tses-1\tnew\t12.5\n")
         path.with_suffix(".json").write_text('{"change": {"Description": "What became of it."}}')
+        path.with_name(f"sub-{subject}_desc-changes_provenance.json").touch()
     (tmp_path / "sub-02" / "sub-02_changes.tsv").write_bytes(b"\xff\xfe")
+    (tmp_path / "sub-02" / "sub-02_desc-changes_provenance.json").touch()
+    (tmp_path / "sub-03" / "sub-03_changes.tsv").write_text("participant_id\tvolume_mm3\nsub-03\t7\n")  # no record
     page, tables = run(tmp_path, cohort, maps=False)
     assert tables["group_changes.tsv"]["volume_mm3"].to_list() == [12.5, 12.5]
     assert json.loads((tmp_path / "group_changes.json").read_text())["change"]["Description"] == "What became of it."
@@ -179,6 +182,7 @@ def test_changes_between_sessions_are_modelled_too(tmp_path, cohort, rng):
             f"sub-{i:02}\tses-1\tses-2\t1.5\t{new}\t{50 * new}\t{loss}\n"
         )
         path.with_suffix(".json").write_text('{"brain_change_percent_per_year": {"LongName": "Shrinking brain"}}')
+        path.with_name(f"sub-{i:02}_desc-changes_provenance.json").touch()
     page, tables = run(tmp_path, cohort, maps=False)
     terms = tables["group_models.tsv"].set_index("outcome")
     brain = terms.loc["brain_change_percent_per_year"].set_index("term").loc["group = MS"]
