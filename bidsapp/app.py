@@ -506,9 +506,7 @@ def _compare_sessions(outcomes: list[Outcome], config: Config, say: progress.Pro
 
 
 def _changes_lock(out_dir: Path, subject: str) -> locks.Held:
-    held = locks.take(out_dir, f"changes_sub-{subject}")
-    assert held is not None  # it waits
-    return held
+    return _wait_for(out_dir, f"changes_sub-{subject}")
 
 
 # --- after the work -------------------------------------------------------------------------------------------------
@@ -593,6 +591,10 @@ def _link_pages(out_dir: Path, changed: Iterable[str] | None = None) -> None:
 
 
 def _subject_lock(out_dir: Path, subject: str) -> locks.Held:
-    held = locks.take(out_dir, f"report_sub-{subject}")
+    return _wait_for(out_dir, f"report_sub-{subject}")
+
+
+def _wait_for(out_dir: Path, name: str) -> locks.Held:
+    held = locks.take(out_dir, name)
     assert held is not None  # it waits
     return held

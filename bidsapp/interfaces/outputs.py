@@ -392,20 +392,14 @@ class WriteSession(SimpleInterface):
         here = {"SpatialReference": source_uris[0]}
         for index, (scan, image) in enumerate(zip(scans, self.inputs.preprocessed, strict=True)):
             space = "orig" if index == 0 else reference["contrast"]
-            name = (
-                f"{bids.derived_prefix(Path(scan['file']).name)}_space-{space}_desc-preproc_{scan['contrast']}.nii.gz"
-            )
+            name = f"{_prefix(scan)}_space-{space}_desc-preproc_{scan['contrast']}.nii.gz"
             about = {"SkullStripped": False, "Sources": [source_uris[index]], **here, "Description": self._chain(index)}
             yield name, image, about
         files = by_name(self.inputs.results)
         flair = next((scan for scan in scans if scan["contrast"] == "FLAIR"), None)
         grids = {"native": (prefix, "orig", here), "mni": (prefix, TEMPLATE, {})}
         if flair is not None:
-            grids["flair"] = (
-                bids.derived_prefix(Path(flair["file"]).name),
-                "FLAIR",
-                {"SpatialReference": f"bids:raw:{flair['file']}"},
-            )
+            grids["flair"] = (_prefix(flair), "FLAIR", {"SpatialReference": f"bids:raw:{flair['file']}"})
         for key, path in files.items():
             grid, _, product = key.partition("_")
             start, space, about = grids[grid]
@@ -420,16 +414,8 @@ class WriteSession(SimpleInterface):
         rigid = iter(self.inputs.rigid_files if isdefined(self.inputs.rigid_files) else ())
         for scan in scans[1:]:
             contrast = scan["contrast"]
-            yield (
-                f"{bids.derived_prefix(Path(scan['file']).name)}_from-{contrast}_to-orig_mode-image_xfm.txt",
-                next(rigid),
-                None,
-            )
-            yield (
-                f"{bids.derived_prefix(Path(scan['file']).name)}_from-orig_to-{contrast}_mode-image_xfm.txt",
-                next(rigid),
-                None,
-            )
+            yield f"{_prefix(scan)}_from-{contrast}_to-orig_mode-image_xfm.txt", next(rigid), None
+            yield f"{_prefix(scan)}_from-orig_to-{contrast}_mode-image_xfm.txt", next(rigid), None
 
     @staticmethod
     def _product(name: str, reference: str) -> tuple[str, dict[str, Any]]:
@@ -535,6 +521,10 @@ class WriteSession(SimpleInterface):
                        "gm_with_lesions_mm3", "wm_with_lesions_mm3")  # fmt: skip
             out |= dict.fromkeys(columns, self.inputs.plan["no_lesions_because"])
         return out
+
+
+def _prefix(scan: Mapping[str, str]) -> str:
+    return bids.derived_prefix(Path(scan["file"]).name)
 
 
 def _copy(source: str, target: Path) -> None:
