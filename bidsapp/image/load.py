@@ -233,9 +233,11 @@ def _from_zero(data: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
     A scan that was z-scored, or has an offset below zero, is moved up; a background that was set to 0 stays there.
     Small values below zero, which interpolation leaves at edges, are none of these.
     """
-    shown = data != 0 if np.count_nonzero(data == 0) > BLANK_SHARE * data.size else np.ones(data.shape, bool)
-    if not shown.any() or data.min() >= 0:
+    if data.min() >= 0:  # as nearly all are
         return data, ()
+    shown = data != 0
+    if shown.mean() >= 1 - BLANK_SHARE:
+        shown[:] = True
     low, high = np.percentile(data[shown], (0.5, 99))
     if low >= -BELOW_ZERO * (high - low):
         return data, ()
