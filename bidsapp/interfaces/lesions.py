@@ -44,7 +44,9 @@ def lesion_tables(
     compartments : tuple, optional
         Labels of the lesions' compartments, and what they stand for.
     """
+    from bidsapp.image.cortex import template_lobes
     from bidsapp.image.preprocess import only_seen
+    from bidsapp.image.register import Resampler
     from bidsapp.image.results import carry_points
     from bidsapp.measure import lesions, regions
     from bidsapp.measure.compartments import columns, compartment_row
@@ -55,10 +57,14 @@ def lesion_tables(
     edges = [float(edge) for edge in np.linalg.norm(image.affine[:3, :3], axis=0)]
     field = load(to_subject)
     separable = len(posteriors) == 3
+    anatomy = _anatomy(files, image, field, posteriors, priors, edges)
+    lobes = np.asarray(Resampler(image, field).only(mask)(template_lobes(), interpolation="nearest").dataobj)
+    lobes = np.where(anatomy.infratentorial | anatomy.deep_gray, np.uint8(0), lobes)
     context = lesions.Context(
-        anatomy=_anatomy(files, image, field, posteriors, priors, edges),
+        anatomy=anatomy,
         images={contrast: only_seen(array(path), brain) for contrast, path in scans.items()},
         tissues=regions.normal_appearing(posteriors, mask, voxel_size_mm=edges, separable=separable),
+        lobes=lobes,
     )
     table = lesions.lesion_table(
         mask,
@@ -69,7 +75,7 @@ def lesion_tables(
     )
     yield "lesions", table.to_dict("records"), lesions.LESION_COLUMNS, list(table.columns)
     voxel = float(abs(np.linalg.det(image.affine[:3, :3])))
-    row = lesions.load_row(table, mask, probability, voxel_volume_mm3=voxel, volumes=volumes)
+    row = lesions.load_row(table, mask, probability, voxel_volume_mm3=voxel, volumes=volumes, lobes=lobes)
     about = dict(lesions.LOAD_COLUMNS)
     if compartments is not None:
         labels, parts = compartments

@@ -50,6 +50,7 @@ class _CarryInput(BaseInterfaceInputSpec):
     lesion_probability = File(exists=True)
     structures_file = File(exists=True, mandatory=True, desc="left and right told apart")
     to_template = File(exists=True, mandatory=True)
+    to_subject = File(exists=True, mandatory=True)
     preprocessed = traits.List(File(exists=True), mandatory=True, desc="native grid, reference first")
     grids = traits.List(traits.Enum("native", "mni"), mandatory=True)
     flair_file = File(exists=True, desc="harmonised FLAIR, where it is not the reference")
@@ -69,6 +70,7 @@ class Carry(SimpleInterface):
 
     def _run_interface(self, runtime):
         from bidsapp.image import results
+        from bidsapp.image.cortex import cortical_regions
         from bidsapp.image.register import Resampler, read_itk_affine
         from bidsapp.image.save import as_int16, write_image
         from bidsapp.image.template import load_template
@@ -85,10 +87,14 @@ class Carry(SimpleInterface):
         )
         images = {}
         if "native" in inputs.grids:
-            images |= _named(results.on_native(found, load(inputs.reference_file)), "native", separable=found.separable)
+            native = load(inputs.reference_file)
+            images |= _named(results.on_native(found, native), "native", separable=found.separable)
+            onto_native = Resampler(native, load(inputs.to_subject))
+            images["native_cortex"] = cortical_regions(images["native_structures"], onto_native)
         if "mni" in inputs.grids:
             onto_template = Resampler(load_template(1).t1, load(inputs.to_template))
             images |= _named(results.in_template(found, onto_template), "mni", separable=found.separable)
+            images["mni_cortex"] = cortical_regions(images["mni_structures"], Resampler(onto_template.grid))
             images["mni_preproc"] = as_int16(onto_template(load(inputs.preprocessed[0])))
         if lesions and isdefined(inputs.flair_file):
             flair, flair_work = load(inputs.flair_file), load(inputs.flair_work_file)
@@ -175,6 +181,8 @@ class Measure(SimpleInterface):
             tiv_mm3=self.inputs.tiv_mm3,
             priors=priors,
         ) | volumes.structure_volumes(array(files["native_structures"], np.int16), voxel_volume_mm3=voxel_volume_mm3)
+        regions = volumes.cortex_volumes(array(files["native_cortex"], np.int16), voxel_volume_mm3=voxel_volume_mm3)
+        row |= volumes.lobe_volumes(regions)
         checks = quality.qc_row(
             image=average_onto(load(self.inputs.corrected_file), native).get_fdata(dtype=np.float32),
             brain_mask=mask,
@@ -187,8 +195,9 @@ class Measure(SimpleInterface):
         who = {"participant_id": f"sub-{self.inputs.subject}"}
         if self.inputs.session:
             who["session_id"] = f"ses-{self.inputs.session}"
-        dictionary = volumes.VOLUME_COLUMNS | volumes.STRUCTURE_COLUMNS
+        dictionary = volumes.VOLUME_COLUMNS | volumes.STRUCTURE_COLUMNS | volumes.LOBE_COLUMNS
         tables = _write_table(runtime.cwd, "volumes", [who | row], dictionary)
+        tables += _write_table(runtime.cwd, "cortex", [who | regions], volumes.CORTEX_COLUMNS)
         tables += _write_table(runtime.cwd, "qc", [who | checks], quality.QC_COLUMNS)
         if lesion is not None:
             found = lesion_tables(
@@ -281,6 +290,7 @@ class DrawFigures(SimpleInterface):
             mask=files["native_brain_mask"],
             dseg=files["native_dseg"],
             structures=files["native_structures"],
+            cortex=files["native_cortex"],
             lesion=files.get("native_lesion_mask"),
             flair=scans.get("FLAIR"),
             compartments=parts,
@@ -378,7 +388,7 @@ class WriteSession(SimpleInterface):
         name = self.inputs.session["name"]
         earlier = bids.recorded_outputs(record_file, out_dir)
         record_file.unlink(missing_ok=True)
-        for table in ("volumes", "lesions", "load", "qc"):
+        for table in ("volumes", "cortex", "lesions", "load", "qc"):
             earlier += folder.glob(f"{name}_{table}.*")
         earlier += (out_dir / f"sub-{self.inputs.session['subject']}" / "figures").glob(f"{name}_desc-*.png")
         for path in (*earlier, *folder.glob(".*.tmp")):
@@ -440,6 +450,14 @@ class WriteSession(SimpleInterface):
                     "Description": "Most probable anatomical structure, and lesions; FreeSurfer's label numbers.",
                 },
             ),
+            "cortex": (
+                f"{bids.CORTEX_ATLAS}_dseg",
+                {
+                    "Manual": False,
+                    "Description": "Structures, with the cerebral cortex in the regions of Desikan et al. 2006, by an"
+                    " atlas of the template; FreeSurfer's label numbers (aparc+aseg).",
+                },
+            ),
             "lesion_mask": ("label-lesion_mask", {"Type": "Lesion", "Description": "Lesions."}),
             "lesion_probability": ("label-lesion_probseg", {"Description": "Probability of lesion."}),
         }[name]
@@ -459,14 +477,14 @@ class WriteSession(SimpleInterface):
 
     def _lookup_tables(self) -> Iterator[str]:
         """Write them beside the segmentations, one for all spaces (BIDS' inheritance), and give their names."""
-        from bidsapp.labels import STRUCTURE_LOOKUP, TISSUE_LOOKUP, compartment_lookup
+        from bidsapp.labels import CORTICAL_LOOKUP, STRUCTURE_LOOKUP, TISSUE_LOOKUP, compartment_lookup
 
         folder = Path(self.inputs.out_dir) / self.inputs.session["folder"]
-        tables = {"tissue": TISSUE_LOOKUP, "structures": STRUCTURE_LOOKUP}
+        tables = {"seg-tissue": TISSUE_LOOKUP, "seg-structures": STRUCTURE_LOOKUP, bids.CORTEX_ATLAS: CORTICAL_LOOKUP}
         if isdefined(self.inputs.compartments_file):
-            tables["lesions"] = compartment_lookup(self.inputs.compartments)
+            tables["seg-lesions"] = compartment_lookup(self.inputs.compartments)
         for kind, table in tables.items():
-            name = f"{self.inputs.session['prefix']}_seg-{kind}_dseg.tsv"
+            name = f"{self.inputs.session['prefix']}_{kind}_dseg.tsv"
             bids.write_text(folder / name, bids.lookup_table(table))
             yield name
 

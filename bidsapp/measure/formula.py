@@ -129,19 +129,23 @@ def column_of(name: str, columns: Iterable[str]) -> str | None:
     return folded.get(name.lower()) or folded.get(name.lower().removesuffix("_mm3"))
 
 
-def parse(text: str, columns: Sequence[str], *, measures: Sequence[str] = ()) -> list[Formula]:
+def parse(
+    text: str, columns: Sequence[str], *, measures: Sequence[str] = (), regions: Sequence[str] = ()
+) -> list[Formula]:
     """Check a formula of the command line; one `Formula` for each outcome.
 
     Parameters
     ----------
     text : str
-        ``"gm ~ group + age"``, ``"gm, wm ~ group"`` or ``"all ~ group"``; operators and functions are patsy's
-        (``group * time``, ``C(site)``, ``log(lesion)``). ``(1|subject)`` is understood; a random intercept is there
-        anyway wherever subjects have several sessions.
+        ``"gm ~ group + age"``, ``"gm, wm ~ group"``, ``"all ~ group"`` or ``"cortex ~ group"``; operators and functions
+        are patsy's (``group * time``, ``C(site)``, ``log(lesion)``). ``(1|subject)`` is understood; a random intercept
+        is there anyway wherever subjects have several sessions.
     columns : sequence of str
         Of the model frame.
     measures : sequence of str
         What ``all`` stands for.
+    regions : sequence of str
+        What ``cortex`` stands for.
 
     Raises
     ------
@@ -156,14 +160,16 @@ def parse(text: str, columns: Sequence[str], *, measures: Sequence[str] = ()) ->
     right, needed, notes = _resolve_right(_RANDOM_INTERCEPT.sub("", right).strip() or "1", columns, text)
     if right.replace(" ", "") in ("0", "-1", "+0"):
         raise FormulaError(f"{text!r} has no predictors. Write '{left.strip()} ~ 1' for the mean.")
-    sides = list(measures) if left.strip().lower() == "all" and "all" not in columns else _outcomes(left)
+    word = left.strip().lower()
+    several = {"all": measures, "cortex": regions}.get(word) if word not in columns else None
+    sides = list(several) if several is not None else _outcomes(left)
     formulas = []
     for side in sides:
         resolved, variables = _resolve(side, columns, text)
         if len(variables) != 1:
             raise FormulaError(f"{text!r}: {side.strip()!r} must name one column; several outcomes go with commas.")
         if variables[0] in needed:
-            if side in measures and left.strip().lower() == "all":
+            if several is not None:
                 continue
             raise FormulaError(f"{text!r}: {variables[0]} stands on both sides.")
         formulas.append(Formula(resolved, right, variables[0], (variables[0], *needed), notes))

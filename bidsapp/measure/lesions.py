@@ -13,6 +13,7 @@ from scipy.spatial import ConvexHull
 from scipy.spatial.distance import pdist
 
 from bidsapp.image.mask import binary, label_lesions
+from bidsapp.labels import LOBES
 from bidsapp.measure.regions import REGIONS, Anatomy, Tissues, hemispheres, intensities, locate
 
 #: Data dictionary of what the table of volumes and that of loads both say.
@@ -123,6 +124,16 @@ LESION_COLUMNS: dict[str, dict[str, Any]] = {
         "Description": "left or right where at least 80 % of the lesion lie on that side of the midline of MNI space, "
         "else both; n/a where the scan was not registered.",
     },
+    "lobe": {
+        "LongName": "Lobe",
+        "Description": "Lobe that most of the lesion is nearest to, by an atlas in MNI space; n/a where the scan was "
+        "not registered.",
+        "Levels": {
+            **{lobe: f"{lobe} lobe" for lobe in LOBES if lobe != "insular"},
+            "insular": "in the insula or within 3 mm of it",
+            "none": "mostly in brainstem, cerebellum or deep gray matter",
+        },
+    },
     "ventricle_distance_mm": {
         "LongName": "Distance to the lateral ventricles",
         "Description": "From the nearest voxel of the lesion, centre to centre.",
@@ -214,6 +225,15 @@ LOAD_COLUMNS: dict[str, dict[str, str]] = {
         for region in REGIONS
     },
     **{
+        f"{lobe}_lobe_mm3": {
+            "LongName": f"Lesion load, {lobe} lobe",
+            "Description": f"Voxels of the lesion mask that are nearest to the {lobe} lobe, of both sides, by an atlas "
+            "in MNI space, times the voxel volume; without those in brainstem, cerebellum and deep gray matter.",
+            "Units": "mm^3",
+        }
+        for lobe in LOBES
+    },
+    **{
         f"{name}_count": {
             "LongName": f"Number of {name} lesions",
             "Description": f"Lesions with a volume {_CLASS_WORDS[name]}.",
@@ -238,11 +258,14 @@ class Context:
         Bias-corrected scans by contrast.
     tissues : Tissues
         Normal-appearing white and gray matter.
+    lobes : ndarray of int, optional
+        Lobe of each lesion voxel: 1 and up in the order of `labels.LOBES`, 0 where it is in none.
     """
 
     anatomy: Anatomy
     images: Mapping[str, np.ndarray]
     tissues: Tissues
+    lobes: np.ndarray | None = None
 
 
 _CORNERS = np.array(np.meshgrid(*[(-0.5, 0.5)] * 3, indexing="ij")).reshape(3, 8).T
@@ -270,7 +293,7 @@ def lesion_table(
     to_mni : callable, optional
         Carries points of shape (n, 3), scanner RAS mm, to MNI RAS mm. Without it the MNI columns are NaN.
     context : Context, optional
-        Without it region, distances and brightness are not told.
+        Without it region, lobe, distances and brightness are not told.
     minimum_volume_mm3 : float
         Smaller lesions are left out. The default keeps all, so that the table adds up to the mask.
 
@@ -319,6 +342,7 @@ def load_row(
     *,
     voxel_volume_mm3: float,
     volumes: Mapping[str, float | None],
+    lobes: np.ndarray | None = None,
 ) -> dict[str, float | None]:
     """Lesion load of one session, in the order of `LOAD_COLUMNS`; None where not measured.
 
@@ -332,6 +356,8 @@ def load_row(
     voxel_volume_mm3 : float
     volumes : mapping
         From `volumes.tissue_volumes`: its loads in percent are repeated here.
+    lobes : ndarray of int, shape (X, Y, Z), optional
+        As in `Context`.
 
     Notes
     -----
@@ -357,6 +383,9 @@ def load_row(
         here = table["region"].to_numpy() == region
         row[f"{region}_count"] = int(here.sum()) if located else None
         row[f"{region}_mm3"] = float(sizes[here].sum()) if located else None
+    for number, lobe in enumerate(LOBES, start=1):
+        count = None if lobes is None else float(np.count_nonzero(inside & (lobes == number)))
+        row[f"{lobe}_lobe_mm3"] = None if count is None else count * voxel_volume_mm3
     for name, least, below in SIZE_CLASSES:
         row[f"{name}_count"] = int(((sizes >= least) & (sizes < below)).sum())
     dark = table["t1w_hypointense"].to_numpy()
@@ -376,14 +405,25 @@ def _described(labels: np.ndarray, count: int, context: Context | None, affine: 
     """Region and brightness, the former worked out in the box that holds everything."""
     if context is None:
         names = ("ventricle_distance_mm", "cortex_distance_mm", "t1w_contrast", "t2w_contrast", "flair_contrast")
-        words = ("region", "t1w_hypointense")
+        words = ("region", "lobe", "t1w_hypointense")
         return dict.fromkeys(words, ["n/a"] * count) | dict.fromkeys(names, np.full(count, np.nan))
     box = context.anatomy.box(labels > 0)
     edges = [float(edge) for edge in np.linalg.norm(affine[:3, :3], axis=0)]
     return {
         **locate(labels[box], count, context.anatomy.cropped(box), voxel_size_mm=edges),
         **intensities(labels, count, context.images, context.tissues),
+        "lobe": _lobes(labels, count, context.lobes),
     }
+
+
+def _lobes(labels: np.ndarray, count: int, lobes: np.ndarray | None) -> list[str]:
+    """The lobe that most voxels of each lesion are in."""
+    if lobes is None:
+        return ["n/a"] * count
+    inside = labels > 0
+    shares = np.zeros((count + 1, len(LOBES) + 1), dtype=int)
+    np.add.at(shares, (labels[inside], lobes[inside]), 1)
+    return [("none", *LOBES)[most] for most in shares[1:].argmax(axis=1)]
 
 
 def _in_plane_diameter(indices: np.ndarray, affine: np.ndarray, across: int) -> float:

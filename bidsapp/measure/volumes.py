@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from bidsapp.image.mask import label_lesions
-from bidsapp.labels import EXTRA_AXIAL_CSF, STRUCTURES
+from bidsapp.labels import CORTEX_SIDES, CORTICAL_REGIONS, EXTRA_AXIAL_CSF, LOBES, STRUCTURES
 from bidsapp.measure.lesions import SHARED_LOAD_COLUMNS
 
 #: Data dictionary of what names the row of a table.
@@ -86,6 +88,36 @@ STRUCTURE_COLUMNS: dict[str, dict[str, str]] = {
     for label, column in zip(structure.labels, structure.columns, strict=True)
 }
 
+#: Data dictionary of the cortical regions' volumes, in the order of their columns.
+CORTEX_COLUMNS: dict[str, dict[str, str]] = {
+    column: {
+        "LongName": f"Cortex, {label.name}",
+        "Description": f"Voxels with label {label.index} of the cortical regions (Desikan et al. 2006, NeuroImage"
+        " 31:968-980), lesions excluded, times the voxel volume.",
+        "Units": "mm^3",
+    }
+    for region in CORTICAL_REGIONS
+    for label, column in zip(region.labels, region.columns, strict=True)
+}
+
+#: Columns of the lobes' volumes, left and right: those of their regions.
+_LOBE_PARTS: dict[str, tuple[str, ...]] = {
+    f"{side}_{lobe}_cortex_mm3": tuple(region.columns[which] for region in CORTICAL_REGIONS if region.lobe == lobe)
+    for lobe in LOBES
+    for which, side in enumerate(CORTEX_SIDES)
+}
+#: Data dictionary of the lobes' volumes, in the order of their columns.
+LOBE_COLUMNS: dict[str, dict[str, str]] = {
+    column: {
+        "LongName": column.removesuffix("_mm3").replace("_", " ").capitalize(),
+        "Description": "Sum of the cortical regions "
+        + ", ".join(part.partition("_")[2].removesuffix("_mm3").replace("_", " ") for part in parts)
+        + ".",
+        "Units": "mm^3",
+    }
+    for column, parts in _LOBE_PARTS.items()
+}
+
 #: A lesion voxel is in grey matter where this much of the tissue priors is grey matter.
 GREY_MATTER_PRIOR = 0.5
 #: Posteriors written in steps of 1/1000 may sum to a little more than one.
@@ -146,6 +178,35 @@ def structure_volumes(structures: np.ndarray, *, voxel_volume_mm3: float) -> dic
         if structure.left != EXTRA_AXIAL_CSF
         for label, column in zip(structure.labels, structure.columns, strict=True)
     }
+
+
+def cortex_volumes(labels: np.ndarray, *, voxel_volume_mm3: float) -> dict[str, float]:
+    """Volumes of the cortical regions, in the order of `CORTEX_COLUMNS`.
+
+    Parameters
+    ----------
+    labels : ndarray of int, shape (X, Y, Z)
+        Labels of `labels.CORTICAL_LOOKUP`.
+    voxel_volume_mm3 : float
+        Absolute determinant of the affine.
+
+    Returns
+    -------
+    dict
+        mm3; 0 where a region has no voxel.
+    """
+    last = max(label.index for region in CORTICAL_REGIONS for label in region.labels)
+    counts = np.bincount(labels.ravel(), minlength=last + 1)
+    return {
+        column: float(counts[label.index]) * voxel_volume_mm3
+        for region in CORTICAL_REGIONS
+        for label, column in zip(region.labels, region.columns, strict=True)
+    }
+
+
+def lobe_volumes(regions: Mapping[str, float]) -> dict[str, float]:
+    """Volumes of the cortex of each lobe and side, in the order of `LOBE_COLUMNS`: sums of `cortex_volumes`."""
+    return {column: sum(regions[part] for part in parts) for column, parts in _LOBE_PARTS.items()}
 
 
 def exclude_lesions(posteriors: np.ndarray, lesion: np.ndarray) -> np.ndarray:

@@ -39,8 +39,8 @@ _NO_CHANGE = (
 
 #: Tables that are there only where there is something to say.
 OPTIONAL_TABLES = (
-    "volumes_harmonized", "harmonization", "lesions", "single_lesions", "changes", "lesionchanges", "models", "checks",
-    "comparisons", "zscores",
+    "volumes_harmonized", "harmonization", "cortex", "lesions", "single_lesions", "changes", "lesionchanges", "models",
+    "checks", "comparisons", "zscores",
 )  # fmt: skip
 
 
@@ -70,6 +70,8 @@ class Analysis:
         The same rows for models (ml, factors); of the harmonised table where there is one.
     design : Design
     fits : tuple of Fit
+    cortex : DataFrame
+        The cortical regions, in the same rows; without keys.
     terms, comparisons, scores, lesions, single_lesions, changes, lesion_changes : DataFrame
     intervals : DataFrame
         The changes for models.
@@ -84,6 +86,7 @@ class Analysis:
     measures: tuple[str, ...]
     frame: pd.DataFrame
     design: Design
+    cortex: pd.DataFrame = field(default_factory=pd.DataFrame)
     fits: tuple[Fit, ...] = ()
     terms: pd.DataFrame = field(default_factory=pd.DataFrame)
     comparisons: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -128,40 +131,39 @@ def analyse(
     """
     options, changes = options or Options(), changes or Changes()
     measures = tuple(str(name) for name in merged if name not in cohort.KEYS)
-    loads, about_loads = merge.lesion_loads(merged, measures, sessions)
+    loads, about_loads = merge.beside_volumes("load", merged, measures, sessions)
+    cortex, about_cortex = merge.beside_volumes("cortex", merged, measures, sessions)
     single, about_lesions = merge.single_lesions(sessions)
     lesions = merge.lesions(merged, measures, sessions, single, loads)
     beside = lesions.drop(columns=[name for name in lesions if name in merged])
     scans = merge.contrasts(sessions)
     changed = changes.tables.get("changes", pd.DataFrame())
-    covariates = covariates.beside([*measures, *map(str, beside), *map(str, changed), "contrasts"])
+    covariates = covariates.beside([*measures, *map(str, cortex), *map(str, beside), *map(str, changed), "contrasts"])
     known = [*covariates.categories, "contrasts"]
     volumes, notes = cohort.add_covariates(merged, [*covariates.tables, ("the records", scans)], codes=known)
     categories = (*known, options.harmonize) if options.harmonize else (*known,)  # sites may be told by numbers
-    frame, few = _model_frame(volumes, beside, categories)
+    frame, few = _model_frame(volumes, cortex, beside, categories=categories)
     order = cohort.order_sessions(frame)
-    ordered = (table.iloc[order].reset_index(drop=True) for table in (volumes, beside, lesions, frame))
-    volumes, beside, lesions, frame = ordered
+    ordered = (table.iloc[order].reset_index(drop=True) for table in (volumes, cortex, beside, lesions, frame))
+    volumes, cortex, beside, lesions, frame = ordered
     result = Analysis(
-        volumes, measures, frame, formula.find_design(frame), single_lesions=single, lesions=lesions, changes=changed,
-        lesion_changes=changes.tables.get("lesionchanges", pd.DataFrame()),
+        volumes, measures, frame, formula.find_design(frame), cortex=cortex, single_lesions=single, lesions=lesions,
+        changes=changed, lesion_changes=changes.tables.get("lesionchanges", pd.DataFrame()),
     )  # fmt: skip
     result, unharmonized = _harmonised(result, beside, categories, options.harmonize)
     result = _modelled(result, covariates, changed, options.models)
-    in_ml = [*measures, *map(str, beside), *map(str, changed)]
+    in_ml = [*measures, *map(str, cortex), *map(str, beside), *map(str, changed)]
     result = replace(result, terms=_with_units(result.terms, in_ml), comparisons=_with_units(result.comparisons, in_ml))
     notes += [*merge.unlike(scans), *merge.unlike_options(sessions), *unharmonized, *_without_site(result)]
-    about = {**covariates.dictionary, **about_loads, **dictionary, "contrasts": _CONTRASTS}
+    about = {**covariates.dictionary, **about_loads, **about_cortex, **dictionary, "contrasts": _CONTRASTS}
     described = {**_dictionaries(result, about, about_lesions), **changes.dictionaries}
     told = (*covariates.notes, *notes, *few, *result.design.notes, *changes.notes)
     return replace(result, dictionaries=described, notes=told)
 
 
-def _model_frame(
-    volumes: pd.DataFrame, lesions: pd.DataFrame, categories: Sequence[str]
-) -> tuple[pd.DataFrame, list[str]]:
+def _model_frame(*tables: pd.DataFrame, categories: Sequence[str]) -> tuple[pd.DataFrame, list[str]]:
     """Measures, lesions and covariates as models take them; a note on levels with too few subjects."""
-    side_by_side = pd.concat([volumes, lesions], axis=1)
+    side_by_side = pd.concat(tables, axis=1)
     return formula.without_small_levels(formula.model_frame(side_by_side, categories=categories))
 
 
@@ -173,9 +175,10 @@ def _harmonised(
         return analysis, []
     try:
         harmonized = harmonize.harmonize(
-            analysis.volumes, analysis.frame, analysis.design, site, measures=analysis.measures
-        )
-        frame, _ = _model_frame(harmonized.frame, lesions, categories)
+            pd.concat([analysis.volumes, analysis.cortex], axis=1), analysis.frame, analysis.design, site,
+            measures=[*analysis.measures, *map(str, analysis.cortex)],
+        )  # fmt: skip
+        frame, _ = _model_frame(harmonized.frame, lesions, categories=categories)
     except HarmonizationError as error:
         return analysis, [f"The table was not harmonised: {error}"]
     design = formula.find_design(frame, site=harmonized.site)
@@ -188,7 +191,8 @@ def _modelled(analysis: Analysis, covariates: Covariates, changes: pd.DataFrame,
     measured = [name for name in analysis.measures if _is_measured(volumes[name])]
     outcomes = [name.removesuffix("_mm3") for name in measured]
     intervals, changed = _change_frame(changes, frame, covariates)
-    fits = _fit_all([(frame, outcomes), (intervals, changed)], design, asked)
+    regions = [name.removesuffix("_mm3") for name in map(str, analysis.cortex) if _is_measured(analysis.cortex[name])]
+    fits = _fit_all([(frame, outcomes), (intervals, changed)], design, asked, regions=regions)
     found = []
     if design.group:
         found.append(comparisons.compare_groups(frame, design.group, outcomes))
@@ -222,7 +226,13 @@ def _without_site(analysis: Analysis) -> list[str]:
     ]
 
 
-def _fit_all(frames: Sequence[tuple[pd.DataFrame, Sequence[str]]], design: Design, asked: Sequence[str]) -> list[Fit]:
+def _fit_all(
+    frames: Sequence[tuple[pd.DataFrame, Sequence[str]]],
+    design: Design,
+    asked: Sequence[str],
+    *,
+    regions: Sequence[str],
+) -> list[Fit]:
     """Models of the sessions, and of the intervals between them where the outcome is a change."""
     (sessions, measures), (intervals, changed) = frames
     found: list[tuple[Formula, pd.DataFrame]] = []
@@ -234,7 +244,8 @@ def _fit_all(frames: Sequence[tuple[pd.DataFrame, Sequence[str]]], design: Desig
             found += [(one, intervals) for one in formula.default_formulas(own, changed, years=years)]
     for text in asked:
         try:
-            some = formula.parse(text, [str(name) for name in sessions.columns], measures=measures)
+            columns = [str(name) for name in sessions.columns]
+            some = formula.parse(text, columns, measures=measures, regions=regions)
             found += [(one, sessions) for one in some]
         except FormulaError:
             if not len(intervals):
@@ -352,7 +363,9 @@ def tables(analysis: Analysis) -> dict[str, pd.DataFrame]:
     if analysis.harmonized is not None:
         out["volumes_harmonized"] = analysis.harmonized.frame
         out["harmonization"] = analysis.harmonized.sites
+    keyed = pd.concat([analysis.volumes[cohort.KEYS], analysis.cortex], axis=1)
     optional = {
+        "cortex": keyed if len(analysis.cortex.columns) else None,
         "lesions": analysis.lesions if "volume_mm3" in analysis.single_lesions or _has_lesions(analysis) else None,
         "single_lesions": analysis.single_lesions,
         "changes": analysis.changes,
@@ -445,6 +458,7 @@ def _dictionaries(
             "mean_before": "Mean as measured.", "mean_after": "Mean after ComBat.",
             "sd_before": "Standard deviation as measured.", "sd_after": "Standard deviation after ComBat.",
         }),
+        "cortex": volumes,
         "lesions": {**_lesion_dictionary(analysis.lesions), **volumes},
         "single_lesions": {**lesions, **KEY_COLUMNS},
         "models": _described(_TERMS),

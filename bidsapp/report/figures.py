@@ -12,7 +12,16 @@ import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 from scipy import ndimage
 
-from bidsapp.labels import BACKGROUND, EXTRA_AXIAL_CSF, LESION, STRUCTURE_LESION, STRUCTURE_LOOKUP, TISSUE_LOOKUP, Label
+from bidsapp.labels import (
+    BACKGROUND,
+    CORTICAL_REGIONS,
+    EXTRA_AXIAL_CSF,
+    LESION,
+    STRUCTURE_LESION,
+    STRUCTURE_LOOKUP,
+    TISSUE_LOOKUP,
+    Label,
+)
 
 #: Width of every mosaic in pixels: twice that of the report's column, sharp on dense screens and in print.
 WIDTH = 1400
@@ -105,6 +114,7 @@ def draw_session(
     mask: nib.Nifti1Image,
     dseg: nib.Nifti1Image | None = None,
     structures: nib.Nifti1Image | None = None,
+    cortex: nib.Nifti1Image | None = None,
     lesion: nib.Nifti1Image | None = None,
     flair: nib.Nifti1Image | None = None,
     compartments: tuple[nib.Nifti1Image, Sequence[Label]] | None = None,
@@ -122,6 +132,8 @@ def draw_session(
         Labels of `labels.TISSUE_LOOKUP`.
     structures : Nifti1Image, optional
         Labels of `labels.STRUCTURE_LOOKUP`.
+    cortex : Nifti1Image, optional
+        Labels of `labels.CORTICAL_LOOKUP`.
     lesion, flair : Nifti1Image, optional
         Lesion mask, drawn on the FLAIR (on the reference without one).
     compartments : tuple, optional
@@ -141,15 +153,17 @@ def draw_session(
     """
     # Read every image once: the pictures share them.
     reference, mask = _in_memory(reference), _in_memory(mask)
-    dseg, structures, lesion, flair, template, template_mask, template_wm = (
+    dseg, structures, cortex, lesion, flair, template, template_mask, template_wm = (
         None if img is None else _in_memory(img)
-        for img in (dseg, structures, lesion, flair, template, template_mask, template_wm)
+        for img in (dseg, structures, cortex, lesion, flair, template, template_mask, template_wm)
     )
     pictures = {"brain": brain_picture(reference, mask)}
     if dseg is not None:
         pictures["tissue"] = tissue_picture(reference, dseg, mask=mask)
     if structures is not None:
         pictures["structures"] = structures_picture(reference, structures, mask=mask)
+    if cortex is not None:
+        pictures["cortex"] = cortex_picture(reference, cortex, mask=mask)
     if lesion is not None:
         pictures["lesion"] = lesion_picture(reference if flair is None else flair, lesion, mask=mask)
     if compartments is not None:
@@ -182,6 +196,14 @@ def structures_picture(reference: nib.Nifti1Image, structures: nib.Nifti1Image, 
     """Anatomical structures in FreeSurfer's colours; the fluid around the brain is left clear."""
     layers = label_layers(structures, lookup=STRUCTURE_LOOKUP, clear=(EXTRA_AXIAL_CSF,))
     return _pair(reference, layers, layout=plan_overview(mask, margin_mm=3), window_mask=mask)
+
+
+def cortex_picture(reference: nib.Nifti1Image, cortex: nib.Nifti1Image, *, mask: nib.Nifti1Image) -> Picture:
+    """The cortical regions in FreeSurfer's colours."""
+    lookup = [label for region in CORTICAL_REGIONS for label in region.labels]
+    return _pair(
+        reference, label_layers(cortex, lookup=lookup), layout=plan_overview(mask, margin_mm=3), window_mask=mask
+    )
 
 
 def lesion_picture(flair: nib.Nifti1Image, lesion: nib.Nifti1Image, *, mask: nib.Nifti1Image) -> Picture:

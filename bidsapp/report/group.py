@@ -167,6 +167,8 @@ def collect_cohort(sessions: Sequence[Session]) -> Cohort:
         for column in table.columns:
             about = session.dictionaries.get("volumes", {}).get(column) or VOLUME_COLUMNS.get(column, {})
             dictionary.setdefault(column, about)
+        for column, about in session.dictionaries.get("cortex", {}).items():
+            dictionary.setdefault(column, about)
     return Cohort(cohort.merge_sessions(frames), dictionary, used, tuple(left_out))
 
 
@@ -218,7 +220,8 @@ def view_group(
     level_of, levels = _levels(analysis)
 
     def name(column: str) -> str:
-        full = f"{column}_mm3" if f"{column}_mm3" in {*analysis.measures, *analysis.changes} else column
+        known = {*analysis.measures, *analysis.cortex, *analysis.changes}
+        full = f"{column}_mm3" if f"{column}_mm3" in known else column
         if full in analysis.changes and full not in analysis.measures:
             return str(analysis.dictionaries.get("changes", {}).get(full, {}).get("LongName") or full)
         return _value(full, None, group, layout).name

@@ -9,7 +9,7 @@ from math import pi
 from typing import Any
 
 from bidsapp.cards import OTHER
-from bidsapp.labels import TUMOR_REGIONS
+from bidsapp.labels import LOBES, TUMOR_REGIONS
 from bidsapp.report.read import Session, number
 from bidsapp.report.wording import Value, count_of, describe, enumerate_words, grouped, millilitres
 
@@ -41,6 +41,8 @@ class Lesions:
         (name, number, volume in ml, percent of the load) of each region.
     no_regions : str
         Why there are none, where that needs a word.
+    lobes : tuple
+        (lobe, volume in words), largest first; lobes without lesions are left out.
     sizes : tuple
         (name, number) of each size class.
     compartments, tumor_regions : tuple
@@ -59,6 +61,7 @@ class Lesions:
     reservation: str
     regions: tuple[tuple[str, str, str, float], ...]
     no_regions: str
+    lobes: tuple[tuple[str, str], ...]
     sizes: tuple[tuple[str, str], ...]
     compartments: tuple[Share, ...]
     tumor_regions: tuple[Share, ...]
@@ -98,6 +101,7 @@ def view_lesions(session: Session, values: Mapping[str, Value], layout: Mapping[
         reservation=_reservation(session, layout),
         regions=() if elsewhere else _regions(load, layout),
         no_regions=str(layout["lesions"]["no_regions"]).format(model=elsewhere) if elsewhere else "",
+        lobes=_lobes(load),
         sizes=tuple(
             (words, f"{count:.0f}")
             for name, words in layout["lesions"]["sizes"].items()
@@ -152,7 +156,7 @@ def _lesion_columns(
 
 def _lesion_cell(record: Mapping[str, str], sources: Sequence[str], title: str) -> tuple[str, str]:
     """Text and sorting key of a cell."""
-    if sources[0] in ("region", "hemisphere", "t1w_hypointense"):
+    if sources[0] in ("region", "lobe", "hemisphere", "t1w_hypointense"):
         text = record[sources[0]].replace("_", " ")
         return text, ("" if text == "n/a" else text)
     numbers = [value for value in (number(record[column]) for column in sources) if value is not None]
@@ -215,6 +219,12 @@ def _regions(load: Mapping[str, str], layout: Mapping[str, Any]) -> tuple[tuple[
         if count is not None and volume is not None:
             out.append((name, f"{count:.0f}", millilitres(volume), 100 * volume / total if total else 0.0))
     return tuple(out)
+
+
+def _lobes(load: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    volumes = {lobe: number(load.get(f"{lobe}_lobe_mm3")) or 0.0 for lobe in LOBES}
+    found = sorted((lobe for lobe in LOBES if volumes[lobe] > 0), key=lambda lobe: -volumes[lobe])
+    return tuple((lobe, f"{millilitres(volumes[lobe])}\u00a0ml") for lobe in found)
 
 
 def _shares(columns: Sequence[str], load: Mapping[str, str], session: Session) -> tuple[Share, ...]:

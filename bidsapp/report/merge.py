@@ -111,24 +111,27 @@ def single_lesions(sessions: Sequence[Session]) -> tuple[pd.DataFrame, dict[str,
     return merged.apply(lambda c: c if c.name in cohort.KEYS else cohort.numeric_if_possible(c)), about
 
 
-def lesion_loads(
-    merged: pd.DataFrame, measures: Sequence[str], sessions: Sequence[Session]
+def beside_volumes(
+    kind: str, merged: pd.DataFrame, measures: Sequence[str], sessions: Sequence[Session]
 ) -> tuple[pd.DataFrame, dict[str, Mapping[str, Any]]]:
-    """The sessions' tables of lesion load (by region and size), in the rows of `merged`, and their dictionary."""
+    """Another table of one row per session, in the rows of `merged` and without its `measures`, and its dictionary.
+
+    `kind` is "load" (of lesions, by region, lobe and size) or "cortex" (the cortical regions).
+    """
     frames, about = [], {}
     for session in sessions:
-        table = session.tables.get("load")
+        table = session.tables.get(kind)
         if table is None or len(table) != 1:
             continue
         frames.append(table.assign(**session.keys))
-        about |= {k: v for k, v in session.dictionaries.get("load", {}).items() if k not in about}
+        about |= {k: v for k, v in session.dictionaries.get(kind, {}).items() if k not in about}
     if not frames:
         return pd.DataFrame(index=merged.index), about
-    loads = cohort.merge_sessions(frames)
-    loads = loads.drop(columns=[name for name in loads if name in measures])
-    loads[cohort.KEYS] = loads[cohort.KEYS].astype(object).fillna("")
+    found = cohort.merge_sessions(frames)
+    found = found.drop(columns=[name for name in found if name in measures])
+    found[cohort.KEYS] = found[cohort.KEYS].astype(object).fillna("")
     keys = merged[cohort.KEYS].astype(object).fillna("")
-    beside = keys.merge(loads, on=cohort.KEYS, how="left").drop(columns=cohort.KEYS)
+    beside = keys.merge(found, on=cohort.KEYS, how="left").drop(columns=cohort.KEYS)
     return beside.set_index(merged.index).apply(cohort.numeric_if_possible), about
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-TABLES = ("volumes", "lesions", "load", "qc")
+TABLES = ("volumes", "cortex", "lesions", "load", "qc")
 LOG_LINES = 15
 
 

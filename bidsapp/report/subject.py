@@ -9,11 +9,12 @@ from typing import Any
 
 from bidsapp import labels
 from bidsapp.measure.quality import RANGES
-from bidsapp.measure.volumes import STRUCTURE_COLUMNS
+from bidsapp.measure.volumes import LOBE_COLUMNS, STRUCTURE_COLUMNS
 from bidsapp.report import figures
 from bidsapp.report.lesions import Lesions, view_lesions
 from bidsapp.report.methods import Methods, methods_text
 from bidsapp.report.read import PictureFile, Session, number
+from bidsapp.report.structures import StructureRow, cortex_rows, lobe_rows, structure_rows
 from bidsapp.report.wording import (
     Value,
     count_of,
@@ -52,16 +53,6 @@ class Part:
     color: str
     percent: float
     text: str
-
-
-@dataclass(frozen=True)
-class StructureRow:
-    """A structure: its volumes on both sides (or one, without sides), and how they differ."""
-
-    name: str
-    color: str
-    values: tuple[Value, ...]
-    asymmetry: str
 
 
 @dataclass(frozen=True)
@@ -116,6 +107,8 @@ class SessionView:
     volumes: tuple[tuple[Value, float | None, str, str], ...]
     footnotes: tuple[str, ...]
     structures: tuple[StructureRow, ...]
+    lobes: tuple[StructureRow, ...]
+    cortex: tuple[StructureRow, ...]
     lesions: Lesions | None
     no_lesions: str
     checks: tuple[Check, ...]
@@ -219,7 +212,7 @@ def view_session(session: Session, layout: Mapping[str, Any], *, exists: Any) ->
     shares = {name: _share(value, whole) for name, value in values.items()}
     rows = tuple(
         (value, shares[name], _mark(value.why, footnotes), _color(name, layout))
-        for name, value in values.items() if name not in STRUCTURE_COLUMNS
+        for name, value in values.items() if name not in STRUCTURE_COLUMNS and name not in LOBE_COLUMNS
     )  # fmt: skip
     headline = tuple(
         (values[name], _share_words(shares[name])) for name in layout["volumes"]["headline"] if name in values
@@ -241,7 +234,9 @@ def view_session(session: Session, layout: Mapping[str, Any], *, exists: Any) ->
         ),
         volumes=rows,
         footnotes=footnotes,
-        structures=_structures(values),
+        structures=structure_rows(values),
+        lobes=lobe_rows(values),
+        cortex=cortex_rows(session),
         lesions=lesions,
         no_lesions=values["lesion_mm3"].why if "lesion_mm3" in values else "",
         checks=_checks(session, layout),
@@ -387,27 +382,6 @@ def _contrasts(record: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     return tuple(roles + [(contrast, "absent") for contrast in known])
 
 
-def _structures(values: Mapping[str, Value]) -> tuple[StructureRow, ...]:
-    """The structures that the table of volumes has, in the order of `labels.STRUCTURES`."""
-    rows = []
-    for structure in labels.STRUCTURES:
-        if not STRUCTURE_COLUMNS.keys() >= set(structure.columns):
-            continue  # the fluid around the brain: no volume of its own
-        there = tuple(values[column] for column in structure.columns if column in values)
-        if len(there) == len(structure.columns):
-            name = structure.name[0].upper() + structure.name[1:]
-            rows.append(StructureRow(name, structure.color, there, _asymmetry(there)))
-    return tuple(rows)
-
-
-def _asymmetry(sides: tuple[Value, ...]) -> str:
-    """Left minus right over their mean, in percent (the asymmetry index of the literature)."""
-    numbers = [value.number for value in sides if value.number is not None]
-    if len(numbers) < 2 or sum(numbers) <= 0:
-        return ""
-    return f"{200 * (numbers[0] - numbers[1]) / sum(numbers):+.0f}\u00a0%".replace("-", "−")
-
-
 def _share(value: Value, whole: Value | None) -> float | None:
     """Percent of the brain mask, for the volumes that are parts of it."""
     if whole is None or not whole.number or value.number is None or not value.column.endswith("_mm3"):
@@ -462,6 +436,8 @@ def _expected_figure(name: str, session: Session) -> bool:
         return False  # the section on lesions says why
     if name == "structures" and not STRUCTURE_COLUMNS.keys() & session.row.keys():
         return False  # likewise
+    if name == "cortex" and "cortex" not in session.tables:
+        return False  # of an earlier version
     if name == "compartments" and not session.compartments:
         return False
     return bool(session.record or session.pictures)
@@ -475,6 +451,8 @@ def _figure(entry: Mapping[str, Any], session: Session) -> Figure:
         legend = _tissue_legend(session)
     elif entry["legend"] == ["compartments"]:
         legend = [(label.name, label.color) for label in labels.compartment_lookup(session.compartments)[1:]]
+    elif entry["legend"] == ["cortex"]:
+        legend = [(region.name[0].upper() + region.name[1:], region.color) for region in labels.CORTICAL_REGIONS]
     elif entry["legend"] == ["structures"]:
         legend = [(s.name[0].upper() + s.name[1:], s.color) for s in labels.STRUCTURES if s.name != "CSF"]
     else:

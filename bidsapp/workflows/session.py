@@ -445,7 +445,7 @@ def _connect_carry(
 ) -> None:
     workflow.connect([
         (reference.conform, carry, [("native_file", "reference_file")]),
-        (template, carry, [("to_template", "to_template")]),
+        (template, carry, [("to_template", "to_template"), ("to_subject", "to_subject")]),
         (preproc, carry, [("out", "preprocessed")]),
     ])  # fmt: skip
     for (node, source), sink in (
