@@ -11,7 +11,7 @@ import argparse
 import dataclasses
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ import pandas as pd
 from scipy import ndimage
 
 from bidsapp import labels
+from bidsapp.bids import CORTEX_ATLAS
 from bidsapp.image.itk import read_itk_affine
 from bidsapp.measure.agreement import agreement
 
@@ -34,6 +35,9 @@ THRESHOLDS = {
     "GM": 0.86,
     "WM": 0.88,
     "structures": 0.75,
+    # Ours, so that a worse atlas is noticed: where both see cortex.
+    "cortical regions": 0.75,
+    "lobes": 0.88,
     "lesions, MNI": 0.60,
     "lesions, MNI, FLAIR alone": 0.50,
     "lesions, thick": 0.50,
@@ -61,6 +65,9 @@ FREESURFER_STRUCTURES: dict[int, tuple[int, ...]] = {
 }  # fmt: skip
 #: Corpus callosum and hypointensities have no sides there, so white matter is compared as a whole.
 FREESURFER_CEREBRAL_WM = (2, 41, 77, 78, 79, 251, 252, 253, 254, 255)
+
+#: Labels of cortical regions, FreeSurfer's and ours, begin here.
+CORTEX_FROM = 1000
 
 #: The baseline looks this deep inside the brain mask: nearer to the surface FLAIR is bright without lesions.
 BASELINE_DEPTH_MM = 10.0
@@ -256,6 +263,7 @@ def _tissue_cases(dataset: Path, anat: Path) -> Iterator[Case]:
             voxel_size_mm=_voxel_size(ours), threshold=THRESHOLDS[tissue.abbreviation],
         )  # fmt: skip
     yield from _structure_cases(dataset.name, theirs, _load(_find(anat, "*_space-orig_seg-structures_dseg.nii.gz")))
+    yield from _cortex_cases(dataset.name, theirs, _load(_find(anat, f"*_space-orig_{CORTEX_ATLAS}_dseg.nii.gz")))
 
 
 def _structure_cases(dataset: str, theirs: nib.Nifti1Image, ours: nib.Nifti1Image) -> Iterator[Case]:
@@ -274,6 +282,27 @@ def _structure_cases(dataset: str, theirs: nib.Nifti1Image, ours: nib.Nifti1Imag
                 reference=np.isin(reference, members if len(indices) == 1 else FREESURFER_CEREBRAL_WM),
                 prediction=np.isin(prediction, indices), voxel_size_mm=_voxel_size(ours),
             )  # fmt: skip
+
+
+def _cortex_cases(
+    dataset: str, theirs: nib.Nifti1Image, ours: nib.Nifti1Image, *, both: bool = False
+) -> Iterator[Case]:
+    """Each cortical region and lobe of both sides; `both`: in the cortex of both alone, whatever its border."""
+    reference, prediction = np.asarray(theirs.dataobj), np.asarray(ours.dataobj)
+    if both:
+        shared = (reference >= CORTEX_FROM) & (prediction >= CORTEX_FROM)
+        reference, prediction = np.where(shared, reference, 0), np.where(shared, prediction, 0)
+    parts = {label.name: [label.index] for region in labels.CORTICAL_REGIONS for label in region.labels}
+    for lobe in labels.LOBES:
+        for side, start in labels.CORTEX_SIDES.items():
+            members = [start + region.index for region in labels.CORTICAL_REGIONS if region.lobe == lobe]
+            parts[f"{side} {lobe} lobe"] = members
+    for name, members in parts.items():
+        yield Case(
+            dataset=dataset, case="sub-01", structure=name, contrasts="T1w",
+            reference=np.isin(reference, members), prediction=np.isin(prediction, members),
+            voxel_size_mm=_voxel_size(ours),
+        )  # fmt: skip
 
 
 def lesions_mni(places: Places) -> Iterator[Job]:
@@ -356,6 +385,10 @@ def consistency(places: Places, only: list[str]) -> pd.DataFrame:
 
 def _healthy(places: Places) -> Iterator[tuple[str, float, float, bool]]:
     yield "healthy T1w: mean Dice of the structures", _structure_mean(places), THRESHOLDS["structures"], True
+    regions, lobes = _cortex_means(places)
+    where = "in the cortex of both"
+    yield f"healthy T1w: mean Dice of the cortical regions, {where}", regions, THRESHOLDS["cortical regions"], True
+    yield f"healthy T1w: mean Dice of the lobes, {where}", lobes, THRESHOLDS["lobes"], True
     lesion = float(_volumes(places, "bids_t1_freesurfer", "sub-01")["lesion_mm3"])
     yield "healthy T1w: lesions, ml", lesion / 1000, HEALTHY_LESION_ML, False
 
@@ -389,11 +422,25 @@ def _check(what: str, measured: float, limit: float, least: bool) -> dict[str, o
 
 
 def _structure_mean(places: Places) -> float:
+    dataset, theirs, ours = _against_freesurfer(places, "seg-structures")
+    return _mean_dice(_structure_cases(dataset, theirs, ours))
+
+
+def _cortex_means(places: Places) -> tuple[float, float]:
+    """Of the regions, and of the lobes, where both see cortex."""
+    cases = list(_cortex_cases(*_against_freesurfer(places, CORTEX_ATLAS), both=True))
+    regions, lobes = ([c for c in cases if c.structure.endswith(" lobe") is lobe] for lobe in (False, True))
+    return _mean_dice(regions), _mean_dice(lobes)
+
+
+def _against_freesurfer(places: Places, kind: str) -> tuple[str, nib.Nifti1Image, nib.Nifti1Image]:
     dataset = places.data / "bids_t1_freesurfer"
     theirs = _load(_find(dataset / "derivatives/freesurfer/sub-01/anat", "*_dseg.nii.gz"))
-    anat = places.out / dataset.name / "sub-01/anat"
-    ours = _load(_find(anat, "*_space-orig_seg-structures_dseg.nii.gz"))
-    cases = _structure_cases(dataset.name, theirs, ours)
+    ours = _load(_find(places.out / dataset.name / "sub-01/anat", f"*_space-orig_{kind}_dseg.nii.gz"))
+    return dataset.name, theirs, ours
+
+
+def _mean_dice(cases: Iterable[Case]) -> float:
     return float(np.mean([agreement(c.reference, c.prediction, voxel_size_mm=c.voxel_size_mm).dsc for c in cases]))
 
 

@@ -41,8 +41,9 @@ def main(source: Path) -> None:
     drawn = np.asarray(resample(nib.Nifti1Image(labels, affine), grid, interpolation="nearest").dataobj)
     regions = _nearest(_smoothed(drawn))
     regions[_far(np.asarray(load_template(1).mask.dataobj) > 0)] = 0
+    regions = _symmetric(regions)
     write_image(_like(regions, grid), FOLDER / "desikan_killiany.nii.gz")
-    write_image(_like(_lobes(regions, drawn), grid).slicer[::2, ::2, ::2], FOLDER / "lobes.nii.gz")
+    write_image(_like(_symmetric(_lobes(regions, drawn)), grid).slicer[::2, ::2, ::2], FOLDER / "lobes.nii.gz")
 
 
 def _on_one_side(source: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -78,6 +79,14 @@ def _lobes(regions: np.ndarray, drawn: np.ndarray) -> np.ndarray:
     of_convexity = _nearest(np.where(inner[ribbon], 0, number[ribbon]))
     lobes = np.where(inner[regions] & ~near, of_convexity, number[regions])
     return lobes.astype(np.uint8)
+
+
+def _symmetric(labels: np.ndarray) -> np.ndarray:
+    """The right half for both: where two regions are equally near, the sides may have gone for different ones."""
+    out = labels.copy()
+    half = len(out) // 2
+    out[:half] = out[: -half - 1 : -1]
+    return out
 
 
 def _nearest(labels: np.ndarray) -> np.ndarray:

@@ -55,6 +55,8 @@ def test_short_names(merged, text, expected):
 def test_several_outcomes_and_all(merged):
     columns = list(model_frame(merged).columns)
     assert [one.outcome for one in parse("gm, tiv ~ age", columns)] == ["gm", "tiv"]
+    regions = parse("Cortex ~ age", [*columns, "left_insula"], measures=["gm"], regions=["left_insula"])
+    assert [one.text for one in regions] == ["left_insula ~ age"]
     every = parse("all ~ age + tiv", columns, measures=["gm", "tiv", "left_hippocampus"])
     assert [one.outcome for one in every] == ["gm", "left_hippocampus"]  # tiv stands on the right
 

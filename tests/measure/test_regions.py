@@ -195,13 +195,19 @@ def test_the_load_recomputed_without_the_table(rng):
     probability[0:2, 10, 10] = 0.3  # 2 voxels that were left out
     affine = np.diag([0.9, 1.1, 3.0, 1.0])
     voxel = 0.9 * 1.1 * 3.0
+    lobes = np.ones(SHAPE, np.uint8)  # frontal; but parietal from voxel 31 on, and none in cerebellum and thalamus
+    lobes[31:] = 2
+    lobes[np.isin(labels, (8, 10))] = 0
     context = Context(
         anatomy_from_structures(labels, voxel_size_mm=(1, 1, 1)),
         {"FLAIR": rng.random(SHAPE)},
         Tissues(labels == 2, labels == 3),
+        lobes,
     )
     table = lesion_table(mask, probability, affine=affine, to_mni=lambda p: p - (18, 0, 0), context=context)
-    row = load_row(table, mask, probability, voxel_volume_mm3=voxel, volumes={"lesion_load_percent_tiv": 0.5})
+    row = load_row(
+        table, mask, probability, voxel_volume_mm3=voxel, volumes={"lesion_load_percent_tiv": 0.5}, lobes=lobes
+    )
     assert list(row) == list(LOAD_COLUMNS)
     assert row["lesion_mm3"] == pytest.approx(34 * voxel)
     assert row["lesion_low_mm3"] == pytest.approx(30 * voxel)
@@ -213,6 +219,14 @@ def test_the_load_recomputed_without_the_table(rng):
     assert row["infratentorial_mm3"] == pytest.approx(12 * voxel)
     assert (counts["tiny_count"], counts["small_count"], counts["medium_count"]) == (2, 3, 0)  # 11.9, 17.8 ... mm3
     assert row["t1w_hypointense_count"] is None and row["lesion_load_percent_wm"] is None
+    # 6 at the ventricle and half of the 8 at the cortex; the other half and the 4 far from everything
+    assert row["frontal_lobe_mm3"] == pytest.approx(10 * voxel) and row["parietal_lobe_mm3"] == pytest.approx(8 * voxel)
+    assert row["temporal_lobe_mm3"] == 0
+    lobe_of = dict(zip(table["region"], table["lobe"], strict=True))
+    assert lobe_of == {
+        "infratentorial": "none", "deep_gray_matter": "none", "periventricular": "frontal", "juxtacortical": "frontal",
+        "deep_white_matter": "parietal",
+    }  # fmt: skip
     sides = dict(zip(table["region"], table["hemisphere"], strict=True))  # the midline is at 18 mm: voxel 20
     assert sides["infratentorial"] == "left" and sides["deep_white_matter"] == "right"
 

@@ -5,7 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bidsapp.measure.volumes import VOLUME_COLUMNS, estimate_tiv, exclude_lesions, tissue_volumes
+from bidsapp.measure.volumes import (
+    CORTEX_COLUMNS,
+    LOBE_COLUMNS,
+    VOLUME_COLUMNS,
+    cortex_volumes,
+    estimate_tiv,
+    exclude_lesions,
+    lobe_volumes,
+    tissue_volumes,
+)
 
 SHAPE = (7, 8, 9)
 
@@ -137,3 +146,19 @@ def test_wrong_input_is_refused(brain):
 def test_every_column_is_described():
     assert all({"LongName", "Description"} <= set(entry) for entry in VOLUME_COLUMNS.values())
     assert all(VOLUME_COLUMNS[name]["Units"] == "mm^3" for name in VOLUME_COLUMNS if name.endswith("_mm3"))
+
+
+def test_cortical_regions_and_lobes_by_hand():
+    """3 voxels of precuneus and 2 of the cuneus left, 5 of the insula right; white matter and lesions do not count."""
+    labels = np.array([1025] * 3 + [1005] * 2 + [2035] * 5 + [2, 41, 77, 0])
+    regions = cortex_volumes(labels.reshape(2, 7, 1), voxel_volume_mm3=2.0)
+    assert list(regions) == list(CORTEX_COLUMNS) and len(regions) == 68
+    found = {name: volume for name, volume in regions.items() if volume}
+    assert found == {"left_precuneus_mm3": 6, "left_cuneus_mm3": 4, "right_insula_mm3": 10}
+    lobes = lobe_volumes(regions)
+    assert list(lobes) == list(LOBE_COLUMNS) and len(lobes) == 10
+    assert {name: volume for name, volume in lobes.items() if volume} == {
+        "left_parietal_cortex_mm3": 6, "left_occipital_cortex_mm3": 4, "right_insular_cortex_mm3": 10
+    }  # fmt: skip
+    every = dict.fromkeys(CORTEX_COLUMNS, 1.0)
+    assert sum(lobe_volumes(every).values()) == 68, "each region belongs to one lobe"

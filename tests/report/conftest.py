@@ -47,6 +47,7 @@ def write_session(tmp_path: Path) -> Write:
         qc: dict[str, str] = QC,
         lesions: int = 25,
         load: dict[str, str] | None = None,
+        cortex: dict[str, str] | None = None,
         pictures: tuple[str, ...] = ("brain", "tissue", "lesion", "registration"),
         **record: Any,
     ) -> Path:
@@ -59,6 +60,8 @@ def write_session(tmp_path: Path) -> Write:
         _table(folder / f"{name}_lesions", [_lesion(number + 1, lesions) for number in range(lesions)])
         if load is not None:
             _table(folder / f"{name}_load", [who | load])
+        if cortex is not None:
+            _table(folder / f"{name}_cortex", [who | cortex])
         figures = tmp_path / f"sub-{subject}" / "figures"
         figures.mkdir(exist_ok=True)
         for picture in pictures:

@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 import pandas as pd
 import pytest
 
-from bidsapp.measure.volumes import STRUCTURE_COLUMNS, VOLUME_COLUMNS
+from bidsapp.measure.volumes import CORTEX_COLUMNS, LOBE_COLUMNS, STRUCTURE_COLUMNS, VOLUME_COLUMNS
 from bidsapp.report import assemble
 from bidsapp.report.read import read_subject
 from bidsapp.report.subject import view_subject
@@ -360,6 +360,20 @@ def test_structures_have_their_own_table(tmp_path, write_session):
     assert "Hippocampus 4.00 3.00 ml +29" in text and "Brain stem 22.0 ml" in text
     assert text.count("Hippocampus") == 2  # in the legend of the picture, and in the table
     assert "No picture" not in text
+
+
+def test_lobes_and_cortical_regions_have_tables(tmp_path, write_session):
+    volumes = dict.fromkeys(VOLUME_COLUMNS, "100000") | dict.fromkeys(STRUCTURE_COLUMNS, "1000")
+    volumes |= dict.fromkeys(LOBE_COLUMNS, "50000") | {"left_frontal_cortex_mm3": "60000"}
+    cortex = dict.fromkeys(CORTEX_COLUMNS, "2000") | {"left_precuneus_mm3": "6000", "right_precuneus_mm3": "4000"}
+    load = {"lesion_mm3": "10000", "frontal_lobe_mm3": "4000", "parietal_lobe_mm3": "6000", "temporal_lobe_mm3": "0"}
+    pictures = ("brain", "tissue", "structures", "cortex", "lesion", "registration")
+    write_session("01", volumes=volumes, cortex=cortex, load=load, pictures=pictures)
+    text = " ".join(page_of(tmp_path).text.split())
+    assert "Frontal 60.0 50.0 ml +18" in text and "34 cortical regions" in text and "Precuneus 6.00 4.00 ml +40" in text
+    assert text.count("Precuneus") == 2  # in the legend of the picture, and in the table
+    assert "By lobe: parietal 6.00 ml, frontal 4.00 ml (both sides" in text.replace("\xa0", " ")
+    assert "Left frontal cortex" not in text, "lobes do not stand among the tissues"
 
 
 def test_without_structures_there_is_a_word(tmp_path, write_session):

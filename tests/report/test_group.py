@@ -56,6 +56,32 @@ def test_table(tmp_path, ten):
     assert list(about) == lines[0].split("\t") and about["brain_mm3"]["Description"] == "What brain_mm3 is."
 
 
+def test_cortical_regions_have_a_table_and_models(tmp_path, write_session):
+    """The insula shrinks by 20 mm3 a year, exactly; the tables of two subjects are of an earlier version."""
+    for number in range(14):
+        cortex = None
+        if number < 12:
+            noise = (-1) ** number * 0.5
+            cortex = {
+                "left_insula_mm3": f"{7000 - 20 * number + noise}",
+                "left_cuneus_mm3": f"{3000 + 7 * (number % 3)}",
+            }
+        write_session(f"{number:02}", cortex=cortex)
+    ages = [f"sub-{number:02}\t{40 + number}" for number in range(14)]
+    (tmp_path / "participants.tsv").write_text("participant_id\tage\n" + "\n".join(ages) + "\n")
+    assemble.assemble_group(tmp_path, options=Options(models=("cortex ~ age",), maps=False))
+    table = pd.read_csv(tmp_path / "group_cortex.tsv", sep="\t", na_values="n/a")
+    assert list(table) == ["participant_id", "session_id", "left_insula_mm3", "left_cuneus_mm3"]
+    assert table["left_insula_mm3"].notna().sum() == 12 and table["left_insula_mm3"][0] == 7000.5
+    assert "left_insula_mm3" not in (tmp_path / "group_volumes.tsv").read_text()
+    about = json.loads((tmp_path / "group_cortex.json").read_text())
+    assert about["left_insula_mm3"]["Description"] == "What left_insula_mm3 is."
+    models = pd.read_csv(tmp_path / "group_models.tsv", sep="\t")
+    age = models[models["term"] == "age"].set_index("outcome")
+    assert set(age.index) == {"left_insula", "left_cuneus"}
+    assert age.loc["left_insula", "estimate"] == pytest.approx(-0.020, abs=1e-3) and age["unit"].eq("ml").all()
+
+
 def test_sessions_of_different_scans_are_told(tmp_path, write_session):
     for number, contrasts in enumerate((["T1w"], ["T1w", "FLAIR"], ["FLAIR", "T1w"])):
         write_session(f"{number:02}", contrasts=contrasts)
