@@ -28,7 +28,7 @@ import pandas as pd
 
 from benchmarks.speed import REPOSITORY, measure
 from bidsapp.measure.lesions import LESION_COLUMNS, LOAD_COLUMNS
-from bidsapp.measure.volumes import STRUCTURE_COLUMNS, VOLUME_COLUMNS
+from bidsapp.measure.volumes import CORTEX_COLUMNS, LOBE_COLUMNS, STRUCTURE_COLUMNS, VOLUME_COLUMNS, lobe_volumes
 
 #: Centres of the simulated lesions.
 LESION_PLACES = 150
@@ -220,7 +220,8 @@ def write_cohort(bids_dir: Path, out_dir: Path, subjects: int, *, images: bool =
     people = cohort[["participant_id", "group", "age", "sex"]].assign(site=sites)
     people.to_csv(bids_dir / "participants.tsv", sep="\t", index=False, float_format="%.1f")
     about = {
-        "volumes": json.dumps(VOLUME_COLUMNS | STRUCTURE_COLUMNS),
+        "volumes": json.dumps(VOLUME_COLUMNS | STRUCTURE_COLUMNS | LOBE_COLUMNS),
+        "cortex": json.dumps(CORTEX_COLUMNS),
         "load": json.dumps(LOAD_COLUMNS),
         "lesions": json.dumps(LESION_COLUMNS),
         "qc": "{}",
@@ -251,6 +252,11 @@ def _write_session(
     }  # fmt: skip
     sizes = 20e3 * gm / 650e3 * rng.normal(1, 0.05, len(STRUCTURE_COLUMNS))
     volumes |= dict(zip(STRUCTURE_COLUMNS, map(float, sizes), strict=True))
+    cortex = dict(
+        zip(CORTEX_COLUMNS, map(float, 0.45 * gm / 68 * rng.normal(1, 0.1, len(CORTEX_COLUMNS))), strict=True)
+    )
+    volumes |= lobe_volumes(cortex)
+    _table(folder / f"{name}_cortex.tsv", ["participant_id", *cortex], [[name, *cortex.values()]])
     _table(folder / f"{name}_volumes.tsv", list(volumes), [list(volumes.values())])
     loads = {"participant_id": name} | {
         column: int(rng.integers(5)) if column.endswith("_count") else load * rng.random() for column in LOAD_COLUMNS
@@ -297,9 +303,9 @@ def _write_images(folder: Path, name: str, row: dict, rng: np.random.Generator) 
     start = f"{name}_space-MNI152NLin2009aSym"
     nib.save(nib.Nifti1Image(mask, affine), folder / f"{start}_label-lesion_mask.nii.gz")
     # A few maps serve all subjects: reading them takes as long as if they were different.
-    os.link(
-        _gray_matter(folder.parents[1] / ".maps", int(rng.integers(4))), folder / f"{start}_label-GM_probseg.nii.gz"
-    )
+    gray = _gray_matter(folder.parents[1] / ".maps", int(rng.integers(4)))
+    for end in ("label-GM_probseg", "label-GM_desc-modulated_probseg"):
+        os.link(gray, folder / f"{start}_{end}.nii.gz")
 
 
 @cache

@@ -127,6 +127,23 @@ def labels_onto(labels: nib.Nifti1Image, grid: nib.Nifti1Image) -> nib.Nifti1Ima
     return on_grid(out, grid)
 
 
+def block_affine(size: int) -> np.ndarray:
+    """Voxel of a grid `size` times as coarse -> voxel of the fine grid; the outer edges coincide at the first voxel."""
+    affine = np.diag([size, size, size, 1.0])
+    affine[:3, 3] = (size - 1) / 2
+    return affine
+
+
+def block_mean(data: np.ndarray, size: int) -> np.ndarray:
+    """Mean over blocks of size^3 voxels of the first three axes, the far edge padded with zeros."""
+    pad = [(0, -n % size) for n in data.shape[:3]] + [(0, 0)] * (data.ndim - 3)
+    data = np.pad(data, pad)
+    for axis in range(3):
+        shape = (*data.shape[:axis], data.shape[axis] // size, size, *data.shape[axis + 1 :])
+        data = data.reshape(shape).mean(axis=axis + 1)
+    return data.astype(np.float32)
+
+
 def along_axes(data: np.ndarray, weights: list[np.ndarray]) -> np.ndarray:
     """Weighted sums along one axis after the other, float32; `weights` hold a (target, source) matrix per axis."""
     whole = np.zeros((*(len(matrix) for matrix in weights), *data.shape[len(weights) :]), np.float32)

@@ -16,7 +16,7 @@ from nibabel.affines import apply_affine
 from scipy import linalg, ndimage
 
 from bidsapp.image.grid import on_grid
-from bidsapp.image.itk import Stage, displacements
+from bidsapp.image.itk import Stage
 from bidsapp.image.register import (
     FIXED_MARGIN,
     REGISTRATION_VOXEL_SIZE_MM,
@@ -24,6 +24,7 @@ from bidsapp.image.register import (
     coarsen,
     crop,
     deform,
+    jacobian_determinant,
     near_mask,
     register_rigid,
     resample,
@@ -175,12 +176,6 @@ def jacobians(
     out = []
     for fixed, moving in ((small[0], small[1]), (small[1], small[0])):
         warp, _ = deform(moving, fixed, affine=np.eye(4), stage=SYN)
-        determinant = on_grid(_determinant(displacements(warp), REGISTRATION_VOXEL_SIZE_MM) - 1, fixed)
+        determinant = on_grid(jacobian_determinant(warp) - 1, fixed)
         out.append(1 + np.asarray(resample(determinant, near_brain).dataobj))
     return out[0], out[1]
-
-
-def _determinant(shift: np.ndarray, voxel_size_mm: float) -> np.ndarray:
-    """Determinant of the Jacobian of x + shift(x); `shift` (X, Y, Z, 3) in mm along the axes of a cubic grid."""
-    gradient = np.stack([np.stack(np.gradient(shift[..., axis], voxel_size_mm), axis=-1) for axis in range(3)], axis=-2)
-    return np.linalg.det(gradient + np.eye(3)).astype(np.float32)

@@ -28,6 +28,7 @@ __all__ = [
     "Resampler",
     "TemplateRegistration",
     "field_of_view",
+    "jacobian_determinant",
     "read_itk_affine",
     "register_rigid",
     "register_template",
@@ -259,6 +260,24 @@ def field_of_view(img: nib.Nifti1Image, grid: nib.Nifti1Image, transform: Transf
     for beyond in _beyond(img.shape[:3], _points(grid, [transform]).moved(np.linalg.inv(img.affine)), shape):
         seen[beyond] = False
     return seen
+
+
+def jacobian_determinant(field: nib.Nifti1Image) -> np.ndarray:
+    """How many times larger the space around each point is where a displacement field carries it to.
+
+    Parameters
+    ----------
+    field : Nifti1Image
+        ITK displacement field.
+
+    Returns
+    -------
+    ndarray of float32, shape (X, Y, Z)
+        Determinant of the Jacobian of x + u(x), on the field's grid; differences are central, one-sided at the rim.
+    """
+    shift = displacements(field)
+    by_voxel = np.stack([np.stack(np.gradient(shift[..., axis]), axis=-1) for axis in range(3)], axis=-2)
+    return np.linalg.det(by_voxel @ np.linalg.inv(field.affine[:3, :3]) + np.eye(3)).astype(np.float32)
 
 
 class Resampler:

@@ -13,7 +13,7 @@ from scipy import ndimage
 from bidsapp.image.grid import average_onto, bounding_box, labels_onto, on_grid
 from bidsapp.image.itk import displacements
 from bidsapp.image.mask import label_lesions, largest_piece
-from bidsapp.image.register import Resampler
+from bidsapp.image.register import Resampler, jacobian_determinant
 from bidsapp.image.save import as_probability
 from bidsapp.labels import CSF, EXTRA_AXIAL_CSF, LESION, PARENCHYMA, STRUCTURE_LESION, STRUCTURES, TISSUES
 
@@ -85,6 +85,28 @@ def in_template(found: Segmentation, to_template: Resampler) -> Results:
     maps = {name: _array(in_brain(img)) for name, img in _maps(found).items()}
     structures = None if found.structures is None else in_brain(found.structures, interpolation="nearest")
     return _assemble(mask, maps, structures, found, to_template.grid)
+
+
+def modulated(share: nib.Nifti1Image, to_template: nib.Nifti1Image) -> nib.Nifti1Image:
+    """A tissue in the template's space by its volume in the subject: what voxel-based morphometry compares.
+
+    Parameters
+    ----------
+    share : Nifti1Image
+        Share of the tissue in each voxel of the template's grid, 0 to 1.
+    to_template : Nifti1Image
+        Displacement field that carries points of the template to the subject.
+
+    Returns
+    -------
+    Nifti1Image
+        float32: the share times the determinant of the field's Jacobian, so that the sum times the voxel volume is the
+        volume in the subject (Good et al. 2001, NeuroImage 14:21-36; Ashburner and Friston 2000, NeuroImage
+        11:805-821).
+    """
+    ratio = nib.Nifti1Image(jacobian_determinant(to_template), to_template.affine)
+    volume = _array(share) * np.maximum(_array(Resampler(share)(ratio)), 0)
+    return on_grid(volume, share)
 
 
 def with_sides(structures: nib.Nifti1Image, to_subject: nib.Nifti1Image) -> nib.Nifti1Image:

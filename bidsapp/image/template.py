@@ -9,7 +9,7 @@ from importlib.resources import as_file, files
 import nibabel as nib
 import numpy as np
 
-from bidsapp.image.grid import bounding_box, on_grid
+from bidsapp.image.grid import block_affine, block_mean, bounding_box, on_grid
 
 TEMPLATE = "MNI152NLin2009aSym"
 
@@ -49,7 +49,7 @@ class Template:
             data, affine = _packaged("t1")
             return _in_mni(data / np.float32(data.max()), affine)
         fine = load_template(1).t1
-        data = _block_mean(np.asarray(fine.dataobj), self.resolution_mm) * np.asarray(self.mask.dataobj)
+        data = block_mean(np.asarray(fine.dataobj), self.resolution_mm) * np.asarray(self.mask.dataobj)
         return _in_mni(data, self._affine)
 
     @cached_property
@@ -74,17 +74,17 @@ class Template:
                 out[brain] = tissue
         else:
             for fine, out in zip(np.moveaxis(np.asarray(load_template(1).priors.dataobj), -1, 0), priors, strict=True):
-                out[:] = _block_mean(fine, self.resolution_mm) / np.maximum(self._inside, 1e-6) * mask
+                out[:] = block_mean(fine, self.resolution_mm) / np.maximum(self._inside, 1e-6) * mask
         return _in_mni(np.moveaxis(priors, 0, -1), self._affine)
 
     @cached_property
     def _inside(self) -> np.ndarray:
         """Share of every voxel that lies inside the mask at 1 mm."""
-        return _block_mean(np.asarray(load_template(1).mask.dataobj, dtype=np.float32), self.resolution_mm)
+        return block_mean(np.asarray(load_template(1).mask.dataobj, dtype=np.float32), self.resolution_mm)
 
     @property
     def _affine(self) -> np.ndarray:
-        return np.asarray(load_template(1).t1.affine @ _block_affine(self.resolution_mm))
+        return np.asarray(load_template(1).t1.affine @ block_affine(self.resolution_mm))
 
 
 @cache
@@ -153,25 +153,3 @@ def render_template(contrast: str, *, resolution_mm: int = 1) -> nib.Nifti1Image
         return template.t1
     data = np.asarray(template.priors.dataobj) @ np.array(CLASS_MEANS[contrast], dtype=np.float32)
     return on_grid(data, template.t1)
-
-
-def _block_affine(size: int) -> np.ndarray:
-    """Voxel of the coarse grid -> voxel of the fine grid; the outer edges coincide at the first voxel."""
-    affine = np.diag([size, size, size, 1.0])
-    affine[:3, 3] = (size - 1) / 2
-    return affine
-
-
-def _block_mean(data: np.ndarray, size: int) -> np.ndarray:
-    """Mean over blocks of size^3 voxels of the first three axes, the far edge padded with zeros."""
-    pad = [(0, -n % size) for n in data.shape[:3]] + [(0, 0)] * (data.ndim - 3)
-    data = np.pad(data, pad)
-    for axis in range(3):
-        shape = (
-            *data.shape[:axis],
-            data.shape[axis] // size,
-            size,
-            *data.shape[axis + 1 :],
-        )
-        data = data.reshape(shape).mean(axis=axis + 1)
-    return data.astype(np.float32)

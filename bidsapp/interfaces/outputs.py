@@ -72,7 +72,7 @@ class Carry(SimpleInterface):
         from bidsapp.image import results
         from bidsapp.image.cortex import cortical_regions
         from bidsapp.image.register import Resampler, read_itk_affine
-        from bidsapp.image.save import as_int16, write_image
+        from bidsapp.image.save import as_int16, as_probability, write_image
         from bidsapp.image.template import load_template
 
         inputs = self.inputs
@@ -95,6 +95,9 @@ class Carry(SimpleInterface):
             onto_template = Resampler(load_template(1).t1, load(inputs.to_template))
             images |= _named(results.in_template(found, onto_template), "mni", separable=found.separable)
             images["mni_cortex"] = cortical_regions(images["mni_structures"], Resampler(onto_template.grid))
+            if found.separable:
+                gm = results.modulated(images["mni_tissue_GM"], load(inputs.to_template))
+                images["mni_modulated_GM"] = as_probability(gm)
             images["mni_preproc"] = as_int16(onto_template(load(inputs.preprocessed[0])))
         if lesions and isdefined(inputs.flair_file):
             flair, flair_work = load(inputs.flair_file), load(inputs.flair_work_file)
@@ -434,6 +437,13 @@ class WriteSession(SimpleInterface):
             label = name.removeprefix("tissue_")
             return f"label-{label}_probseg", {"Description": f"Share of {label} in each voxel, lesions excluded."}
         return {
+            "modulated_GM": (
+                "label-GM_desc-modulated_probseg",
+                {
+                    "Description": "Share of GM in each voxel times the determinant of the Jacobian of the deformation"
+                    " to the subject: its sum is the subject's volume."
+                },
+            ),
             "preproc": (f"desc-preproc_{reference}", {"SkullStripped": False, "Description": "Preprocessed scan."}),
             "brain_mask": ("desc-brain_mask", {"Type": "Brain", "Description": "Brain, ventricles included."}),
             "dseg": (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,7 +82,7 @@ def mean_map(paths: Sequence[Path]) -> MeanMap | None:
     first: nib.Nifti1Image | None = None
     count, skipped = 0, []
     for path in paths:
-        values, image, why = _read(path, first)
+        values, image, why = read_map(path, first)
         if values is None or image is None:
             skipped.append(f"{path.name}: {why}")
             continue
@@ -126,17 +126,8 @@ def lesion_difference(
         A group has fewer than `MINIMUM_PER_GROUP` subjects, the confounds tell the groups apart, an image cannot be
         used, or no voxel can be tested.
     """
-    from nilearn.mass_univariate import permuted_ols
-
     second = np.asarray(second, dtype=bool)
-    smaller = int(min(second.sum(), (~second).sum()))
-    if smaller < MINIMUM_PER_GROUP:
-        raise ValueError(
-            f"{smaller} subjects with a map in the smaller group, at least {MINIMUM_PER_GROUP} are needed."
-        )
-    design = np.c_[np.ones(len(second)), second, *([] if confounds is None else [confounds])]
-    if np.linalg.matrix_rank(design / np.linalg.norm(design, axis=0).clip(1e-300)) < design.shape[1]:
-        raise ValueError("the groups are told apart by what is adjusted for (such as all women in one of them).")
+    check_design(second, confounds)
     with tempfile.TemporaryFile() as store:
         counts, ends, image = _store(paths, second, store)
         needed = max(MINIMUM_LESIONED, int(np.ceil(MINIMUM_SHARE * len(paths))))
@@ -144,20 +135,8 @@ def lesion_difference(
         tested = np.flatnonzero((total >= needed) & (total < len(paths)))
         if not len(tested):
             raise ValueError(f"no voxel has lesions in {needed} subjects or more.")
-        size = max(1, BLOCK_BYTES // (_BYTES_PER_VALUE * len(paths)))
-        largest = np.zeros(permutations)
-        scores = np.empty(len(tested))
-        for start in range(0, len(tested), size):
-            block = tested[start : start + size]
-            found = permuted_ols(
-                second[:, None].astype(float), _block(store, ends, block), confounding_vars=confounds,
-                n_perm=permutations, random_state=random_seed, n_jobs=1, verbose=0,
-            )  # fmt: skip
-            scores[start : start + size] = found["t"][0]
-            largest = np.maximum(largest, found["h0_max_t"][0])
-    # How many of the permutations reach a voxel's t; the data as they are count as one more (Phipson and Smyth 2010).
-    reached = permutations - np.searchsorted(np.sort(largest), np.abs(scores) - 1e-9)
-    p = (reached + 1) / (permutations + 1)
+        blocks = (_block(store, ends, block) for block in voxel_blocks(tested, len(paths)))
+        _, p = permutation_test(blocks, second, confounds, permutations=permutations, random_seed=random_seed)
     share = counts / np.array([[(~second).sum()], [second.sum()]])
     return DifferenceMap(
         difference=_image(share[1] - share[0], image),
@@ -169,13 +148,80 @@ def lesion_difference(
     )
 
 
+def check_design(tested: np.ndarray, confounds: np.ndarray | None) -> None:
+    """Refuse a test that could say nothing.
+
+    Parameters
+    ----------
+    tested : ndarray, shape (n,)
+        Whether each subject is of the second group (bool), or a number.
+    confounds : ndarray, shape (n, k), optional
+
+    Raises
+    ------
+    ValueError
+        A group has fewer than `MINIMUM_PER_GROUP` subjects, or the confounds determine what is tested.
+    """
+    if tested.dtype == bool:
+        smaller = int(min(tested.sum(), (~tested).sum()))
+        if smaller < MINIMUM_PER_GROUP:
+            raise ValueError(
+                f"{smaller} subjects with a map in the smaller group, at least {MINIMUM_PER_GROUP} are needed."
+            )
+    design = np.c_[np.ones(len(tested)), tested, *([] if confounds is None else [confounds])]
+    if np.linalg.matrix_rank(design / np.linalg.norm(design, axis=0).clip(1e-300)) < design.shape[1]:
+        what = "the groups are told apart" if tested.dtype == bool else "what is tested is determined"
+        raise ValueError(f"{what} by what is adjusted for (such as all women in one of them).")
+
+
+def voxel_blocks(voxels: np.ndarray, subjects: int) -> Iterator[np.ndarray]:
+    """`voxels` in parts small enough to test at once."""
+    size = max(1, BLOCK_BYTES // (_BYTES_PER_VALUE * subjects))
+    return (voxels[start : start + size] for start in range(0, len(voxels), size))
+
+
+def permutation_test(
+    blocks: Iterable[np.ndarray],
+    tested: np.ndarray,
+    confounds: np.ndarray | None,
+    *,
+    permutations: int,
+    random_seed: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """t of every voxel, and its two-sided p-value corrected for all of them (family-wise).
+
+    Parameters
+    ----------
+    blocks : iterable of ndarray, each of shape (n, voxels)
+        Values of all subjects, block by block.
+    tested : ndarray, shape (n,)
+    confounds : ndarray, shape (n, k), optional
+    permutations, random_seed : int
+        Of every block the same, so that the largest |t| of the blocks is that of all voxels.
+    """
+    from nilearn.mass_univariate import permuted_ols
+
+    largest, scores = np.zeros(permutations), []
+    for values in blocks:
+        found = permuted_ols(
+            tested[:, None].astype(float), values, confounding_vars=confounds,
+            n_perm=permutations, random_state=random_seed, n_jobs=1, verbose=0,
+        )  # fmt: skip
+        scores.append(found["t"][0])
+        largest = np.maximum(largest, found["h0_max_t"][0])
+    t = np.concatenate(scores)
+    # How many of the permutations reach a voxel's t; the data as they are count as one more (Phipson and Smyth 2010).
+    reached = permutations - np.searchsorted(np.sort(largest), np.abs(t) - 1e-9)
+    return t, (reached + 1) / (permutations + 1)
+
+
 def _store(paths: Iterable[Path], second: np.ndarray, store: object) -> tuple[np.ndarray, np.ndarray, nib.Nifti1Image]:
     """Put the lesion voxels of every subject into a file; returns voxels' counts by group, and where subjects end."""
     counts: np.ndarray | None = None
     first: nib.Nifti1Image | None = None
     ends = [0]
     for path, is_second in zip(paths, second, strict=True):
-        values, image, why = _read(path, first)
+        values, image, why = read_map(path, first)
         if values is None or image is None:
             raise ValueError(f"{path.name}: {why}")
         where = np.flatnonzero(values.ravel() > 0.5).astype(np.int32)
@@ -202,7 +248,7 @@ def _block(store: object, ends: np.ndarray, block: np.ndarray) -> np.ndarray:
     return out
 
 
-def _read(path: Path, first: nib.Nifti1Image | None) -> tuple[np.ndarray | None, nib.Nifti1Image | None, str]:
+def read_map(path: Path, first: nib.Nifti1Image | None) -> tuple[np.ndarray | None, nib.Nifti1Image | None, str]:
     """Values of an image on the grid of the first, or why there are none."""
     try:
         image = nib.load(path)

@@ -1,10 +1,11 @@
-"""The group's maps in MNI space: which images go in, what is written, and their pictures."""
+"""The group's maps in MNI space: which images go in, what is tested and written, and their pictures."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,18 @@ from bidsapp.image.save import write_image
 from bidsapp.image.template import TEMPLATE, load_template
 from bidsapp.measure import cohort
 from bidsapp.measure.maps import DifferenceMap, MeanMap, lesion_difference, mean_map
+from bidsapp.measure.morphometry import FWHM_MM, EffectMap, morphometry
 from bidsapp.report.analysis import Analysis, Options
 from bidsapp.report.group import Picture
 from bidsapp.report.group_figures import save, slices
-from bidsapp.report.wording import count_of
+from bidsapp.report.wording import count_of, enumerate_words
 
 FOLDER = "group_maps"
 TISSUES = ("GM", "WM", "CSF")
+#: Images by the end of their names.
+ENDS = {"lesion": "label-lesion_mask", **{tissue: f"label-{tissue}_probseg" for tissue in TISSUES}}
+MODULATED = "modulated GM"
+ENDS[MODULATED] = "label-GM_desc-modulated_probseg"
 #: Of the packaged template (docs/architecture.md).
 TEMPLATE_SHAPE = (197, 233, 189)
 _START = f"group_space-{TEMPLATE}"
@@ -72,20 +78,23 @@ def make_maps(
     notes += why
     if difference is not None:
         pictures.append(_write_difference(out_dir, difference, analysis, about))
+    effect, question, why = _morphometry(_images(out_dir, analysis, MODULATED), analysis, options)
+    notes += why
+    if effect is not None:
+        pictures.append(_write_effect(out_dir, effect, question, about))
     write(out_dir / FOLDER / "group_maps.json", json.dumps(about, indent=2) + "\n")
     return pictures, notes
 
 
 def _images(out_dir: Path, analysis: Analysis, kind: str) -> list[tuple[int, Path]]:
     """(row of the table, image) of each subject's first session that has one."""
-    end = "label-lesion_mask" if kind == "lesion" else f"label-{kind}_probseg"
     found: dict[str, tuple[int, Path]] = {}
     for place, row in enumerate(analysis.volumes[cohort.KEYS].to_dict("records")):
         subject, session = str(row["participant_id"]), row["session_id"]
         if subject in found:
             continue
         folder = out_dir / subject / ("" if pd.isna(session) else str(session)) / "anat"
-        paths = sorted(folder.glob(f"{subject}*_space-{TEMPLATE}_{end}.nii.gz"))
+        paths = sorted(folder.glob(f"{subject}*_space-{TEMPLATE}_{ENDS[kind]}.nii.gz"))
         if paths:
             found[subject] = (place, paths[0])
     return list(found.values())
@@ -108,24 +117,72 @@ def _difference(
     levels = list(analysis.frame[group].cat.categories)
     if len(levels) != 2:
         return None, [f"Lesion frequency was not compared: {group} has {len(levels)} levels, two are wanted."]
-    names = [name for name in (analysis.design.age, analysis.design.sex) if name]
     rows = analysis.frame.iloc[[place for place, _ in lesions]]
-    known = rows[[group, *names]].notna().all(axis=1).to_numpy()
-    rows = rows[known]
-    columns = [pd.get_dummies(rows[n], drop_first=True) if n == analysis.design.sex else rows[[n]] for n in names]
-    confounds = np.hstack([column.to_numpy(float) for column in columns]) if columns else None
-    if confounds is not None:
-        confounds = confounds[:, np.ptp(confounds, axis=0) > 0]
+    known, confounds = _adjusted_for(rows, group, [analysis.design.age, analysis.design.sex])
     try:
         return lesion_difference(
             [path for (_, path), use in zip(lesions, known, strict=True) if use],
-            (rows[group] == levels[1]).to_numpy(),
-            confounds=confounds if confounds is not None and confounds.shape[1] else None,
+            (rows[group] == levels[1]).to_numpy()[known],
+            confounds=confounds,
             permutations=options.permutations,
             random_seed=options.random_seed,
         ), []
     except ValueError as error:
         return None, [f"Lesion frequency was not compared between the groups: {error}"]
+
+
+@dataclass(frozen=True)
+class _Question:
+    """What morphometry asks: of which column, in words, and adjusted for which others."""
+
+    tested: str
+    words: str
+    adjusted: tuple[str, ...]
+
+
+def _morphometry(
+    images: Sequence[tuple[int, Path]], analysis: Analysis, options: Options
+) -> tuple[EffectMap | None, _Question | None, list[str]]:
+    """Gray matter and the group, where it has two levels; else gray matter and age."""
+    design = analysis.design
+    if not images:
+        return None, None, []
+    levels = list(analysis.frame[design.group].cat.categories) if design.group else []
+    column = design.group if len(levels) == 2 else design.age
+    if column is None:
+        return None, None, ["Gray matter was not tested voxel by voxel: there are neither two groups nor ages."]
+    words = f"{levels[1]} minus {levels[0]}" if column == design.group else f"with {column}"
+    adjusted = [name for name in (design.age, design.sex, design.site, design.tiv) if name and name != column]
+    question = _Question(column, words, tuple(adjusted))
+    rows = analysis.frame.iloc[[place for place, _ in images]]
+    known, confounds = _adjusted_for(rows, column, adjusted)
+    tested = rows[column][known]
+    try:
+        return (
+            morphometry(
+                [path for (_, path), use in zip(images, known, strict=True) if use],
+                (tested == levels[1]).to_numpy() if column == design.group else tested.to_numpy(float),
+                confounds=confounds,
+                permutations=options.permutations,
+                random_seed=options.random_seed,
+            ),
+            question,
+            [],
+        )
+    except ValueError as error:
+        return None, question, [f"Gray matter was not tested voxel by voxel ({words}): {error}"]
+
+
+def _adjusted_for(rows: pd.DataFrame, tested: str, names: Sequence[str | None]) -> tuple[np.ndarray, np.ndarray | None]:
+    """Which rows are known in all columns, and the columns of these as numbers; None where none differs."""
+    columns = [name for name in names if name]
+    known = rows[[tested, *columns]].notna().all(axis=1).to_numpy()
+    used = rows.loc[known, columns]
+    factors = [name for name in columns if isinstance(used[name].dtype, pd.CategoricalDtype)]
+    confounds = pd.get_dummies(used, columns=factors, drop_first=True).to_numpy(float)
+    if len(confounds):
+        confounds = confounds[:, np.ptp(confounds, axis=0) > 0]
+    return known, confounds if confounds.size else None
 
 
 def _write_difference(out_dir: Path, found: DifferenceMap, analysis: Analysis, about: dict[str, Any]) -> Picture:
@@ -155,6 +212,38 @@ def _write_difference(out_dir: Path, found: DifferenceMap, analysis: Analysis, a
         contour=np.asarray(found.log_p.dataobj),
     )
     return _picture(out_dir, "group_lesion_difference", figure, title, caption, names)
+
+
+def _write_effect(out_dir: Path, found: EffectMap, question: _Question | None, about: dict[str, Any]) -> Picture:
+    assert question is not None
+    names = [f"{_START}_label-GM_desc-{desc}_map.nii.gz" for desc in ("t", "tlogp")]
+    write_image(_rounded(found.t), out_dir / FOLDER / names[0])
+    write_image(_rounded(found.log_p), out_dir / FOLDER / names[1])
+    test = {"Subjects": found.subjects, "Permutations": found.permutations, "AdjustedFor": list(question.adjusted),
+            "MlTested": round(found.tested_ml, 1), "MlBelow0.05": round(found.significant_ml, 1)}  # fmt: skip
+    about[names[0]] = {
+        "Description": f"Volume of gray matter, smoothed by {FWHM_MM:g} mm: t, {question.words}.",
+        **test,
+    }
+    about[names[1]] = {"Description": "-log10 of the p-value, corrected for all voxels by permutation.", **test}
+    values = np.asarray(found.t.dataobj)
+    reach = max(float(np.abs(values).max()), 1.0)
+    place = ", ".join(f"{value:.0f}" for value in found.peak_mm).replace("-", "−")
+    extent = f"{found.significant_ml:.0f} of {found.tested_ml:.0f} ml differ" if found.significant_ml else (
+        f"no voxel differs (smallest corrected p {found.smallest_p:.3f})"
+    )  # fmt: skip
+    adjusted = f", adjusted for {enumerate_words(question.adjusted)}" if question.adjusted else ""
+    caption = (
+        f"Voxel-based morphometry of {count_of(found.subjects, 'subject')}: volume of gray matter around each voxel"
+        f" (modulated, smoothed by {FWHM_MM:g} mm){adjusted}. {found.permutations} permutations, corrected for all"
+        f" voxels: {extent} at 0.05 (outlined). The t farthest from 0 is {found.peak_t:.1f} at {place} mm."
+    ).replace(" -", " −")
+    figure = slices(
+        [(values, "RdBu_r", -reach, reach, "t")],
+        background=_background(found.t),
+        contour=np.asarray(found.log_p.dataobj),
+    )
+    return _picture(out_dir, "group_gray_matter", figure, f"Gray matter: {question.words}", caption, names)
 
 
 def _lesion_picture(out_dir: Path, mean: MeanMap, name: str) -> Picture:

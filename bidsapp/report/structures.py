@@ -57,4 +57,5 @@ def _asymmetry(sides: tuple[Value, ...]) -> str:
     numbers = [value.number for value in sides if value.number is not None]
     if len(numbers) < 2 or sum(numbers) <= 0:
         return ""
-    return f"{200 * (numbers[0] - numbers[1]) / sum(numbers):+.0f}\u00a0%".replace("-", "−")
+    percent = round(200 * (numbers[0] - numbers[1]) / sum(numbers))
+    return f"{percent:+d}\u00a0%".replace("-", "−") if percent else "0\u00a0%"

@@ -8,13 +8,16 @@ os.environ.setdefault("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", "1")
 import nibabel as nib
 import numpy as np
 import pytest
+from nibabel.affines import apply_affine
 from scipy import ndimage
+from scipy.spatial.transform import Rotation
 
 from bidsapp.image.grid import work_image
 from bidsapp.image.itk import displacement_field, shift
 from bidsapp.image.load import load_scan
 from bidsapp.image.register import (
     Resampler,
+    jacobian_determinant,
     register_rigid,
     register_template,
     resample,
@@ -218,3 +221,13 @@ def test_template_registration_of_a_cut_brain_with_thick_slices(real_data):
     expected = np.stack(np.meshgrid(*[np.arange(12.0)] * 3, indexing="ij"), axis=-1) * 8 + grid.affine[:3, 3]
     seen = ndimage.binary_erosion(np.asarray(there_and_back).any(axis=-1))
     assert np.median(np.linalg.norm(there_and_back - expected, axis=-1)[seen]) < 0.5
+
+
+def test_jacobian_of_a_known_field():
+    """On oblique, unequal voxels: a stretch along each axis, and a shear that changes no volume."""
+    affine = np.eye(4)
+    affine[:3, :3] = Rotation.from_euler("xyz", (10, 20, 30), degrees=True).as_matrix() @ np.diag([2.0, 3.0, 1.5])
+    points = apply_affine(affine, np.moveaxis(np.indices((7, 8, 9)), 0, -1))
+    x, y, z = np.moveaxis(points, -1, 0)
+    field = displacement_field(np.stack([0.02 * x, -0.01 * y, 0.05 * z + 0.3 * x], axis=-1), affine)
+    assert np.allclose(jacobian_determinant(field), 1.02 * 0.99 * 1.05, rtol=1e-4)

@@ -86,7 +86,7 @@ def test_without_compartments_there_is_no_such_file(tmp_path: Path, inputs: dict
     del inputs["compartments_file"], inputs["compartments"]
     WriteSession(**inputs).run(cwd=str(tmp_path))
     assert not list((tmp_path / "out").rglob("*seg-lesions*"))
-    assert len(list((tmp_path / "out").rglob("*_dseg.tsv"))) == 2
+    assert len(list((tmp_path / "out").rglob("*_dseg.tsv"))) == 3
 
 
 def test_a_scan_without_notes_is_an_error(tmp_path: Path, inputs: dict[str, Any]) -> None:

@@ -143,23 +143,38 @@ def test_maps_and_figures(tmp_path, cohort):
         nib.save(nib.Nifti1Image(mask, np.eye(4)), f"{start}_label-lesion_mask.nii.gz")
         if i < 4:
             nib.save(nib.Nifti1Image(mask.astype(np.float32), np.eye(4)), f"{start}_label-GM_probseg.nii.gz")
+        gm = 0.5 + 0.05 * np.random.default_rng(i).random((20, 24, 22))
+        gm[12:, 12:, 12:] -= 0.2 * (i % 2)  # patients have less in one corner
+        nib.save(nib.Nifti1Image(gm.astype(np.float32), np.eye(4)), f"{start}_label-GM_desc-modulated_probseg.nii.gz")
     page, _ = run(tmp_path, cohort, permutations=100)
     about = json.loads((tmp_path / "group_maps" / "group_maps.json").read_text())
-    frequency, gm, difference, logp = (
+    frequency, gm, difference, logp, t, gm_logp = (
         f"group_space-{TEMPLATE}_label-{label}_map.nii.gz"
-        for label in ("lesion_desc-frequency", "GM_desc-mean", "lesion_desc-difference", "lesion_desc-logp")
-    )
-    assert set(about) == {frequency, gm, difference, logp} and about[gm]["Subjects"] == 4
+        for label in ("lesion_desc-frequency", "GM_desc-mean", "lesion_desc-difference", "lesion_desc-logp",
+                      "GM_desc-t", "GM_desc-tlogp")
+    )  # fmt: skip
+    assert set(about) == {frequency, gm, difference, logp, t, gm_logp} and about[gm]["Subjects"] == 4
+    assert about[t]["Subjects"] == 24 and about[t]["MlBelow0.05"] > 0
+    assert np.asarray(nib.load(tmp_path / "group_maps" / t).dataobj)[16, 16, 16] < -5
+    assert "Gray matter: MS minus HC" in page and "Voxel-based morphometry of 24 subjects" in page
     shares = np.asarray(nib.load(tmp_path / "group_maps" / frequency).dataobj)
     assert shares[3, 4, 5] == pytest.approx(0.5) and shares.max() <= 1
     assert np.asarray(nib.load(tmp_path / "group_maps" / difference).dataobj)[3, 4, 5] == 1
     assert about[logp]["VoxelsBelow0.05"] == 1 and "1 of" in page
-    for stem in ("distributions", "age", "effects", "lesion_frequency", "lesion_difference", "tissue_means"):
+    for stem in (
+        "distributions",
+        "age",
+        "effects",
+        "lesion_frequency",
+        "lesion_difference",
+        "tissue_means",
+        "gray_matter",
+    ):
         for kind in ("svg", "png"):
             assert (tmp_path / "group_figures" / f"group_{stem}.{kind}").stat().st_size > 1000
     # The page is one file: its pictures are in it.
     sources = re.findall(r'<img src="([^"]*)"', page)
-    assert len(sources) == 6 and all(source.startswith("data:image/png;base64,") for source in sources)
+    assert len(sources) == 7 and all(source.startswith("data:image/png;base64,") for source in sources)
     first = {path.name: path.read_bytes() for path in (tmp_path / "group_figures").iterdir()}
     run(tmp_path, cohort, permutations=100, processes=2)
     assert first == {path.name: path.read_bytes() for path in (tmp_path / "group_figures").iterdir()}
