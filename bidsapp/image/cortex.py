@@ -7,9 +7,10 @@ from importlib.resources import as_file, files
 
 import nibabel as nib
 import numpy as np
+from nibabel.affines import apply_affine
 
 from bidsapp.image.grid import on_grid
-from bidsapp.image.register import Resampler
+from bidsapp.image.results import carry_points
 from bidsapp.labels import CORTEX, CORTEX_SIDES
 
 
@@ -40,15 +41,15 @@ def template_lobes() -> nib.Nifti1Image:
     return _packaged("lobes")
 
 
-def cortical_regions(structures: nib.Nifti1Image, onto_scan: Resampler) -> nib.Nifti1Image:
+def cortical_regions(structures: nib.Nifti1Image, to_subject: nib.Nifti1Image | None = None) -> nib.Nifti1Image:
     """A segmentation into structures with the cortex in its regions.
 
     Parameters
     ----------
     structures : Nifti1Image
         3D, labels of `labels.STRUCTURE_LOOKUP`: they say what is cortex, and on which side.
-    onto_scan : Resampler
-        From the template onto the grid of `structures`.
+    to_subject : Nifti1Image, optional
+        Displacement field that carries points of the subject to the template; None where they lie there already.
 
     Returns
     -------
@@ -56,13 +57,45 @@ def cortical_regions(structures: nib.Nifti1Image, onto_scan: Resampler) -> nib.N
         3D int16, labels of `labels.CORTICAL_LOOKUP`. Cortex that is carried beyond the atlas stays cortex.
     """
     labels = np.asanyarray(structures.dataobj).astype(np.int16)
-    sides = {"left": labels == CORTEX.left, "right": labels == CORTEX.right}
-    cortex = sides["left"] | sides["right"]
-    regions = np.asarray(onto_scan.only(cortex)(template_regions(), interpolation="nearest").dataobj)
-    for side, here in sides.items():
-        known = here & (regions > 0)
-        labels[known] = CORTEX_SIDES[side] + regions[known].astype(np.int16)
+    for side, cortex in (("left", CORTEX.left), ("right", CORTEX.right)):
+        where = np.nonzero(labels == cortex)
+        regions = nearest(template_regions(), structures.affine, where, to_subject).astype(np.int16)
+        labels[where] = np.where(regions > 0, CORTEX_SIDES[side] + regions, cortex)
     return on_grid(labels, structures)
+
+
+def nearest(
+    atlas: nib.Nifti1Image,
+    affine: np.ndarray,
+    voxels: tuple[np.ndarray, ...],
+    to_subject: nib.Nifti1Image | None = None,
+) -> np.ndarray:
+    """The atlas at some voxels of a scan.
+
+    Parameters
+    ----------
+    atlas : Nifti1Image
+        3D labels in the template's space.
+    affine : ndarray, shape (4, 4)
+        Of the scan.
+    voxels : tuple of three ndarray, each of shape (n,)
+        As `numpy.nonzero` gives them.
+    to_subject : Nifti1Image, optional
+        As in `cortical_regions`.
+
+    Returns
+    -------
+    ndarray, shape (n,)
+        0 beyond the atlas.
+    """
+    points = apply_affine(affine, np.column_stack(voxels))
+    if to_subject is not None:
+        points = carry_points(points, to_subject)
+    index = np.round(apply_affine(np.linalg.inv(atlas.affine), points)).astype(int).T
+    inside = np.all([(i >= 0) & (i < size) for i, size in zip(index, atlas.shape, strict=True)], axis=0)
+    found = np.zeros(len(points), atlas.get_data_dtype())
+    found[inside] = np.asarray(atlas.dataobj)[tuple(index[:, inside])]
+    return found
 
 
 def _packaged(name: str) -> nib.Nifti1Image:

@@ -44,9 +44,8 @@ def lesion_tables(
     compartments : tuple, optional
         Labels of the lesions' compartments, and what they stand for.
     """
-    from bidsapp.image.cortex import template_lobes
+    from bidsapp.image.cortex import nearest, template_lobes
     from bidsapp.image.preprocess import only_seen
-    from bidsapp.image.register import Resampler
     from bidsapp.image.results import carry_points
     from bidsapp.measure import lesions, regions
     from bidsapp.measure.compartments import columns, compartment_row
@@ -58,8 +57,9 @@ def lesion_tables(
     field = load(to_subject)
     separable = len(posteriors) == 3
     anatomy = _anatomy(files, image, field, posteriors, priors, edges)
-    lobes = np.asarray(Resampler(image, field).only(mask)(template_lobes(), interpolation="nearest").dataobj)
-    lobes = np.where(anatomy.infratentorial | anatomy.deep_gray, np.uint8(0), lobes)
+    lobes = np.zeros(mask.shape, np.uint8)
+    lobes[mask] = nearest(template_lobes(), image.affine, np.nonzero(mask), field)
+    lobes[anatomy.infratentorial | anatomy.deep_gray] = 0
     context = lesions.Context(
         anatomy=anatomy,
         images={contrast: only_seen(array(path), brain) for contrast, path in scans.items()},

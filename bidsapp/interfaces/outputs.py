@@ -87,14 +87,12 @@ class Carry(SimpleInterface):
         )
         images = {}
         if "native" in inputs.grids:
-            native = load(inputs.reference_file)
-            images |= _named(results.on_native(found, native), "native", separable=found.separable)
-            onto_native = Resampler(native, load(inputs.to_subject))
-            images["native_cortex"] = cortical_regions(images["native_structures"], onto_native)
+            images |= _named(results.on_native(found, load(inputs.reference_file)), "native", separable=found.separable)
+            images["native_cortex"] = cortical_regions(images["native_structures"], load(inputs.to_subject))
         if "mni" in inputs.grids:
             onto_template = Resampler(load_template(1).t1, load(inputs.to_template))
             images |= _named(results.in_template(found, onto_template), "mni", separable=found.separable)
-            images["mni_cortex"] = cortical_regions(images["mni_structures"], Resampler(onto_template.grid))
+            images["mni_cortex"] = cortical_regions(images["mni_structures"])
             if found.separable:
                 gm = results.modulated(images["mni_tissue_GM"], load(inputs.to_template))
                 images["mni_modulated_GM"] = as_probability(gm)

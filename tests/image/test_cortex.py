@@ -8,7 +8,7 @@ import pytest
 from nibabel.affines import apply_affine
 
 from bidsapp.image.cortex import cortical_regions, template_lobes, template_regions
-from bidsapp.image.register import Resampler
+from bidsapp.image.itk import displacement_field
 from bidsapp.image.template import load_template
 from bidsapp.labels import CORTICAL_LOOKUP, CORTICAL_REGIONS, LOBES
 
@@ -75,13 +75,25 @@ def test_a_cortex_by_hand():
     thalamus, lesion = put((10, -18, 8), 49), put((38, -22, 62), 77)
     outside = (0, 0, 0)
     structures[outside] = 3
-    labels = cortical_regions(nib.Nifti1Image(structures, grid.affine), Resampler(grid))
+    labels = cortical_regions(nib.Nifti1Image(structures, grid.affine))
     data = np.asarray(labels.dataobj)
     assert data.dtype == np.int16
     assert (data[motor], data[across], data[thalamus], data[lesion]) == (2024, 1025, 49, 77)
     assert data[outside] == 3, "beyond the atlas cortex stays cortex"
     assert np.count_nonzero(data) == 5
     assert set(np.unique(data)) <= {label.index for label in CORTICAL_LOOKUP}
+
+
+def test_a_head_elsewhere_is_carried_to_the_template():
+    """The subject is the template moved by a known way: the field undoes it, on voxels of another size and order."""
+    move = np.array([12.0, -7.0, 5.0])
+    affine = np.array([[0, -2.0, 0, 90], [0, 0, 3.0, -100], [1.5, 0, 0, -60], [0, 0, 0, 1]])
+    field = displacement_field(np.tile(-move, (4, 4, 4, 1)), np.diag([100.0, 100, 100, 1]))
+    structures = np.zeros((100, 90, 70), np.uint8)
+    motor = tuple(np.round(apply_affine(np.linalg.inv(affine), np.array([38, -22, 58]) + move)).astype(int))
+    structures[motor] = 42
+    labels = cortical_regions(nib.Nifti1Image(structures, affine), field)
+    assert np.asarray(labels.dataobj)[motor] == 2024
 
 
 def test_the_look_up_table_names_each_label_once():
