@@ -20,7 +20,7 @@ from bidsapp.interfaces.files import load
 
 SPACE = "halfway"
 #: Changes whenever what is computed here does: results of other versions are made again.
-METHOD = 2
+METHOD = 3
 #: What makes two scans less comparable: voxel edges that differ by more than this factor; registrations that disagree
 #: by more than a voxel; brains of which less than this is seen by both.
 EDGE_RATIO, LEAST_AGREEMENT_MM, LEAST_COMMON_PERCENT = 1.2, 1.0, 90.0
@@ -473,9 +473,9 @@ def _lesion_rows(pair: _Pair, found: Any) -> list[dict[str, Any]]:
     """The table of `change.compare` with places, and the lesions of the sessions' own tables."""
     own = [_own_lesions(pair, which, found) for which in (0, 1)]
     regions = [_regions(one) for one, _ in pair.both]
-    places = _in_mni(pair, found)
+    centroids = _centroids(pair, found)
     rows = []
-    for row, place in zip(found.table.to_dict("records"), places, strict=True):
+    for row, place, in_mni in zip(found.table.to_dict("records"), centroids, _in_mni(pair, centroids), strict=True):
         ids = [own[which].get(row["change_id"], []) for which in (0, 1)]
         which = 1 if ids[1] else 0
         largest = min(ids[which], default=None)  # lesions are numbered by size
@@ -483,7 +483,8 @@ def _lesion_rows(pair: _Pair, found: Any) -> list[dict[str, Any]]:
             "session_from": pair.first.label,
             "session_to": pair.second.label,
             **row,
-            **{f"mni_{axis}_mm": float(value) for axis, value in zip("xyz", place, strict=True)},
+            **{f"halfway_{axis}_mm": float(value) for axis, value in zip("xyz", place, strict=True)},
+            **{f"mni_{axis}_mm": float(value) for axis, value in zip("xyz", in_mni, strict=True)},
             "lesions_from": ",".join(map(str, ids[0])) or None,
             "lesions_to": ",".join(map(str, ids[1])) or None,
             "region": None if largest is None else regions[which].get(largest),
@@ -517,19 +518,28 @@ def _regions(one: Finished) -> dict[int, str]:
     return dict(zip(table["lesion_id"], table["region"], strict=True)) if "region" in table else {}
 
 
-def _in_mni(pair: _Pair, found: Any) -> np.ndarray:
-    """Centroids in MNI mm, by way of the later session; shape (n, 3)."""
+def _centroids(pair: _Pair, found: Any) -> np.ndarray:
+    """Centroids of the rows' lesions in the half-way space, mm; shape (n, 3)."""
     from nibabel.affines import apply_affine
     from scipy import ndimage
-
-    from bidsapp.image.results import carry_points
 
     ids = found.table["change_id"].to_numpy()
     if not len(ids):
         return np.zeros((0, 3))
     centres = np.atleast_2d(ndimage.center_of_mass(found.lesions > 0, found.lesions, ids))
-    points = apply_affine(pair.halfway.transforms[pair.index + 1] @ pair.halfway.grid.affine, centres)
-    return carry_points(points, load(pair.second.path("_from-MNI152NLin2009aSym_to-orig_mode-image_xfm.nii.gz")))
+    return np.asarray(apply_affine(pair.halfway.grid.affine, centres))
+
+
+def _in_mni(pair: _Pair, points: np.ndarray) -> np.ndarray:
+    """Points of the half-way space in MNI mm, by way of the later session; shape (n, 3)."""
+    from nibabel.affines import apply_affine
+
+    from bidsapp.image.results import carry_points
+
+    if not len(points):
+        return points
+    in_second = apply_affine(pair.halfway.transforms[pair.index + 1], points)
+    return carry_points(in_second, load(pair.second.path("_from-MNI152NLin2009aSym_to-orig_mode-image_xfm.nii.gz")))
 
 
 def _write_map(pair: _Pair, found: Any) -> Iterator[Path]:

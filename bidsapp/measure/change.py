@@ -89,6 +89,21 @@ LESION_CHANGE_COLUMNS: dict[str, dict[str, Any]] = {
         "Description": "Mean over the lesion (of both sessions together), in robust standard deviations of the "
         "difference in healthy white matter.",
     },
+    "halfway_x_mm": {
+        "LongName": "Centroid in the half-way space, left to right",
+        "Description": "Centroid of both sessions' masks together, where the pictures and the half-way images show it.",
+        "Units": "mm",
+    },
+    "halfway_y_mm": {
+        "LongName": "Centroid in the half-way space, posterior to anterior",
+        "Description": "As halfway_x_mm.",
+        "Units": "mm",
+    },
+    "halfway_z_mm": {
+        "LongName": "Centroid in the half-way space, inferior to superior",
+        "Description": "As halfway_x_mm.",
+        "Units": "mm",
+    },
     "mni_x_mm": {
         "LongName": "Centroid in MNI space, left to right",
         "Description": "Centroid of both sessions' masks together, carried to MNI152NLin2009aSym.",

@@ -42,6 +42,7 @@ COLUMNS = (
     ("Gained", "mm³", ("gain_mm3",)),
     ("Lost", "mm³", ("loss_mm3",)),
     ("Brightness", "SD", ("brightness_change",)),
+    ("Half-way x, y, z", "mm", ("halfway_x_mm", "halfway_y_mm", "halfway_z_mm")),
     ("MNI x, y, z", "mm", ("mni_x_mm", "mni_y_mm", "mni_z_mm")),
     ("Region", "", ("region",)),
 )
