@@ -142,7 +142,13 @@ def _group(config: Config) -> int:
         processes=config.nprocs,
     )
     try:
-        page = assemble.assemble_group(config.out_dir, bids_dir=config.bids_dir, options=options)
+        page = assemble.assemble_group(
+            config.out_dir,
+            bids_dir=config.bids_dir,
+            options=options,
+            only_subjects=config.participant_label,
+            only_sessions=config.session_label,
+        )
     except assemble.FormulaError as error:
         raise errors.UsageError(f"--model: {error}") from error
     _link_pages(config.out_dir)

@@ -76,6 +76,7 @@ class Config:
             raise AnalysisLevelError(f"analysis level {self.level!r} is unknown; choose one of: {', '.join(LEVELS)}.")
         self._check_choices()
         self._check_numbers()
+        self._check_previews()
         self._check_folders()
         unknown = set(self.bids_filters) - set(CONTRASTS)
         if unknown:
@@ -110,6 +111,15 @@ class Config:
                 raise UsageError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}.")
         if self.mem_gb <= 0:
             raise UsageError(f"--mem must be positive (GB), not {self.mem_gb}.")
+
+    def _check_previews(self) -> None:
+        """What asks for a look only must never write."""
+        if self.level == "participant" and not self.reports_only:
+            return
+        for name in ("dry_run", "list_jobs"):
+            if getattr(self, name):
+                other = "--reports-only" if self.reports_only else "the group level"
+                raise UsageError(f"--{name.replace('_', '-')} is for the participant level: {other} has no use for it.")
 
     def _check_folders(self) -> None:
         if self.level == "participant" and not self.reports_only:

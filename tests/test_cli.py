@@ -97,6 +97,8 @@ def test_version_is_quick() -> None:
         (["{data}", "{out}", "participant", "--bids-filter-file", "{out}/none.json"], 64, "cannot be read"),
         (["{data}", "{out}", "participant", "--config-file", "{out}/none.yml"], 64, "cannot be read"),
         (["{data}", "{out}", "group"], 66, "Run the participant level first"),
+        (["{data}", "{out}", "group", "--dry-run"], 64, "--dry-run is for the participant level: the group level"),
+        (["{data}", "{out}", "participant", "--reports-only", "--list-jobs"], 64, "--reports-only has no use for it"),
     ],
 )
 def test_exit_codes(

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -96,7 +96,13 @@ def _with_page(out_dir: Path) -> list[str]:
 
 
 def assemble_group(
-    out_dir: Path, *, bids_dir: Path | None = None, options: Options | None = None, say: Callable[[str], None] = print
+    out_dir: Path,
+    *,
+    bids_dir: Path | None = None,
+    options: Options | None = None,
+    only_subjects: Sequence[str] = (),
+    only_sessions: Sequence[str] = (),
+    say: Callable[[str], None] = print,
 ) -> Path:
     """Write the group's tables (``group_*.tsv`` with their data dictionaries), figures, maps and page.
 
@@ -107,6 +113,8 @@ def assemble_group(
     bids_dir : Path, optional
         The dataset, of which only ``participants.tsv``, ``sessions.tsv`` and ``phenotype/`` are read, where there are.
     options : Options
+    only_subjects, only_sessions : sequence of str
+        Labels; all by default.
     say : callable
         Takes a line on what goes on.
 
@@ -120,11 +128,14 @@ def assemble_group(
     FormulaError
         A model that was asked for cannot be read.
     NothingSelectedError
-        There is nothing in the folder that the participant level left.
+        There is nothing in the folder that the participant level left, or not of these labels.
     """
-    sessions = [session for subject in subjects(out_dir) for session in read_subject(out_dir, subject)]
+    labels = [label for label in subjects(out_dir) if not only_subjects or label in only_subjects]
+    sessions = [session for label in labels for session in read_subject(out_dir, label)]
+    sessions = [session for session in sessions if not only_sessions or session.session in only_sessions]
     if not any(session.row or session.record or session.problem for session in sessions):
-        raise NothingSelectedError(f"{out_dir}: no results of any session. Run the participant level first.")
+        which = " of these labels" if only_subjects or only_sessions else ""
+        raise NothingSelectedError(f"{out_dir}: no results of any session{which}. Run the participant level first.")
     group = collect_cohort(sessions)
     options = options or Options()
     found = analyse(
@@ -133,7 +144,7 @@ def assemble_group(
         read_covariates(bids_dir, out_dir),
         dictionary=group.dictionary,
         options=options,
-        changes=merge.read_changes(out_dir),
+        changes=merge.read_changes(out_dir, labels, only_sessions),
     )
     write_tables(out_dir, found, _write)
     pictures = draw_figures(out_dir, found, group, layout())

@@ -27,8 +27,12 @@ class Changes:
     notes: tuple[str, ...] = ()
 
 
-def read_changes(out_dir: Path) -> Changes:
-    """Read the subjects' ``sub-X_changes.tsv`` (one row per interval) and ``sub-X_lesionchanges.tsv``."""
+def read_changes(out_dir: Path, subjects: Sequence[str], only_sessions: Sequence[str] = ()) -> Changes:
+    """Read ``sub-X_changes.tsv`` (one row per interval) and ``sub-X_lesionchanges.tsv`` of some subjects.
+
+    Of intervals between sessions those count of which both ends are among `only_sessions`, where these are given.
+    """
+    wanted = {f"sub-{label}" for label in subjects}
     notes: list[str] = []
     found: dict[str, pd.DataFrame] = {}
     dictionaries: dict[str, Mapping[str, Mapping[str, Any]]] = {}
@@ -36,8 +40,9 @@ def read_changes(out_dir: Path) -> Changes:
         frames: list[pd.DataFrame] = []
         about: dict[str, Mapping[str, Any]] = {}
         for path in sorted([*out_dir.glob(f"sub-*/sub-*_{kind}.tsv"), *out_dir.glob(f"sub-*/anat/sub-*_{kind}.tsv")]):
-            if not (path.parent / f"{path.name.split('_')[0]}_desc-changes_provenance.json").is_file():
-                continue  # of a run that was stopped
+            subject = path.name.split("_")[0]
+            if subject not in wanted or not (path.parent / f"{subject}_desc-changes_provenance.json").is_file():
+                continue  # not asked for, or of a run that was stopped
             try:
                 table = read_table(path)
                 content = read_json(path.with_suffix(".json")) if path.with_suffix(".json").is_file() else {}
@@ -45,7 +50,10 @@ def read_changes(out_dir: Path) -> Changes:
                 notes.append(f"{path.relative_to(out_dir).as_posix()}: {error}.")
                 continue
             if "participant_id" not in table:
-                table.insert(0, "participant_id", path.name.split("_")[0])
+                table.insert(0, "participant_id", subject)
+            if only_sessions and "session_from" in table and "session_to" in table:
+                ends = {f"ses-{label}" for label in only_sessions}
+                table = table[table["session_from"].isin(ends) & table["session_to"].isin(ends)]
             frames.append(table)
             about |= {name: text for name, text in content.items() if name not in about}
         if frames:

@@ -82,6 +82,24 @@ def test_cortical_regions_have_a_table_and_models(tmp_path, write_session):
     assert age.loc["left_insula", "estimate"] == pytest.approx(-0.020, abs=1e-3) and age["unit"].eq("ml").all()
 
 
+def test_only_some_subjects_and_sessions(tmp_path, ten):
+    for label in ("01", "02"):
+        path = tmp_path / f"sub-{label}" / "anat" / f"sub-{label}_changes.tsv"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"session_from\tsession_to\tnew_count\nses-0\tses-1\t{int(label)}\nses-1\tses-2\t7\n")
+        path.with_name(f"sub-{label}_desc-changes_provenance.json").touch()
+    assemble.assemble_group(tmp_path, only_subjects=("01", "03", "04"), options=Options(maps=False))
+    table = pd.read_csv(tmp_path / "group_volumes.tsv", sep="\t")
+    assert table["participant_id"].to_list() == ["sub-01", "sub-03", "sub-04"]
+    changes = pd.read_csv(tmp_path / "group_changes.tsv", sep="\t")
+    assert changes["participant_id"].unique() == ["sub-01"] and len(changes) == 2
+    assemble.assemble_group(tmp_path, only_sessions=("0", "1"), options=Options(maps=False))
+    assert len(pd.read_csv(tmp_path / "group_volumes.tsv", sep="\t")) == 5, "those with a session 1"
+    assert pd.read_csv(tmp_path / "group_changes.tsv", sep="\t")["new_count"].to_list() == [1, 2]
+    with pytest.raises(NothingSelectedError, match="of these labels"):
+        assemble.assemble_group(tmp_path, only_subjects=("99",))
+
+
 def test_sessions_of_different_scans_are_told(tmp_path, write_session):
     for number, contrasts in enumerate((["T1w"], ["T1w", "FLAIR"], ["FLAIR", "T1w"])):
         write_session(f"{number:02}", contrasts=contrasts)
