@@ -27,6 +27,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.speed import REPOSITORY, measure
+from bidsapp.labels import LOBES
 from bidsapp.measure.lesions import LESION_COLUMNS, LOAD_COLUMNS
 from bidsapp.measure.volumes import CORTEX_COLUMNS, LOBE_COLUMNS, STRUCTURE_COLUMNS, VOLUME_COLUMNS, lobe_volumes
 
@@ -266,6 +267,7 @@ def _write_session(
     regions = ("periventricular", "juxtacortical", "infratentorial", "deep white matter")
     text = {
         "region": lambda: regions[int(rng.integers(4))],
+        "lobe": lambda: LOBES[int(rng.integers(5))],
         "hemisphere": lambda: ("left", "right")[int(rng.integers(2))],
     }
     lesions = [

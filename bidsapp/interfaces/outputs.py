@@ -439,7 +439,7 @@ class WriteSession(SimpleInterface):
                 "label-GM_desc-modulated_probseg",
                 {
                     "Description": "Share of GM in each voxel times the determinant of the Jacobian of the deformation"
-                    " to the subject: its sum is the subject's volume."
+                    " to the subject: its sum is the subject's volume. No probability: it may exceed 1."
                 },
             ),
             "preproc": (f"desc-preproc_{reference}", {"SkullStripped": False, "Description": "Preprocessed scan."}),

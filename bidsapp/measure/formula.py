@@ -161,7 +161,9 @@ def parse(
     if right.replace(" ", "") in ("0", "-1", "+0"):
         raise FormulaError(f"{text!r} has no predictors. Write '{left.strip()} ~ 1' for the mean.")
     word = left.strip().lower()
-    several = {"all": measures, "cortex": regions}.get(word) if word not in columns else None
+    several = {"all": measures, "cortex": regions}.get(word) if column_of(word, columns) is None else None
+    if word == "cortex" and several is not None and not regions:
+        raise FormulaError(f"{text!r}: no session has a table of cortical regions (earlier versions wrote none).")
     sides = list(several) if several is not None else _outcomes(left)
     formulas = []
     for side in sides:

@@ -225,7 +225,7 @@ LOAD_COLUMNS: dict[str, dict[str, str]] = {
         for region in REGIONS
     },
     **{
-        f"{lobe}_lobe_mm3": {
+        f"lesion_{lobe}_lobe_mm3": {
             "LongName": f"Lesion load, {lobe} lobe",
             "Description": f"Voxels of the lesion mask that are nearest to the {lobe} lobe, of both sides, by an atlas "
             "in MNI space, times the voxel volume; without those in brainstem, cerebellum and deep gray matter.",
@@ -385,7 +385,7 @@ def load_row(
         row[f"{region}_mm3"] = float(sizes[here].sum()) if located else None
     for number, lobe in enumerate(LOBES, start=1):
         count = None if lobes is None else float(np.count_nonzero(inside & (lobes == number)))
-        row[f"{lobe}_lobe_mm3"] = None if count is None else count * voxel_volume_mm3
+        row[f"lesion_{lobe}_lobe_mm3"] = None if count is None else count * voxel_volume_mm3
     for name, least, below in SIZE_CLASSES:
         row[f"{name}_count"] = int(((sizes >= least) & (sizes < below)).sum())
     dark = table["t1w_hypointense"].to_numpy()

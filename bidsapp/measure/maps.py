@@ -15,6 +15,8 @@ import numpy as np
 MINIMUM_LESIONED, MINIMUM_SHARE = 4, 0.05
 #: Subjects in each group for a test.
 MINIMUM_PER_GROUP = 5
+#: Degrees of freedom that a test must leave.
+MINIMUM_DF = 5
 #: Memory for a block of voxels of all subjects (bytes).
 BLOCK_BYTES = 256 * 2**20
 #: Of nilearn's working arrays, per value of a block.
@@ -127,7 +129,7 @@ def lesion_difference(
         used, or no voxel can be tested.
     """
     second = np.asarray(second, dtype=bool)
-    check_design(second, confounds)
+    confounds = checked_confounds(second, confounds)
     with tempfile.TemporaryFile() as store:
         counts, ends, image = _store(paths, second, store)
         needed = max(MINIMUM_LESIONED, int(np.ceil(MINIMUM_SHARE * len(paths))))
@@ -148,8 +150,8 @@ def lesion_difference(
     )
 
 
-def check_design(tested: np.ndarray, confounds: np.ndarray | None) -> None:
-    """Refuse a test that could say nothing.
+def checked_confounds(tested: np.ndarray, confounds: np.ndarray | None) -> np.ndarray | None:
+    """What is adjusted for, without columns that the others determine; None where nothing is left.
 
     Parameters
     ----------
@@ -160,7 +162,8 @@ def check_design(tested: np.ndarray, confounds: np.ndarray | None) -> None:
     Raises
     ------
     ValueError
-        A group has fewer than `MINIMUM_PER_GROUP` subjects, or the confounds determine what is tested.
+        A group has fewer than `MINIMUM_PER_GROUP` subjects, the confounds determine what is tested, or too few degrees
+        of freedom are left.
     """
     if tested.dtype == bool:
         smaller = int(min(tested.sum(), (~tested).sum()))
@@ -168,10 +171,23 @@ def check_design(tested: np.ndarray, confounds: np.ndarray | None) -> None:
             raise ValueError(
                 f"{smaller} subjects with a map in the smaller group, at least {MINIMUM_PER_GROUP} are needed."
             )
-    design = np.c_[np.ones(len(tested)), tested, *([] if confounds is None else [confounds])]
-    if np.linalg.matrix_rank(design / np.linalg.norm(design, axis=0).clip(1e-300)) < design.shape[1]:
+    columns = [np.ones(len(tested))]
+    for column in () if confounds is None else confounds.T:
+        if _rank([*columns, column]) > len(columns):
+            columns.append(column)
+    if _rank([*columns, tested]) == len(columns):
         what = "the groups are told apart" if tested.dtype == bool else "what is tested is determined"
         raise ValueError(f"{what} by what is adjusted for (such as all women in one of them).")
+    left = len(tested) - len(columns) - 1
+    if left < MINIMUM_DF:
+        raise ValueError(f"{len(tested)} subjects leave {left} degrees of freedom, at least {MINIMUM_DF} are needed.")
+    return np.column_stack(columns[1:]) if len(columns) > 1 else None
+
+
+def _rank(columns: Sequence[np.ndarray]) -> int:
+    """Rank of a matrix, whatever the units of its columns."""
+    matrix = np.column_stack(columns).astype(float)
+    return int(np.linalg.matrix_rank(matrix / np.linalg.norm(matrix, axis=0).clip(1e-300)))
 
 
 def voxel_blocks(voxels: np.ndarray, subjects: int) -> Iterator[np.ndarray]:

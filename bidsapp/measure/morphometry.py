@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from bidsapp.image.grid import block_affine, block_mean
 from bidsapp.image.register import resample
-from bidsapp.measure.maps import MINIMUM_PER_GROUP, check_design, permutation_test, read_map, voxel_blocks
+from bidsapp.measure.maps import MINIMUM_PER_GROUP, checked_confounds, permutation_test, read_map, voxel_blocks
 
 #: Smoothing: what is compared is the volume within a few mm, which makes up for what the registration leaves, and for
 #: values that are not normal (Ashburner and Friston 2000, NeuroImage 11:805-821; Salmond et al. 2002, NeuroImage
@@ -22,8 +22,15 @@ from bidsapp.measure.maps import MINIMUM_PER_GROUP, check_design, permutation_te
 FWHM_MM = 8.0
 #: Blocks of this many voxels along each axis are one: of maps as smooth as these nothing is lost.
 BLOCK = 3
-#: Voxels with less grey matter on average, as a share of the volume, are not tested (the absolute masking of SPM).
+#: Voxels with less grey matter on average, as a share of the volume, are not tested. (SPM's absolute masking asks it of
+#: every scan: one that is cut, or one severe atrophy, then takes voxels from all.)
 LEAST_GM = 0.1
+#: Next to no grey matter where others have some: beyond the scan's field of view, not lost.
+NOTHING = 0.02
+#: Voxels that more than this share of the scans does not show are not tested ...
+HIDDEN_SHARE = 0.1
+#: ... and a scan that does not show more than this share of the others is left out.
+CUT_SHARE = 0.02
 #: Subjects of a test without groups.
 MINIMUM_SUBJECTS = 2 * MINIMUM_PER_GROUP
 
@@ -35,7 +42,7 @@ class EffectMap:
     Attributes
     ----------
     t : Nifti1Image
-        3D float32 on the grid of the images, t of what was tested; 0 where there is too little grey matter.
+        3D float32 on the grid of the images, t of what was tested; 0 where not tested.
     log_p : Nifti1Image
         3D float32, -log10 of the p-value corrected for all voxels (family-wise), 0 where not tested.
     subjects, permutations : int
@@ -45,6 +52,8 @@ class EffectMap:
         Of all voxels: corrected p, and the t farthest from 0.
     peak_mm : tuple of float
         Where that is, RAS mm in the space of the images.
+    cut : tuple of int
+        Places among the images of those that were left out: their scans show a part of the brain only.
     """
 
     t: nib.Nifti1Image
@@ -56,6 +65,7 @@ class EffectMap:
     smallest_p: float
     peak_t: float
     peak_mm: tuple[float, float, float]
+    cut: tuple[int, ...]
 
 
 def morphometry(
@@ -81,7 +91,8 @@ def morphometry(
     Returns
     -------
     EffectMap
-        Two-sided; the linear model and its permutations are nilearn's, as in `maps.lesion_difference`.
+        Two-sided, on blocks of 3 x 3 x 3 voxels of the images; the linear model and its permutations are nilearn's, as
+        in `maps.lesion_difference`.
 
     Raises
     ------
@@ -91,34 +102,35 @@ def morphometry(
     """
     if tested.dtype != bool and len(tested) < MINIMUM_SUBJECTS:
         raise ValueError(f"{len(tested)} subjects with a map, at least {MINIMUM_SUBJECTS} are needed.")
-    check_design(tested, confounds)
+    checked_confounds(tested, confounds)  # before the images are read
     with tempfile.TemporaryFile() as store:
-        total, grid, fine = _store_smoothed(paths, store)
-        where = np.flatnonzero(total / len(paths) > LEAST_GM)
-        if not len(where):
-            raise ValueError("no voxel holds enough gray matter.")
-        maps = np.memmap(store, np.float32, "r", shape=(len(paths), total.size))
-        blocks = (np.asarray(maps[:, block], dtype=float) for block in voxel_blocks(where, len(paths)))
+        grid, fine = _store_smoothed(paths, store)
+        maps = np.memmap(store, np.float32, "r", shape=(len(paths), int(np.prod(grid.shape))))
+        whole, where = _shown(maps)
+        tested = tested[whole]
+        confounds = checked_confounds(tested, None if confounds is None else confounds[whole])
+        blocks = (np.asarray(maps[:, block][whole], dtype=float) for block in voxel_blocks(where, len(tested)))
         t, p = permutation_test(blocks, tested, confounds, permutations=permutations, random_seed=random_seed)
     peak = int(np.abs(t).argmax())
     x, y, z = apply_affine(grid.affine, np.unravel_index(where[peak], grid.shape))
     voxel_ml = float(np.prod(voxel_sizes(grid.affine))) / 1000
     return EffectMap(
-        t=_on_fine(t, where, grid, fine, "linear"),
-        log_p=_on_fine(-np.log10(p), where, grid, fine, "nearest"),
-        subjects=len(paths),
+        t=_on_fine(t, where, grid, fine),
+        log_p=_on_fine(-np.log10(p), where, grid, fine),
+        subjects=len(tested),
         permutations=permutations,
         tested_ml=len(where) * voxel_ml,
         significant_ml=int((p < 0.05).sum()) * voxel_ml,
         smallest_p=float(p.min()),
         peak_t=float(t[peak]),
         peak_mm=(float(x), float(y), float(z)),
+        cut=tuple(map(int, np.flatnonzero(~whole))),
     )
 
 
-def _store_smoothed(paths: Sequence[Path], store: object) -> tuple[np.ndarray, nib.Nifti1Image, nib.Nifti1Image]:
-    """Write the smoothed maps into a file, one after the other; returns their sum, their grid and the images' grid."""
-    total, fine = np.zeros(0), None
+def _store_smoothed(paths: Sequence[Path], store: object) -> tuple[nib.Nifti1Image, nib.Nifti1Image]:
+    """Write the smoothed maps into a file, one after the other; returns their grid and the images' grid."""
+    fine = None
     for path in paths:
         values, image, why = read_map(path, fine)
         if values is None or image is None:
@@ -128,17 +140,30 @@ def _store_smoothed(paths: Sequence[Path], store: object) -> tuple[np.ndarray, n
         # The blocks have smoothed already: a box of n voxels has the variance n^2 / 12.
         sigma = np.sqrt((FWHM_MM / np.sqrt(8 * np.log(2)) / voxel_sizes(image.affine)) ** 2 - BLOCK**2 / 12) / BLOCK
         smooth = ndimage.gaussian_filter(coarse, sigma, mode="constant")
-        total = smooth.ravel().astype(float) if not total.size else total + smooth.ravel()
         store.write(smooth.astype(np.float32).tobytes())  # type: ignore[attr-defined]
     if fine is None:
         raise ValueError("there is no map of gray matter.")
     store.flush()  # type: ignore[attr-defined]
-    return total, nib.Nifti1Image(np.zeros(coarse.shape, np.uint8), fine.affine @ block_affine(BLOCK)), fine
+    return nib.Nifti1Image(np.zeros(coarse.shape, np.uint8), fine.affine @ block_affine(BLOCK)), fine
 
 
-def _on_fine(
-    values: np.ndarray, where: np.ndarray, grid: nib.Nifti1Image, fine: nib.Nifti1Image, interpolation: str
-) -> nib.Nifti1Image:
+def _shown(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which maps (bool) show what the others show, and the voxels to test.
+
+    A field of view that ends within the brain would look like a loss of grey matter.
+    """
+    candidates = np.flatnonzero(np.mean(maps, axis=0) > LEAST_GM)
+    hidden = np.stack([one[candidates] < NOTHING for one in maps])
+    candidates, hidden = (part[..., hidden.mean(axis=0) <= HIDDEN_SHARE] for part in (candidates, hidden))
+    if not len(candidates):
+        raise ValueError("no voxel holds enough gray matter.")
+    whole = hidden.mean(axis=1) <= CUT_SHARE
+    if not whole.any():
+        raise ValueError("every scan shows a part of the brain only.")
+    return whole, candidates
+
+
+def _on_fine(values: np.ndarray, where: np.ndarray, grid: nib.Nifti1Image, fine: nib.Nifti1Image) -> nib.Nifti1Image:
     data = np.zeros(grid.shape, np.float32)
     data.ravel()[where] = values
-    return resample(nib.Nifti1Image(data, grid.affine), fine, interpolation=interpolation)
+    return resample(nib.Nifti1Image(data, grid.affine), fine, interpolation="nearest")

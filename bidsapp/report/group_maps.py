@@ -49,12 +49,12 @@ def make_maps(
     """
     for old in sorted((out_dir / FOLDER).glob("group_*")):
         old.unlink()
-    images = {kind: _images(out_dir, analysis, kind) for kind in ("lesion", *TISSUES)}
+    images = {kind: _images(out_dir, analysis, kind) for kind in ENDS}
     images = {kind: found for kind, found in images.items() if found}
     if not images:
         return [], []
     say(f"Maps in MNI space: {', '.join(f'{kind} of {len(found)}' for kind, found in images.items())} subjects.")
-    paths = {kind: [path for _, path in found] for kind, found in images.items()}
+    paths = {kind: [path for _, path in found] for kind, found in images.items() if kind != MODULATED}
     means = _means(paths, options.processes)
     notes = [f"Left out of the maps: {why}" for mean in means.values() if mean for why in mean.skipped]
     about: dict[str, Any] = {}
@@ -78,7 +78,7 @@ def make_maps(
     notes += why
     if difference is not None:
         pictures.append(_write_difference(out_dir, difference, analysis, about))
-    effect, question, why = _morphometry(_images(out_dir, analysis, MODULATED), analysis, options)
+    effect, question, why = _morphometry(images.get(MODULATED, []), analysis, options)
     notes += why
     if effect is not None:
         pictures.append(_write_effect(out_dir, effect, question, about))
@@ -143,7 +143,7 @@ class _Question:
 def _morphometry(
     images: Sequence[tuple[int, Path]], analysis: Analysis, options: Options
 ) -> tuple[EffectMap | None, _Question | None, list[str]]:
-    """Gray matter and the group, where it has two levels; else gray matter and age."""
+    """Gray matter and the group, where it has two levels; else gray matter and age, whatever the group."""
     design = analysis.design
     if not images:
         return None, None, []
@@ -152,37 +152,64 @@ def _morphometry(
     if column is None:
         return None, None, ["Gray matter was not tested voxel by voxel: there are neither two groups nor ages."]
     words = f"{levels[1]} minus {levels[0]}" if column == design.group else f"with {column}"
-    adjusted = [name for name in (design.age, design.sex, design.site, design.tiv) if name and name != column]
-    question = _Question(column, words, tuple(adjusted))
+    known_as = [name for name in (design.group, design.age, design.sex, design.site, design.tiv) if name]
+    question = _Question(column, words, tuple(name for name in known_as if name != column))
     rows = analysis.frame.iloc[[place for place, _ in images]]
-    known, confounds = _adjusted_for(rows, column, adjusted)
+    known, confounds = _adjusted_for(rows, column, question.adjusted)
+    used = [one for one, use in zip(images, known, strict=True) if use]
     tested = rows[column][known]
+    notes = _left_out(analysis, len(images), [name for name in known_as if rows[name].isna().any()], len(used))
+    if len(levels) > 2:
+        notes.append(f"Gray matter was tested {words}: {design.group} has {len(levels)} levels, two would be compared.")
     try:
-        return (
-            morphometry(
-                [path for (_, path), use in zip(images, known, strict=True) if use],
-                (tested == levels[1]).to_numpy() if column == design.group else tested.to_numpy(float),
-                confounds=confounds,
-                permutations=options.permutations,
-                random_seed=options.random_seed,
-            ),
-            question,
-            [],
+        found = morphometry(
+            [path for _, path in used],
+            (tested == levels[1]).to_numpy() if column == design.group else tested.to_numpy(float),
+            confounds=confounds,
+            permutations=options.permutations,
+            random_seed=options.random_seed,
         )
     except ValueError as error:
-        return None, question, [f"Gray matter was not tested voxel by voxel ({words}): {error}"]
+        return None, question, [*notes, f"Gray matter was not tested voxel by voxel ({words}): {error}"]
+    if found.cut:
+        names = [str(analysis.volumes["participant_id"].iloc[used[place][0]]) for place in found.cut]
+        notes.append(
+            "Voxel-based morphometry: left out, as the scans show a part of the brain only, are"
+            f" {enumerate_words(names)}."
+        )
+    return found, question, notes
+
+
+def _left_out(analysis: Analysis, with_map: int, unknown: Sequence[str], used: int) -> list[str]:
+    """A word on subjects that voxel-based morphometry cannot use."""
+    notes = []
+    subjects = analysis.volumes["participant_id"].nunique()
+    if with_map < subjects:
+        notes.append(
+            f"Voxel-based morphometry: {subjects - with_map} of {subjects} subjects have no map of modulated gray"
+            " matter (earlier versions wrote none; nor is there one without MNI images, or where gray and white matter"
+            " cannot be told apart)."
+        )
+    if used < with_map:
+        why = enumerate_words(unknown)
+        notes.append(
+            f"Voxel-based morphometry: {with_map - used} of {with_map} subjects are left out for want of {why}."
+        )
+    return notes
 
 
 def _adjusted_for(rows: pd.DataFrame, tested: str, names: Sequence[str | None]) -> tuple[np.ndarray, np.ndarray | None]:
-    """Which rows are known in all columns, and the columns of these as numbers; None where none differs."""
+    """Which rows are known in all columns, and the columns of these as numbers; None where there are none."""
     columns = [name for name in names if name]
     known = rows[[tested, *columns]].notna().all(axis=1).to_numpy()
-    used = rows.loc[known, columns]
-    factors = [name for name in columns if isinstance(used[name].dtype, pd.CategoricalDtype)]
-    confounds = pd.get_dummies(used, columns=factors, drop_first=True).to_numpy(float)
-    if len(confounds):
-        confounds = confounds[:, np.ptp(confounds, axis=0) > 0]
-    return known, confounds if confounds.size else None
+    parts = []
+    for name in columns:
+        column = rows.loc[known, name]
+        if isinstance(column.dtype, pd.CategoricalDtype):
+            parts.append(pd.get_dummies(column.cat.remove_unused_categories(), drop_first=True).to_numpy(float))
+        else:
+            parts.append(column.to_numpy(float)[:, None])
+    return known, np.hstack(parts) if parts else None
 
 
 def _write_difference(out_dir: Path, found: DifferenceMap, analysis: Analysis, about: dict[str, Any]) -> Picture:
@@ -222,21 +249,26 @@ def _write_effect(out_dir: Path, found: EffectMap, question: _Question | None, a
     test = {"Subjects": found.subjects, "Permutations": found.permutations, "AdjustedFor": list(question.adjusted),
             "MlTested": round(found.tested_ml, 1), "MlBelow0.05": round(found.significant_ml, 1)}  # fmt: skip
     about[names[0]] = {
-        "Description": f"Volume of gray matter, smoothed by {FWHM_MM:g} mm: t, {question.words}.",
+        "Description": f"Volume of gray matter, smoothed by {FWHM_MM:g} mm, in voxels of 3 mm: t, {question.words}.",
         **test,
     }
-    about[names[1]] = {"Description": "-log10 of the p-value, corrected for all voxels by permutation.", **test}
+    about[names[1]] = {
+        "Description": "-log10 of the two-sided p-value, corrected for all voxels by permutation, in voxels of 3 mm.",
+        **test,
+    }
     values = np.asarray(found.t.dataobj)
     reach = max(float(np.abs(values).max()), 1.0)
     place = ", ".join(f"{value:.0f}" for value in found.peak_mm).replace("-", "−")
-    extent = f"{found.significant_ml:.0f} of {found.tested_ml:.0f} ml differ" if found.significant_ml else (
-        f"no voxel differs (smallest corrected p {found.smallest_p:.3f})"
-    )  # fmt: skip
+    if found.significant_ml:
+        some = f"{found.significant_ml:.{0 if found.significant_ml >= 10 else 1 if found.significant_ml >= 1 else 2}f}"
+        extent = f"{some} of {found.tested_ml:.0f} ml are significant at 0.05 (outlined)"
+    else:
+        extent = f"no voxel is significant at 0.05 (smallest corrected p {found.smallest_p:.3f})"
     adjusted = f", adjusted for {enumerate_words(question.adjusted)}" if question.adjusted else ""
     caption = (
         f"Voxel-based morphometry of {count_of(found.subjects, 'subject')}: volume of gray matter around each voxel"
-        f" (modulated, smoothed by {FWHM_MM:g} mm){adjusted}. {found.permutations} permutations, corrected for all"
-        f" voxels: {extent} at 0.05 (outlined). The t farthest from 0 is {found.peak_t:.1f} at {place} mm."
+        f" (modulated, smoothed by {FWHM_MM:g} mm){adjusted}. {found.permutations} permutations, two-sided, corrected"
+        f" for all voxels: {extent}. The t farthest from 0 is {found.peak_t:.1f} at {place} mm."
     ).replace(" -", " −")
     figure = slices(
         [(values, "RdBu_r", -reach, reach, "t")],

@@ -222,7 +222,7 @@ def _regions(load: Mapping[str, str], layout: Mapping[str, Any]) -> tuple[tuple[
 
 
 def _lobes(load: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    volumes = {lobe: number(load.get(f"{lobe}_lobe_mm3")) or 0.0 for lobe in LOBES}
+    volumes = {lobe: number(load.get(f"lesion_{lobe}_lobe_mm3")) or 0.0 for lobe in LOBES}
     found = sorted((lobe for lobe in LOBES if volumes[lobe] > 0), key=lambda lobe: -volumes[lobe])
     return tuple((lobe, f"{millilitres(volumes[lobe])}\u00a0ml") for lobe in found)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -156,8 +157,9 @@ def lesions(
     if "volume_mm3" not in single:
         return table
     summed = cohort.lesion_summary(single) if len(single) else pd.DataFrame(columns=cohort.KEYS)
-    if len(loads.columns):  # regions are told there
-        summed = summed.drop(columns=[name for name in summed if name.startswith(("lesion_region_", "lesion_largest"))])
+    if len(loads.columns):  # regions, and the volumes by lobe, are told there
+        told = re.compile(r"lesion_region_|lesion_lobe_.*_mm3|lesion_largest")
+        summed = summed.drop(columns=[name for name in summed if told.match(name)])
     summed = summed[[name for name in summed if name in cohort.KEYS or name not in table]]
     keys = table[cohort.KEYS].astype(object).fillna("")
     beside = keys.merge(summed, on=cohort.KEYS, how="left").drop(columns=cohort.KEYS)

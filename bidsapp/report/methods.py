@@ -105,6 +105,7 @@ def session_facts(session: Session) -> dict[str, Any]:
         "others": enumerate_words(others),
         "coregistered": "yes" if others else "no",
         "lesions": "yes" if lesions else "no",
+        "cortex": "yes" if "cortex" in session.tables else "no",
         "separable": "no" if "gm_mm3" in record["not_measured"] else "yes",
     }
 

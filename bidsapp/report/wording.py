@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -146,7 +146,7 @@ def file_size(size: float) -> str:
     return f"{size / 1e3:.0f}\u00a0kB" if size < 1e6 else f"{size / 1e6:.1f}\u00a0MB"
 
 
-def enumerate_words(words: list[str]) -> str:
+def enumerate_words(words: Sequence[str]) -> str:
     """Join as in a sentence.
 
     Examples

@@ -57,6 +57,9 @@ def test_several_outcomes_and_all(merged):
     assert [one.outcome for one in parse("gm, tiv ~ age", columns)] == ["gm", "tiv"]
     regions = parse("Cortex ~ age", [*columns, "left_insula"], measures=["gm"], regions=["left_insula"])
     assert [one.text for one in regions] == ["left_insula ~ age"]
+    with pytest.raises(FormulaError, match="no session has a table of cortical regions"):
+        parse("cortex ~ age", columns, measures=["gm"])
+    assert [one.outcome for one in parse("cortex ~ age", [*columns, "Cortex"], regions=["left_insula"])] == ["Cortex"]
     every = parse("all ~ age + tiv", columns, measures=["gm", "tiv", "left_hippocampus"])
     assert [one.outcome for one in every] == ["gm", "left_hippocampus"]  # tiv stands on the right
 

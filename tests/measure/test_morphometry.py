@@ -87,6 +87,36 @@ def test_false_positives_are_as_many_as_allowed(cohort, rng):
     assert sum(morphometry(paths, one, permutations=99).smallest_p <= 0.05 for one in tests) < 7
 
 
+def test_a_scan_that_is_cut_is_no_loss(cohort):
+    """The top third of four patients' heads lies beyond the field of view; nobody has lost anything."""
+    second = np.arange(SUBJECTS) >= 12
+    paths = cohort(np.zeros(SUBJECTS))
+    for path in paths[12:14]:  # two of 24: they are left out
+        gm = nib.load(path).get_fdata(dtype=np.float32)
+        gm[:, :, 26:] = 0
+        nib.save(nib.Nifti1Image(gm, AFFINE), path)
+    found = morphometry(paths, second, permutations=100)
+    assert found.cut == (12, 13) and found.subjects == 22 and found.smallest_p > 0.05
+    before = found.tested_ml
+    for path in paths[2:6]:  # six of 24: what so many do not show is not tested
+        gm = nib.load(path).get_fdata(dtype=np.float32)
+        gm[:, :, 26:] = 0
+        nib.save(nib.Nifti1Image(gm, AFFINE), path)
+    found = morphometry(paths, second, permutations=100)
+    assert found.cut == () and found.tested_ml < 0.85 * before
+    top = np.asarray(found.log_p.dataobj)[:, :, 34:]
+    assert not top.any()
+
+
+def test_confounds_that_determine_each_other_are_used_once(cohort):
+    """All women at one site: the group can be told from both all the same."""
+    second, site = np.arange(SUBJECTS) % 2 == 0, (np.arange(SUBJECTS) < 12).astype(float)
+    twice = np.c_[site, 1 - site, np.ones(SUBJECTS)]
+    paths = cohort(0.2 * second)
+    found = [morphometry(paths, second, confounds=some, permutations=50) for some in (twice, site[:, None])]
+    assert found[0].peak_t == pytest.approx(found[1].peak_t, rel=1e-6) and found[0].smallest_p < 0.05
+
+
 def test_what_cannot_be_tested_is_refused(cohort, tmp_path):
     paths = cohort(np.zeros(SUBJECTS))
     with pytest.raises(ValueError, match="4 subjects with a map in the smaller group"):
@@ -95,6 +125,8 @@ def test_what_cannot_be_tested_is_refused(cohort, tmp_path):
         morphometry(paths[:9], np.arange(9.0))
     with pytest.raises(ValueError, match="determined by what is adjusted for"):
         morphometry(paths, np.arange(24.0), confounds=2 * np.arange(24.0)[:, None])
+    with pytest.raises(ValueError, match="24 subjects leave 3 degrees of freedom"):
+        morphometry(paths, np.arange(SUBJECTS) < 12, confounds=np.random.default_rng(0).normal(size=(24, 19)))
     nib.save(nib.Nifti1Image(np.zeros((3, 4, 5), np.float32), AFFINE), paths[3])
     with pytest.raises(ValueError, match=r"03.nii.gz: lies on another grid"):
         morphometry(paths, np.arange(SUBJECTS) < 12)

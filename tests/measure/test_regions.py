@@ -220,8 +220,10 @@ def test_the_load_recomputed_without_the_table(rng):
     assert (counts["tiny_count"], counts["small_count"], counts["medium_count"]) == (2, 3, 0)  # 11.9, 17.8 ... mm3
     assert row["t1w_hypointense_count"] is None and row["lesion_load_percent_wm"] is None
     # 6 at the ventricle and half of the 8 at the cortex; the other half and the 4 far from everything
-    assert row["frontal_lobe_mm3"] == pytest.approx(10 * voxel) and row["parietal_lobe_mm3"] == pytest.approx(8 * voxel)
-    assert row["temporal_lobe_mm3"] == 0
+    assert row["lesion_frontal_lobe_mm3"] == pytest.approx(10 * voxel) and row[
+        "lesion_parietal_lobe_mm3"
+    ] == pytest.approx(8 * voxel)
+    assert row["lesion_temporal_lobe_mm3"] == 0
     lobe_of = dict(zip(table["region"], table["lobe"], strict=True))
     assert lobe_of == {
         "infratentorial": "none", "deep_gray_matter": "none", "periventricular": "frontal", "juxtacortical": "frontal",

@@ -366,7 +366,12 @@ def test_lobes_and_cortical_regions_have_tables(tmp_path, write_session):
     volumes = dict.fromkeys(VOLUME_COLUMNS, "100000") | dict.fromkeys(STRUCTURE_COLUMNS, "1000")
     volumes |= dict.fromkeys(LOBE_COLUMNS, "50000") | {"left_frontal_cortex_mm3": "60000"}
     cortex = dict.fromkeys(CORTEX_COLUMNS, "2000") | {"left_precuneus_mm3": "6000", "right_precuneus_mm3": "4000"}
-    load = {"lesion_mm3": "10000", "frontal_lobe_mm3": "4000", "parietal_lobe_mm3": "6000", "temporal_lobe_mm3": "0"}
+    load = {
+        "lesion_mm3": "10000",
+        "lesion_frontal_lobe_mm3": "4000",
+        "lesion_parietal_lobe_mm3": "6000",
+        "lesion_temporal_lobe_mm3": "0",
+    }
     pictures = ("brain", "tissue", "structures", "cortex", "lesion", "registration")
     write_session("01", volumes=volumes, cortex=cortex, load=load, pictures=pictures)
     text = " ".join(page_of(tmp_path).text.split())

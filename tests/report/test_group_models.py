@@ -180,6 +180,52 @@ def test_maps_and_figures(tmp_path, cohort):
     assert first == {path.name: path.read_bytes() for path in (tmp_path / "group_figures").iterdir()}
 
 
+def write_gray_matter(tmp_path, subjects, loss):
+    """Modulated maps of 24 subjects' first `subjects`, with `loss(i)` less in one corner."""
+    for i in range(subjects):
+        gm = 0.5 + 0.05 * np.random.default_rng(i).random((20, 24, 22))
+        gm[12:, 12:, 12:] -= loss(i)
+        start = tmp_path / f"sub-{i:02}" / "anat" / f"sub-{i:02}_space-{TEMPLATE}"
+        nib.save(nib.Nifti1Image(gm.astype(np.float32), np.eye(4)), f"{start}_label-GM_desc-modulated_probseg.nii.gz")
+
+
+def about_t(tmp_path):
+    about = json.loads((tmp_path / "group_maps" / "group_maps.json").read_text())
+    return next(text for name, text in about.items() if "GM_desc-t_" in name)
+
+
+def test_gray_matter_with_nothing_to_adjust_for(tmp_path, cohort):
+    write_gray_matter(tmp_path, 24, lambda i: 0.2 * (i % 2))
+    people = pd.read_csv(cohort / "participants.tsv", sep="\t")
+    people[["participant_id", "group"]].to_csv(cohort / "participants.tsv", sep="\t", index=False)
+    page, _ = run(tmp_path, cohort, permutations=60)
+    assert about_t(tmp_path)["AdjustedFor"] == ["tiv"] and "ml are significant" in page
+
+
+def test_gray_matter_and_age_know_of_three_groups(tmp_path, cohort):
+    """The old are ill and the ill lose: age itself does nothing."""
+    write_gray_matter(tmp_path, 24, lambda i: 0.1 * (i // 8))
+    people = pd.read_csv(cohort / "participants.tsv", sep="\t")
+    people["group"] = [["HC", "MCI", "AD"][i // 8] for i in range(24)]
+    people.drop(columns=["scanner", "sex"]).to_csv(cohort / "participants.tsv", sep="\t", index=False)
+    page, _ = run(tmp_path, cohort, permutations=60)
+    assert about_t(tmp_path)["AdjustedFor"] == ["group", "tiv"] and about_t(tmp_path)["MlBelow0.05"] == 0
+    assert "Gray matter was tested with age: group has 3 levels" in page and "no voxel is significant" in page
+
+
+def test_subjects_that_morphometry_leaves_out_are_told(tmp_path, cohort):
+    write_gray_matter(tmp_path, 22, lambda i: 0.2 * (i % 2))
+    people = pd.read_csv(cohort / "participants.tsv", sep="\t")
+    people["scanner"] = ["c"] * 3 + people["scanner"].to_list()[3:]  # the first level has no known age
+    people["age"] = people["age"].astype(object)
+    people.loc[:2, "age"] = "n/a"
+    people.to_csv(cohort / "participants.tsv", sep="\t", index=False)
+    page, _ = run(tmp_path, cohort, permutations=60)
+    assert about_t(tmp_path)["Subjects"] == 19
+    assert "2 of 24 subjects have no map of modulated gray matter" in page
+    assert "3 of 22 subjects are left out for want of age" in page
+
+
 def test_dollars_in_the_name_of_a_group_are_text(tmp_path, cohort):
     people = cohort / "participants.tsv"
     people.write_text(people.read_text().replace("\tMS\t", "\tMS$x_$\t"))
