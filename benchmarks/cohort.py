@@ -305,7 +305,7 @@ def _write_images(folder: Path, name: str, row: dict, rng: np.random.Generator) 
     start = f"{name}_space-MNI152NLin2009aSym"
     nib.save(nib.Nifti1Image(mask, affine), folder / f"{start}_label-lesion_mask.nii.gz")
     # A few maps serve all subjects: reading them takes as long as if they were different.
-    gray = _gray_matter(folder.parents[1] / ".maps", int(rng.integers(4)))
+    gray = _gray_matter(folder.parents[1] / ".maps", int(rng.integers(16)))
     for end in ("label-GM_probseg", "label-GM_desc-modulated_probseg"):
         os.link(gray, folder / f"{start}_{end}.nii.gz")
 
@@ -324,13 +324,13 @@ def _white_matter() -> tuple[np.ndarray, tuple[int, ...], np.ndarray]:
 
 @cache
 def _gray_matter(folder: Path, shift: int) -> Path:
-    """A GM map on disk: the template's, moved a little."""
+    """A GM map on disk: the template's, moved a little, one of sixteen."""
     import nibabel as nib
 
     from bidsapp.image.template import load_template
 
     priors = load_template().priors
-    moved = np.roll(np.asarray(priors.dataobj[..., 0]), shift, axis=0)
+    moved = np.roll(np.asarray(priors.dataobj[..., 0]), (shift % 4, shift // 4), axis=(0, 1))
     folder.mkdir(exist_ok=True)
     path = folder / f"gm{shift}.nii.gz"
     nib.save(nib.Nifti1Image(np.round(moved, 3).astype(np.float32), priors.affine), path)

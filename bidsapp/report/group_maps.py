@@ -28,6 +28,8 @@ TISSUES = ("GM", "WM", "CSF")
 #: Images by the end of their names.
 ENDS = {"lesion": "label-lesion_mask", **{tissue: f"label-{tissue}_probseg" for tissue in TISSUES}}
 MODULATED = "modulated GM"
+#: Smaller t of morphometry are left clear, so that the anatomy is seen.
+SHOWN_T = 2.0
 ENDS[MODULATED] = "label-GM_desc-modulated_probseg"
 #: Of the packaged template (docs/architecture.md).
 TEMPLATE_SHAPE = (197, 233, 189)
@@ -268,10 +270,11 @@ def _write_effect(out_dir: Path, found: EffectMap, question: _Question | None, a
     caption = (
         f"Voxel-based morphometry of {count_of(found.subjects, 'subject')}: volume of gray matter around each voxel"
         f" (modulated, smoothed by {FWHM_MM:g} mm){adjusted}. {found.permutations} permutations, two-sided, corrected"
-        f" for all voxels: {extent}. The t farthest from 0 is {found.peak_t:.1f} at {place} mm."
+        f" for all voxels: {extent}. Colored where t is beyond ±{SHOWN_T:g}; the t farthest from 0 is {found.peak_t:.1f} at"
+        f" {place} mm."
     ).replace(" -", " −")
     figure = slices(
-        [(values, "RdBu_r", -reach, reach, "t")],
+        [(np.where(np.abs(values) >= SHOWN_T, values, 0), "RdBu_r", -reach, reach, "t")],
         background=_background(found.t),
         contour=np.asarray(found.log_p.dataobj),
     )
