@@ -21,7 +21,7 @@ from bidsapp.measure.morphometry import FWHM_MM, EffectMap, morphometry
 from bidsapp.report.analysis import Analysis, Options
 from bidsapp.report.group import Picture
 from bidsapp.report.group_figures import save, slices
-from bidsapp.report.wording import count_of, enumerate_words
+from bidsapp.report.wording import count_of, enumerate_words, millilitres
 
 FOLDER = "group_maps"
 TISSUES = ("GM", "WM", "CSF")
@@ -262,16 +262,17 @@ def _write_effect(out_dir: Path, found: EffectMap, question: _Question | None, a
     reach = max(float(np.abs(values).max()), 1.0)
     place = ", ".join(f"{value:.0f}" for value in found.peak_mm).replace("-", "−")
     if found.significant_ml:
-        some = f"{found.significant_ml:.{0 if found.significant_ml >= 10 else 1 if found.significant_ml >= 1 else 2}f}"
-        extent = f"{some} of {found.tested_ml:.0f} ml are significant at 0.05 (outlined)"
+        extent = (
+            f"{millilitres(1000 * found.significant_ml)} of {found.tested_ml:.0f} ml are significant at 0.05 (outlined)"
+        )
     else:
         extent = f"no voxel is significant at 0.05 (smallest corrected p {found.smallest_p:.3f})"
     adjusted = f", adjusted for {enumerate_words(question.adjusted)}" if question.adjusted else ""
     caption = (
         f"Voxel-based morphometry of {count_of(found.subjects, 'subject')}: volume of gray matter around each voxel"
         f" (modulated, smoothed by {FWHM_MM:g} mm){adjusted}. {found.permutations} permutations, two-sided, corrected"
-        f" for all voxels: {extent}. Colored where t is beyond ±{SHOWN_T:g}; the t farthest from 0 is {found.peak_t:.1f} at"
-        f" {place} mm."
+        f" for all voxels: {extent}. Colored where t is beyond ±{SHOWN_T:g}; the t farthest from 0 is"
+        f" {found.peak_t:.1f} at {place} mm."
     ).replace(" -", " −")
     figure = slices(
         [(np.where(np.abs(values) >= SHOWN_T, values, 0), "RdBu_r", -reach, reach, "t")],
