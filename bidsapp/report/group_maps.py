@@ -80,10 +80,10 @@ def make_maps(
     notes += why
     if difference is not None:
         pictures.append(_write_difference(out_dir, difference, analysis, about))
-    effect, question, why = _morphometry(images.get(MODULATED, []), analysis, options)
+    effect, why = _morphometry(images.get(MODULATED, []), analysis, options)
     notes += why
     if effect is not None:
-        pictures.append(_write_effect(out_dir, effect, question, about))
+        pictures.append(_write_effect(out_dir, *effect, about))
     write(out_dir / FOLDER / "group_maps.json", json.dumps(about, indent=2) + "\n")
     return pictures, notes
 
@@ -135,27 +135,26 @@ def _difference(
 
 @dataclass(frozen=True)
 class _Question:
-    """What morphometry asks: of which column, in words, and adjusted for which others."""
+    """What morphometry asks, in words, and adjusted for which columns."""
 
-    tested: str
     words: str
     adjusted: tuple[str, ...]
 
 
 def _morphometry(
     images: Sequence[tuple[int, Path]], analysis: Analysis, options: Options
-) -> tuple[EffectMap | None, _Question | None, list[str]]:
+) -> tuple[tuple[EffectMap, _Question] | None, list[str]]:
     """Gray matter and the group, where it has two levels; else gray matter and age, whatever the group."""
     design = analysis.design
     if not images:
-        return None, None, []
+        return None, []
     levels = list(analysis.frame[design.group].cat.categories) if design.group else []
     column = design.group if len(levels) == 2 else design.age
     if column is None:
-        return None, None, ["Gray matter was not tested voxel by voxel: there are neither two groups nor ages."]
+        return None, ["Gray matter was not tested voxel by voxel: there are neither two groups nor ages."]
     words = f"{levels[1]} minus {levels[0]}" if column == design.group else f"with {column}"
     known_as = [name for name in (design.group, design.age, design.sex, design.site, design.tiv) if name]
-    question = _Question(column, words, tuple(name for name in known_as if name != column))
+    question = _Question(words, tuple(name for name in known_as if name != column))
     rows = analysis.frame.iloc[[place for place, _ in images]]
     known, confounds = _adjusted_for(rows, column, question.adjusted)
     used = [one for one, use in zip(images, known, strict=True) if use]
@@ -172,14 +171,14 @@ def _morphometry(
             random_seed=options.random_seed,
         )
     except ValueError as error:
-        return None, question, [*notes, f"Gray matter was not tested voxel by voxel ({words}): {error}"]
+        return None, [*notes, f"Gray matter was not tested voxel by voxel ({words}): {error}"]
     if found.cut:
         names = [str(analysis.volumes["participant_id"].iloc[used[place][0]]) for place in found.cut]
         notes.append(
             "Voxel-based morphometry: left out, as the scans show a part of the brain only, are"
             f" {enumerate_words(names)}."
         )
-    return found, question, notes
+    return (found, question), notes
 
 
 def _left_out(analysis: Analysis, with_map: int, unknown: Sequence[str], used: int) -> list[str]:
@@ -243,8 +242,7 @@ def _write_difference(out_dir: Path, found: DifferenceMap, analysis: Analysis, a
     return _picture(out_dir, "group_lesion_difference", figure, title, caption, names)
 
 
-def _write_effect(out_dir: Path, found: EffectMap, question: _Question | None, about: dict[str, Any]) -> Picture:
-    assert question is not None
+def _write_effect(out_dir: Path, found: EffectMap, question: _Question, about: dict[str, Any]) -> Picture:
     names = [f"{_START}_label-GM_desc-{desc}_map.nii.gz" for desc in ("t", "tlogp")]
     write_image(_rounded(found.t), out_dir / FOLDER / names[0])
     write_image(_rounded(found.log_p), out_dir / FOLDER / names[1])
