@@ -53,6 +53,7 @@ class _CarryInput(BaseInterfaceInputSpec):
     to_subject = File(exists=True, mandatory=True)
     preprocessed = traits.List(File(exists=True), mandatory=True, desc="native grid, reference first")
     grids = traits.List(traits.Enum("native", "mni"), mandatory=True)
+    fill_lesions = traits.Bool(False, usedefault=True, desc="of a T1w, where lesions are those of white matter")
     flair_file = File(exists=True, desc="harmonised FLAIR, where it is not the reference")
     flair_work_file = File(exists=True)
     flair_transform = File(exists=True, desc="rigid, resamples the FLAIR onto the reference")
@@ -71,6 +72,7 @@ class Carry(SimpleInterface):
     def _run_interface(self, runtime):
         from bidsapp.image import results
         from bidsapp.image.cortex import cortical_regions
+        from bidsapp.image.filling import fill_lesions
         from bidsapp.image.register import Resampler, read_itk_affine
         from bidsapp.image.save import as_int16, as_probability, write_image
         from bidsapp.image.template import load_template
@@ -89,6 +91,10 @@ class Carry(SimpleInterface):
         if "native" in inputs.grids:
             images |= _named(results.on_native(found, load(inputs.reference_file)), "native", separable=found.separable)
             images["native_cortex"] = cortical_regions(images["native_structures"], load(inputs.to_subject))
+            if inputs.fill_lesions and lesions and found.separable:
+                images["native_filled"] = fill_lesions(
+                    load(inputs.reference_file), images["native_lesion_mask"], images["native_tissue_WM"]
+                )
         if "mni" in inputs.grids:
             onto_template = Resampler(load_template(1).t1, load(inputs.to_template))
             images |= _named(results.in_template(found, onto_template), "mni", separable=found.separable)
@@ -440,6 +446,14 @@ class WriteSession(SimpleInterface):
                 {
                     "Description": "Share of GM in each voxel times the determinant of the Jacobian of the deformation"
                     " to the subject: its sum is the subject's volume. No probability: it may exceed 1."
+                },
+            ),
+            "filled": (
+                f"desc-lesionfilled_{reference}",
+                {
+                    "SkullStripped": False,
+                    "Description": "The scan as it is, but for the lesions: they have the brightness and the noise of"
+                    " the white matter around them (after Battaglini et al. 2012, Hum Brain Mapp 33:2062).",
                 },
             ),
             "preproc": (f"desc-preproc_{reference}", {"SkullStripped": False, "Description": "Preprocessed scan."}),

@@ -13,6 +13,7 @@ from nipype.interfaces.base import BaseInterface
 from nipype.pipeline import engine as pe
 
 from bidsapp.bids import ScanChoice, SessionInputs
+from bidsapp.cards import WHITE_MATTER
 from bidsapp.config import Config
 from bidsapp.image.load import read_grid
 from bidsapp.interfaces.compartments import DivideLesions
@@ -352,7 +353,9 @@ def _output_nodes(
     reference = scans[inputs.reference.contrast]
     preproc = merge(workflow, [(scans[name].normalize, "native_out") for name in inputs.contrasts], "preprocessed")
     size = reference.size
-    carries = [_node(Carry(grids=["native"]), "carry", size, memory="carry")]
+    own_kind = (chosen.own_lesion_model or {}).get("lesion_kind", WHITE_MATTER)
+    fill = inputs.reference.contrast == "T1w" and own_kind == WHITE_MATTER
+    carries = [_node(Carry(grids=["native"], fill_lesions=fill), "carry", size, memory="carry")]
     if TEMPLATE in config.output_spaces:  # a node of its own: it takes as long as all that needs the native grid
         carries.append(_node(Carry(grids=["mni"]), "carry_mni", size, memory="carry"))
     carry = carries[0]
