@@ -25,12 +25,15 @@ from bidsapp.report.wording import count_of, enumerate_words, millilitres
 
 FOLDER = "group_maps"
 TISSUES = ("GM", "WM", "CSF")
-#: Images by the end of their names.
-ENDS = {"lesion": "label-lesion_mask", **{tissue: f"label-{tissue}_probseg" for tissue in TISSUES}}
 MODULATED = "modulated GM"
+#: Images by the end of their names.
+ENDS = {
+    "lesion": "label-lesion_mask",
+    **{tissue: f"label-{tissue}_probseg" for tissue in TISSUES},
+    MODULATED: "label-GM_desc-modulated_probseg",
+}
 #: Smaller t of morphometry are left clear, so that the anatomy is seen.
 SHOWN_T = 2.0
-ENDS[MODULATED] = "label-GM_desc-modulated_probseg"
 #: Of the packaged template (docs/architecture.md).
 TEMPLATE_SHAPE = (197, 233, 189)
 _START = f"group_space-{TEMPLATE}"
@@ -39,9 +42,9 @@ _START = f"group_space-{TEMPLATE}"
 def make_maps(
     out_dir: Path, analysis: Analysis, options: Options, *, say: Callable[[str], None], write: Any
 ) -> tuple[list[Picture], list[str]]:
-    """Write lesion frequency, mean tissue maps and the difference of two groups, where MNI images are there.
+    """Write lesion frequency, mean tissue maps, the difference of two groups, and voxel-based morphometry.
 
-    One session of each subject counts, the first with the image in question.
+    Of images in MNI space, as far as they are there; one session of each subject, the first with the image in question.
 
     Returns
     -------
