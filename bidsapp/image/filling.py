@@ -7,7 +7,7 @@ import numpy as np
 from nibabel.affines import voxel_sizes
 from scipy import ndimage
 
-from bidsapp.image.grid import bounding_box
+from bidsapp.image.grid import bounding_box, on_grid
 
 #: White matter in the neighbourhood is weighted by a Gaussian of this standard deviation (mm) ...
 NEIGHBOURHOOD_MM = 4.0
@@ -90,5 +90,5 @@ def _as_stored(data: np.ndarray, scan: nib.Nifti1Image) -> nib.Nifti1Image:
             and original.max() < limits.max
             and np.array_equal(original, np.round(original))
         ):
-            return nib.Nifti1Image(np.clip(np.round(data), limits.min, limits.max).astype(kind), scan.affine)
-    return nib.Nifti1Image(data, scan.affine)
+            return on_grid(np.clip(np.round(data), limits.min, limits.max).astype(kind), scan)
+    return on_grid(data, scan)
