@@ -125,7 +125,8 @@ def beside_volumes(
 ) -> tuple[pd.DataFrame, dict[str, Mapping[str, Any]]]:
     """Another table of one row per session, in the rows of `merged` and without its `measures`, and its dictionary.
 
-    `kind` is "load" (of lesions, by region, lobe and size) or "cortex" (the cortical regions).
+    `kind` is "load" (of lesions, by region, lobe and size) or "cortex" (the cortical regions): all numbers; a cell that
+    is none is n/a.
     """
     frames, about = [], {}
     for session in sessions:
@@ -141,7 +142,7 @@ def beside_volumes(
     found[cohort.KEYS] = found[cohort.KEYS].astype(object).fillna("")
     keys = merged[cohort.KEYS].astype(object).fillna("")
     beside = keys.merge(found, on=cohort.KEYS, how="left").drop(columns=cohort.KEYS)
-    return beside.set_index(merged.index).apply(cohort.numeric_if_possible), about
+    return beside.set_index(merged.index).apply(pd.to_numeric, errors="coerce"), about
 
 
 def lesions(
