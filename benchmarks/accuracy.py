@@ -26,6 +26,7 @@ from bidsapp import labels
 from bidsapp.bids import CORTEX_ATLAS
 from bidsapp.image.itk import read_itk_affine
 from bidsapp.measure.agreement import agreement
+from bidsapp.measure.raters import pairwise_dice
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -441,7 +442,7 @@ def _against_freesurfer(places: Places, kind: str) -> tuple[str, nib.Nifti1Image
 
 
 def _mean_dice(cases: Iterable[Case]) -> float:
-    return float(np.mean([agreement(c.reference, c.prediction, voxel_size_mm=c.voxel_size_mm).dsc for c in cases]))
+    return float(np.mean([pairwise_dice([case.reference, case.prediction])[0, 1] for case in cases]))
 
 
 def _volumes(places: Places, name: str, session: str) -> pd.Series:

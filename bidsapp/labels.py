@@ -67,14 +67,20 @@ class Structure:
         """Rows of the look-up table, left first."""
         if not self.sided:
             return (Label(self.left, self.name, self.name, self.color),)
-        sides = (("left", self.left), ("right", self.right))
-        return tuple(Label(index, f"{side} {self.name}", f"{side[0].upper()}-{self.name}", self.color)
-                     for side, index in sides)  # fmt: skip
+        return _both_sides(self.name, self.left, self.right, self.color)
 
     @property
     def columns(self) -> tuple[str, ...]:
         """Names of its volumes in tables."""
-        return tuple(f"{label.name.lower().replace(' ', '_')}_mm3" for label in self.labels)
+        return tuple(_volume_column(label) for label in self.labels)
+
+
+def _both_sides(name: str, left: int, right: int, color: str) -> tuple[Label, Label]:
+    return Label(left, f"left {name}", f"L-{name}", color), Label(right, f"right {name}", f"R-{name}", color)
+
+
+def _volume_column(label: Label) -> str:
+    return f"{label.name.lower().replace(' ', '_')}_mm3"
 
 
 STRUCTURES = (
@@ -134,17 +140,14 @@ class CorticalRegion:
     @property
     def labels(self) -> tuple[Label, Label]:
         """Rows of the look-up table, left first."""
-        left, right = (
-            Label(start + self.index, f"{side} {self.name}", f"{side[0].upper()}-{self.name}", self.color)
-            for side, start in CORTEX_SIDES.items()
-        )
-        return left, right
+        left, right = (start + self.index for start in CORTEX_SIDES.values())
+        return _both_sides(self.name, left, right, self.color)
 
     @property
     def columns(self) -> tuple[str, str]:
         """Names of its volumes in tables, left first."""
-        left, right = (f"{label.name.replace(' ', '_')}_mm3" for label in self.labels)
-        return left, right
+        left, right = self.labels
+        return _volume_column(left), _volume_column(right)
 
 
 #: What FreeSurfer adds to the number of a cortical region.

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage
 
+from bidsapp.image.grid import on_grid
 from bidsapp.image.register import resample
 from bidsapp.image.save import write_image
 from bidsapp.image.template import load_template
@@ -42,8 +43,8 @@ def main(source: Path) -> None:
     regions = _nearest(_smoothed(drawn))
     regions[_far(np.asarray(load_template(1).mask.dataobj) > 0)] = 0
     regions = _symmetric(regions)
-    write_image(_like(regions, grid), FOLDER / "desikan_killiany.nii.gz")
-    write_image(_like(_symmetric(_lobes(regions, drawn)), grid).slicer[::2, ::2, ::2], FOLDER / "lobes.nii.gz")
+    write_image(on_grid(regions, grid), FOLDER / "desikan_killiany.nii.gz")
+    write_image(on_grid(_symmetric(_lobes(regions, drawn)), grid).slicer[::2, ::2, ::2], FOLDER / "lobes.nii.gz")
 
 
 def _on_one_side(source: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -97,14 +98,6 @@ def _nearest(labels: np.ndarray) -> np.ndarray:
 
 def _far(mask: np.ndarray) -> np.ndarray:
     return np.asarray(ndimage.distance_transform_edt(~mask) > MARGIN_MM)
-
-
-def _like(labels: np.ndarray, grid: nib.Nifti1Image) -> nib.Nifti1Image:
-    img = nib.Nifti1Image(labels, grid.affine)
-    img.set_sform(grid.affine, 4)
-    img.set_qform(grid.affine, 4)
-    img.header.set_xyzt_units("mm")
-    return img
 
 
 if __name__ == "__main__":

@@ -57,10 +57,11 @@ def cortical_regions(structures: nib.Nifti1Image, to_subject: nib.Nifti1Image | 
         3D int16, labels of `labels.CORTICAL_LOOKUP`. Cortex that is carried beyond the atlas stays cortex.
     """
     labels = np.asanyarray(structures.dataobj).astype(np.int16)
-    for side, cortex in (("left", CORTEX.left), ("right", CORTEX.right)):
-        where = np.nonzero(labels == cortex)
-        regions = nearest(template_regions(), structures.affine, where, to_subject).astype(np.int16)
-        labels[where] = np.where(regions > 0, CORTEX_SIDES[side] + regions, cortex)
+    where = np.nonzero((labels == CORTEX.left) | (labels == CORTEX.right))
+    cortex = labels[where]
+    regions = nearest(template_regions(), structures.affine, where, to_subject).astype(np.int16)
+    first = np.where(cortex == CORTEX.left, CORTEX_SIDES["left"], CORTEX_SIDES["right"])
+    labels[where] = np.where(regions > 0, first + regions, cortex)
     return on_grid(labels, structures)
 
 

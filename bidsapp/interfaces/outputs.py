@@ -96,12 +96,12 @@ class Carry(SimpleInterface):
                     load(inputs.reference_file), images["native_lesion_mask"], images["native_tissue_WM"]
                 )
         if "mni" in inputs.grids:
-            onto_template = Resampler(load_template(1).t1, load(inputs.to_template))
+            to_template = load(inputs.to_template)
+            onto_template = Resampler(load_template(1).t1, to_template)
             images |= _named(results.in_template(found, onto_template), "mni", separable=found.separable)
             images["mni_cortex"] = cortical_regions(images["mni_structures"])
             if found.separable:
-                gm = results.modulated(images["mni_tissue_GM"], load(inputs.to_template))
-                images["mni_modulated_GM"] = as_probability(gm)
+                images["mni_modulated_GM"] = as_probability(results.modulated(images["mni_tissue_GM"], to_template))
             images["mni_preproc"] = as_int16(onto_template(load(inputs.preprocessed[0])))
         if lesions and isdefined(inputs.flair_file):
             flair, flair_work = load(inputs.flair_file), load(inputs.flair_work_file)
@@ -392,10 +392,12 @@ class WriteSession(SimpleInterface):
 
         The session is locked. Where a run was killed while it wrote there is no record, but names that tell.
         """
+        from bidsapp.report.read import TABLES
+
         name = self.inputs.session["name"]
         earlier = bids.recorded_outputs(record_file, out_dir)
         record_file.unlink(missing_ok=True)
-        for table in ("volumes", "cortex", "lesions", "load", "qc"):
+        for table in TABLES:
             earlier += folder.glob(f"{name}_{table}.*")
         earlier += (out_dir / f"sub-{self.inputs.session['subject']}" / "figures").glob(f"{name}_desc-*.png")
         for path in (*earlier, *folder.glob(".*.tmp")):

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from bidsapp.image.mask import label_lesions
-from bidsapp.labels import CORTEX_SIDES, CORTICAL_REGIONS, EXTRA_AXIAL_CSF, LOBES, STRUCTURES
+from bidsapp.labels import (
+    CORTEX_SIDES,
+    CORTICAL_REGIONS,
+    EXTRA_AXIAL_CSF,
+    LOBES,
+    STRUCTURES,
+    CorticalRegion,
+    Structure,
+)
 from bidsapp.measure.lesions import SHARED_LOAD_COLUMNS
 
 #: Data dictionary of what names the row of a table.
@@ -171,13 +179,8 @@ def structure_volumes(structures: np.ndarray, *, voxel_volume_mm3: float) -> dic
     dict
         mm3; 0 where a structure has no voxel.
     """
-    counts = np.bincount(structures.ravel(), minlength=256)
-    return {
-        column: float(counts[label.index]) * voxel_volume_mm3
-        for structure in STRUCTURES
-        if structure.left != EXTRA_AXIAL_CSF
-        for label, column in zip(structure.labels, structure.columns, strict=True)
-    }
+    inside = [structure for structure in STRUCTURES if structure.left != EXTRA_AXIAL_CSF]
+    return _label_volumes(structures, inside, voxel_volume_mm3=voxel_volume_mm3)
 
 
 def cortex_volumes(labels: np.ndarray, *, voxel_volume_mm3: float) -> dict[str, float]:
@@ -195,13 +198,16 @@ def cortex_volumes(labels: np.ndarray, *, voxel_volume_mm3: float) -> dict[str, 
     dict
         mm3; 0 where a region has no voxel.
     """
-    last = max(label.index for region in CORTICAL_REGIONS for label in region.labels)
-    counts = np.bincount(labels.ravel(), minlength=last + 1)
-    return {
-        column: float(counts[label.index]) * voxel_volume_mm3
-        for region in CORTICAL_REGIONS
-        for label, column in zip(region.labels, region.columns, strict=True)
-    }
+    return _label_volumes(labels, CORTICAL_REGIONS, voxel_volume_mm3=voxel_volume_mm3)
+
+
+def _label_volumes(
+    labels: np.ndarray, parts: Sequence[Structure | CorticalRegion], *, voxel_volume_mm3: float
+) -> dict[str, float]:
+    """Voxels of each label of the parts, times the voxel volume, by the name of its column."""
+    columns = {column: label.index for part in parts for label, column in zip(part.labels, part.columns, strict=True)}
+    counts = np.bincount(labels.ravel(), minlength=max(columns.values()) + 1)
+    return {column: float(counts[index]) * voxel_volume_mm3 for column, index in columns.items()}
 
 
 def lobe_volumes(regions: Mapping[str, float]) -> dict[str, float]:
