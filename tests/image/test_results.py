@@ -14,6 +14,7 @@ from bidsapp.image.results import (
     carry_points,
     in_template,
     lesions_on_scan,
+    modulated,
     on_native,
     with_sides,
 )
@@ -175,3 +176,14 @@ def test_specks_off_the_mask_are_dropped(found: Segmentation, scan: nib.Nifti1Im
     plain = np.asarray(on_native(found, scan).mask.dataobj)
     out = np.asarray(on_native(dataclasses.replace(found, mask=on_grid(mask, found.mask)), scan).mask.dataobj)
     np.testing.assert_array_equal(out, plain)
+
+
+def test_modulated_tissue_sums_up_to_the_volume_in_the_subject():
+    """A subject 1.2 times as long along each axis than the template: a ball of the template is 1.728 times as large."""
+    grid = nib.Nifti1Image(np.zeros((40, 42, 44), np.uint8), np.diag([1.0, 1.0, 1.0, 1.0]))
+    where = np.moveaxis(np.indices(grid.shape), 0, -1)
+    share = (np.linalg.norm(where - (20, 21, 22), axis=-1) < 10).astype(np.float32) * np.float32(0.5)
+    coarse = np.diag([2.0, 2.0, 2.0, 1.0])  # the field may lie on another grid
+    points = 2.0 * np.moveaxis(np.indices((22, 23, 24)), 0, -1)
+    found = modulated(nib.Nifti1Image(share, grid.affine), displacement_field(0.2 * points, coarse))
+    assert np.asarray(found.dataobj).sum() == pytest.approx(1.2**3 * share.sum(), rel=1e-4)
