@@ -26,12 +26,14 @@ class TrainConfig:
     task: str  # "brain" or "segment"
     heads: str  # folder of the label maps
     lesions: str = ""  # folder of lesion masks in MNI space, or nothing
+    large: str = ""  # folder of masks of large lesions (infarcts) in MNI space, or nothing
     patients: str = ""  # folder of patients' tissue classes and lesions, trained on beside the heads, or nothing
     begin_with: str = ""  # name of a packaged model to go on from
     keep_of_start: float = 0.0  # share of that model's weights in what is exported (Wortsman et al. 2022)
     held_out_heads: tuple[str, ...] = ("17", "18", "19", "20")
     train_heads: tuple[str, ...] = tuple(f"{n:02d}" for n in range(1, 17))
     held_out_lesions: tuple[str, ...] = ("26", "27", "28", "29", "30")
+    held_out_large: tuple[str, ...] = ()
     seed: int = 0
     steps: int = 4000
     batch: int = 1  # samples a step, one after the other (they differ in shape)

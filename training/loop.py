@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from bidsapp.learn import lesion_masks
 from bidsapp.learn.generator import Generator, Sample
 from bidsapp.learn.heads import joined, load_heads
-from bidsapp.learn.lesion_masks import load_lesions
 from bidsapp.learn.loop import Schedule, fit
 from bidsapp.models.registry import Model, load_model
 from bidsapp.models.unet import FoldedUNet
@@ -81,11 +81,19 @@ def generator(config: TrainConfig, folder: Path, device: str, *, held_out: bool)
         maps = cache / "patients"
         patients = make_label_maps(Path(config.patients), Path(config.heads), names, out=maps)
         heads = joined(heads, load_heads(maps, patients, cache=cache, device=device))
-    lesions = None
-    if config.lesions:
-        kept = {"only": config.held_out_lesions} if held_out else {"leave_out": config.held_out_lesions}
-        lesions = load_lesions(Path(config.lesions), device=device, **kept)
+    lesions = _masks(config.lesions, config.held_out_lesions, device, held_out=held_out)
+    large = _masks(config.large, config.held_out_large, device, held_out=held_out)
+    if lesions and large:
+        lesions = lesion_masks.joined(lesions, large)
     return Generator(heads, config.generator, lesions)
+
+
+def _masks(folder: str, kept_apart: tuple[str, ...], device: str, *, held_out: bool) -> lesion_masks.Lesions | None:
+    """The masks of a folder that are trained on, or those held out; none without a folder."""
+    if not folder:
+        return None
+    names = {"only": kept_apart} if held_out else {"leave_out": kept_apart}
+    return lesion_masks.load_lesions(Path(folder), device=device, **names)
 
 
 def _record(config: TrainConfig, folder: Path, device: str, begun: Model | None) -> None:

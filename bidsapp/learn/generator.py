@@ -32,6 +32,14 @@ SCAR_SIGNAL = ((0.50, 0.85), (0.60, 1.0), (0.70, 1.3))
 CAVITY_SIGNAL = ((0.12, 0.35), (0.85, 1.1), (0.10, 0.40))
 #: The lesions that a patient's label map has, where others have the number of a mask; how often they are drawn there.
 OWN, P_OWN = -1, 0.5
+#: Large lesions: shares of infarcts (real masks), masses (with the oedema around them) and broad seams of the ventricles.
+LARGE = {"infarct": 0.5, "mass": 0.2, "seam": 0.3}
+#: Their signal: on FLAIR clearly brighter than cortex, or raters would not have drawn them so large.
+LARGE_SIGNAL = ((0.45, 0.90), (0.58, 1.10), (0.95, 1.6))
+#: Signal of a mass on T1w where it takes up contrast agent, as some do.
+ENHANCING_SIGNAL, P_ENHANCING = (0.9, 1.4), 0.3
+#: Voxels of a brain on the grid of the lesion masks (nilearn's load_mni152_brain_mask, 1 mm).
+MNI_BRAIN_VOXELS = 1_886_539
 #: Where the real masks seldom reach, blobs are drawn on their own.
 BELOW_TENTORIUM = ("brain stem", "cerebellar white matter", "ventral DC", "thalamus")
 #: Kinds of matter that lesions may lie in; of the cortex only what the real mask covers.
@@ -84,6 +92,7 @@ class GeneratorConfig:
     patch: int = 0  # voxels along each side of a patch inside the brain's box; 0: the whole head
     p_lesions: float = 0.0  # a sample; the others are free of lesions
     strokes: bool = False  # lesions are infarcts, acute or old; bright spots in white matter are none
+    p_large: float = 0.0  # of samples with lesions: an infarct, a mass or a broad seam of the ventricles
     p_centred: float = 0.5  # of samples with lesions: the patch is centred on one
     severity: Range = (0.0, 0.0)  # how much fainter some lesions of a sample are than others
     p_dirty: float = 0.4  # faint white matter around cortex or ventricles that is no lesion
@@ -124,6 +133,10 @@ class Pathology:
         Bright white matter that is not to be found, where infarcts are.
     dirt : Tensor
         White matter on its way to cortex in its signal, and beyond: 1 is there.
+    large : str
+        Which of `LARGE` it is, if any.
+    share : float
+        How much of the whole brain a large one takes, of which a patch may see a part.
     """
 
     lesion: torch.Tensor
@@ -131,6 +144,8 @@ class Pathology:
     cavity: torch.Tensor | None
     spots: torch.Tensor | None
     dirt: torch.Tensor
+    large: str = ""
+    share: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -197,6 +212,8 @@ class Generator:
     def __init__(self, heads: Heads, config: GeneratorConfig, lesions: Lesions | None = None) -> None:
         if config.p_lesions and lesions is None:
             raise ValueError("p_lesions is set, but there are no lesion masks: name their folder under 'lesions'")
+        if config.p_large and not (lesions and lesions.large):
+            raise ValueError("p_large is set, but there are no masks of large lesions: name their folder under 'large'")
         self.heads, self.config, self.lesions = heads, config, lesions
         self.device = heads.labels.device
         table = torch.tensor([KIND[s.kind] for s in STRUCTURES], device=self.device)
@@ -209,6 +226,7 @@ class Generator:
         self._hosts = torch.from_numpy(hosts).to(self.device)
         self._means = np.array([(k.t1w, k.t2w, k.flair) for k in KINDS]).T
         self._fractions = np.stack([self._count_kinds(head) for head in range(len(heads))])
+        self._brain_mm3 = [float((heads.distance[i] > 0).sum()) * DISTANCE_SPACING_MM**3 for i in range(len(heads))]
         self._in_brain = torch.from_numpy(self._cerebral).to(self.device)
         sides = [[name in s.name and "lateral ventricle" in s.name for s in STRUCTURES] for name in ("left", "right")]
         self._ventricle_of_side = torch.tensor(sides, device=self.device)
@@ -239,6 +257,8 @@ class Generator:
         labels = self._thinned(rng, torch_rng, labels)
         kinds = self._kinds(rng, torch_rng, labels)
         drawn = self._pathology(rng, torch_rng, points, labels, kinds, head, masks)
+        if drawn.large and drawn.cavity is not None:  # what has become fluid is fluid, beside the infarcts' bright rim
+            labels = torch.where(drawn.cavity > 0.5, POSITION[24], labels)
         which = rng.permutation(3)[: self.config.contrasts] if self.config.contrasts < 3 else range(3)
         there = self._there(rng)
         border = self._border(rng, torch_rng, labels, kinds)
@@ -394,7 +414,10 @@ class Generator:
         """No mask, one, or two to unite; the first one may be the lesions that the head has itself."""
         if self.lesions is None or rng.random() >= self.config.p_lesions:
             return []
-        masks = [int(i) for i in rng.integers(len(self.lesions), size=rng.integers(1, 3))]
+        common = len(self.lesions) - self.lesions.large
+        if self.config.p_large and rng.random() < self.config.p_large:
+            return [int(rng.integers(common, len(self.lesions)))]
+        masks = [int(i) for i in rng.integers(common, size=rng.integers(1, 3))]
         if len(self._own_spots[head]) and rng.random() < P_OWN:
             masks[0] = OWN
         return masks
@@ -417,6 +440,8 @@ class Generator:
         head: int, masks: list[int],
     ) -> Pathology:  # fmt: skip
         """Real masks, thinned, and blobs; inside the tissues that may have them."""
+        if self.lesions is not None and masks and masks[0] >= len(self.lesions) - self.lesions.large:
+            return self._large(rng, torch_rng, points, labels, kinds, head, masks)
         lesion, cavity, spots = torch.zeros(kinds.shape, device=self.device), None, None
         if masks:
             lesion = self._placed(rng, points, labels, head, masks)
@@ -438,6 +463,50 @@ class Generator:
             lesion = self._soften(lesion, rng.uniform(0.3, 0.9)) * self._hosts[kinds]
         severity = self._severity(rng, torch_rng, kinds.shape) if masks else 1.0
         return Pathology(lesion, severity, cavity, spots, self._dirt(rng, torch_rng, labels, kinds))
+
+    def _large(
+        self, rng: np.random.Generator, torch_rng: torch.Generator, points: torch.Tensor, labels: torch.Tensor,
+        kinds: torch.Tensor,
+        head: int, masks: list[int],
+    ) -> Pathology:  # fmt: skip
+        """An infarct, a mass or a broad seam of the ventricles, in any tissue, and blobs that are lesions, too."""
+        spacing, tissue = self.config.spacing_mm, self._tissue_of[kinds]
+        large, cavity = str(rng.choice(list(LARGE), p=list(LARGE.values()))), None
+        if large == "infarct":
+            lesion = self._placed(rng, points, labels, head, masks)
+            lesion *= smooth_field(kinds.shape, rng.uniform(6, 15) / spacing, torch_rng) > rng.uniform(-3, -0.5)
+        elif large == "mass":
+            lesion = self._mass(rng, torch_rng, kinds.shape)
+        else:
+            white = (kinds == KIND["white matter"]) | (kinds == KIND["caudate"])
+            reach = self._soften(self._ventricle[labels].float(), rng.uniform(3, 8) / spacing)
+            field = smooth_field(kinds.shape, rng.uniform(6, 20) / spacing, torch_rng)
+            lesion = ((4 * reach).clamp(max=1) + 0.2 * field > rng.uniform(0.3, 0.9)).float() * white
+        if rng.random() < 0.5:
+            blobs = smooth_field(kinds.shape, rng.uniform(4, 9) / spacing, torch_rng) > rng.uniform(2.4, 4.0)
+            lesion = torch.maximum(lesion, blobs * self._hosts[kinds])
+        lesion = self._soften(lesion, rng.uniform(0.3, 1.5)) * tissue
+        if large == "infarct":
+            cavity = self._cavity(rng, torch_rng, lesion)
+            lesion = lesion * (1 - cavity)
+        severity = self._severity(rng, torch_rng, kinds.shape)
+        share = float(lesion.sum()) * spacing**3 / self._brain_mm3[head]
+        if large == "infarct":  # the patch sees a part of the mask
+            whole = float(self.lesions.masks[masks[0]].sum()) / MNI_BRAIN_VOXELS  # type: ignore[union-attr]
+            share = max(share, 0.7 * whole) * bool(lesion.any())
+        dirt = self._dirt(rng, torch_rng, labels, kinds)
+        return Pathology(lesion, severity, cavity, None, dirt, large, min(share, 0.4))
+
+    def _mass(self, rng: np.random.Generator, torch_rng: torch.Generator, shape: torch.Size) -> torch.Tensor:
+        """A ball of 5 to 25 mm with a knobbly surface."""
+        spacing = self.config.spacing_mm
+        away = torch.zeros(shape, device=self.device)
+        for axis, n in enumerate(shape):
+            along = torch.arange(n, device=self.device, dtype=torch.float32) - n * float(rng.uniform(0.2, 0.8))
+            away = away + (along * spacing).square().view([-1 if i == axis else 1 for i in range(3)])
+        radius = rng.uniform(5, 25)
+        field = smooth_field(shape, rng.uniform(8, 20) / spacing, torch_rng)
+        return (away.sqrt() < radius * (1 + 0.3 * field)).float()
 
     def _placed(
         self, rng: np.random.Generator, points: torch.Tensor, labels: torch.Tensor, head: int, masks: list[int]
@@ -590,6 +659,7 @@ class Generator:
             image = self._draw(rng, torch_rng, image, scene.drawn, contrast)
             share = rng.uniform(0.6, 1.1) if contrast else rng.uniform(0.2, 0.6)
             image = image + share * _dirt_signal(means) * scene.drawn.dirt
+        ill = float((image * scene.drawn.lesion).sum() / scene.drawn.lesion.sum()) if scene.drawn.share else 0.0
         image = self._brighten(rng, torch_rng, image, scene, contrast)
         image = image.clamp_(min=0) * scene.kept
         image = image * torch.exp(
@@ -599,6 +669,9 @@ class Generator:
         gamma = rng.uniform(*c.gamma)
         shares, powered = self._fractions[head] * np.where(self._fluid, rng.uniform(*c.fluid), 1), means**gamma
         shares = shares / shares.sum()
+        if scene.drawn.share:  # a large lesion moves the mean and deviation of the whole brain
+            shares = np.append(shares * (1 - scene.drawn.share), scene.drawn.share)
+            powered = np.append(powered, max(ill, 0) ** gamma)
         mean = float(shares @ powered)
         deviation = math.sqrt(float(shares @ (powered - mean) ** 2)) + 1e-3
         shift, stretch = rng.normal(0, c.level_error, 2) if c.level_error else (0.0, 0.0)
@@ -609,9 +682,14 @@ class Generator:
     ) -> torch.Tensor:
         """Lesions in the signal of their kind, with a texture of low frequency."""
         shares = [(drawn.lesion, LESION_SIGNAL)]
-        if drawn.cavity is not None and drawn.spots is not None:
+        if drawn.cavity is not None:
             body = SCAR_SIGNAL if drawn.cavity.any() else ACUTE_SIGNAL
-            shares = [(drawn.spots, LESION_SIGNAL), (drawn.lesion, body), (drawn.cavity, CAVITY_SIGNAL)]
+            shares = [(drawn.lesion, body), (drawn.cavity, CAVITY_SIGNAL)]
+        if drawn.spots is not None:
+            shares = [(drawn.spots, LESION_SIGNAL), *shares]
+        if drawn.large:
+            enhancing = drawn.large == "mass" and CONTRASTS[contrast] == "T1w" and rng.random() < P_ENHANCING
+            shares[0] = (drawn.lesion, (ENHANCING_SIGNAL,) * 3 if enhancing else LARGE_SIGNAL)
         for share, signals in shares:
             low, high = signals[contrast]
             texture = smooth_field(image.shape, rng.uniform(3, 8) / self.config.spacing_mm, torch_rng)

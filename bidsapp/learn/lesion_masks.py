@@ -27,10 +27,13 @@ class Lesions:
         uint8 (masks, 182, 218, 182), 1 in the lesions.
     spots : ndarray
         (masks, 512, 3): voxels of each mask drawn at random (fixed seed), to centre patches on.
+    large : int
+        So many of the masks, the last ones, are of large lesions of other kinds: infarcts.
     """
 
     masks: torch.Tensor
     spots: np.ndarray
+    large: int = 0
 
     def __len__(self) -> int:
         return len(self.masks)
@@ -53,6 +56,12 @@ def assemble(masks: np.ndarray, device: str) -> Lesions:
     rng = np.random.default_rng(0)
     spots = np.stack([rng.permutation(np.argwhere(mask))[np.arange(SPOTS) % int(mask.sum())] for mask in masks])
     return Lesions(torch.from_numpy(masks).to(device), spots)
+
+
+def joined(lesions: Lesions, large: Lesions) -> Lesions:
+    """Masks of two kinds as one set; those of large lesions come last."""
+    masks = torch.cat([lesions.masks, large.masks])
+    return Lesions(masks, np.concatenate([lesions.spots, large.spots]), large=len(large))
 
 
 def _on_grid(image: nib.Nifti1Image) -> np.ndarray:
