@@ -32,7 +32,7 @@ SCAR_SIGNAL = ((0.50, 0.85), (0.60, 1.0), (0.70, 1.3))
 CAVITY_SIGNAL = ((0.12, 0.35), (0.85, 1.1), (0.10, 0.40))
 #: The lesions that a patient's label map has, where others have the number of a mask; how often they are drawn there.
 OWN, P_OWN = -1, 0.5
-#: Large lesions: shares of infarcts (real masks), masses (with the oedema around them) and broad seams of the ventricles.
+#: Large lesions and their shares: infarcts (real masks), masses with their oedema, broad seams of the ventricles.
 LARGE = {"infarct": 0.5, "mass": 0.2, "seam": 0.3}
 #: Their signal: on FLAIR clearly brighter than cortex, or raters would not have drawn them so large.
 LARGE_SIGNAL = ((0.45, 0.90), (0.58, 1.10), (0.95, 1.6))

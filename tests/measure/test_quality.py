@@ -16,6 +16,7 @@ from bidsapp.measure.quality import (
     mask_on_edge,
     model_agreement,
     qc_row,
+    side_difference_percent,
     signal_to_noise,
 )
 from bidsapp.measure.volumes import VOLUME_COLUMNS, tissue_volumes
@@ -97,8 +98,23 @@ def test_row_without_what_cannot_be_measured(session):
     compared = {"agreement_gm", "agreement_wm", "agreement_csf", "agreement_lesion"}
     assert missing - compared == {
         "cnr", "cjv", "snr_gm", "snr_wm", "gm_to_wm", "brain_mask_to_tiv", "registration_similarity",
+        "side_difference_percent",
     }  # fmt: skip
     assert compared <= missing
+
+
+def test_the_sides_that_differ_most():
+    even = {
+        "left_thalamus_mm3": 6100.0,
+        "right_thalamus_mm3": 5900.0,
+        "left_putamen_mm3": 0.0,
+        "right_putamen_mm3": 0.0,
+    }
+    assert side_difference_percent(even) == pytest.approx(100 / 30)
+    infarct = {**even, "left_caudate_mm3": 1500.0, "right_caudate_mm3": 2500.0}
+    assert side_difference_percent(infarct) == pytest.approx(50)
+    assert side_difference_percent({"left_thalamus_mm3": 6100.0, "right_thalamus_mm3": None}) is None
+    assert flags({"side_difference_percent": 50.0})[0].startswith("side_difference_percent = 50, above 25: left and")
 
 
 def test_flags_say_what_and_why():
