@@ -159,9 +159,11 @@ def class_offsets(classes: Sequence[str], found: Mapping[str, np.ndarray]) -> di
 def lesion_counts(config: TrainConfig, network: FoldedUNet, run: Path) -> dict[str, np.ndarray]:
     """Voxels found and true, found, true, by scan and threshold: (scans, thresholds, 3), with a FLAIR and without.
 
-    The scans are synthetic ones of held-out heads, others than those of the log.
+    The scans are synthetic ones of held-out heads, others than those of the log, and without the large lesions, whose
+    many voxels would choose the threshold of the small ones.
     """
-    task, make = make_task(config.task), generator(config, run, "cpu", held_out=True)
+    small = replace(config, generator=replace(config.generator, p_large=0.0))
+    task, make = make_task(config.task), generator(small, run, "cpu", held_out=True)
     counts: dict[str, list[np.ndarray]] = {WITH_FLAIR: [], WITHOUT_FLAIR: []}
     for number in range(CALIBRATION_SAMPLES):
         sample = make.sample(CALIBRATION_SEED + number)

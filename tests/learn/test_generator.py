@@ -11,6 +11,7 @@ import torch
 from bidsapp.learn.anatomy import INSIDE_BRAIN, KIND, LEFT_LESION, POSITION, RIGHT_LESION, STRUCTURES
 from bidsapp.learn.generator import (
     DIRT,
+    LARGE,
     Generator,
     GeneratorConfig,
     Pathology,
@@ -23,6 +24,7 @@ from bidsapp.learn.generator import (
 )
 from bidsapp.learn.heads import Heads, brain_hull, joined, signed_distance, to_positions
 from bidsapp.learn.lesion_masks import SHAPE, SPOTS, Lesions, load_lesions
+from bidsapp.learn.lesion_masks import joined as with_large
 from training.tasks import (
     LESION_WEIGHT,
     SMALL_LESION_WEIGHT,
@@ -352,6 +354,41 @@ def test_heads_are_joined_in_order(ball: Heads) -> None:
     both = joined(ball, other)
     assert both.names == ("ball", "other") and len(both) == 2 and both.extent.shape == (2, 3)
     assert torch.equal(both.labels[1], ball.labels[0].flip(0))
+
+
+@pytest.fixture(scope="module")
+def with_infarcts(everywhere: Lesions) -> Lesions:
+    """Beside the left half an infarct's mask that covers the whole brain."""
+    return with_large(everywhere, Lesions(torch.ones((1, *SHAPE), dtype=torch.uint8), everywhere.spots))
+
+
+def test_large_lesions_take_cortex_too_and_their_cavities_are_fluid(ball: Heads, with_infarcts: Lesions) -> None:
+    make = Generator(ball, dataclasses.replace(PATCH, p_large=1.0), with_infarcts)
+    drawn = []
+    draw = make._pathology
+    make._pathology = lambda *args: drawn.append(draw(*args)) or drawn[-1]  # type: ignore[method-assign]
+    samples = [make.sample(seed) for seed in range(24)]
+    assert {one.large for one in drawn} == set(LARGE)
+    cortex, fluid = torch.tensor([POSITION[3], POSITION[42]]), POSITION[24]
+    hollow = 0
+    for sample, one in zip(samples, drawn, strict=True):
+        assert sample.lesion.max() <= 1 and 0 <= one.share <= 0.4
+        if one.large == "infarct":
+            assert (sample.lesion[torch.isin(sample.labels, cortex)] > 0.5).any()
+            hole = one.cavity > 0.5
+            hollow += bool(hole.any())
+            assert (sample.labels[hole] == fluid).all() and (sample.lesion[hole] < 0.5).all()
+    assert hollow
+
+
+def test_masks_of_large_lesions_change_nothing_where_none_are_asked_for(
+    ball: Heads, everywhere: Lesions, with_infarcts: Lesions
+) -> None:
+    plain, more = (Generator(ball, PATCH, lesions).sample(3) for lesions in (everywhere, with_infarcts))
+    torch.testing.assert_close(plain.image, more.image)
+    torch.testing.assert_close(plain.lesion, more.lesion)
+    with pytest.raises(ValueError, match="masks of large lesions"):
+        Generator(ball, dataclasses.replace(PATCH, p_large=0.5), everywhere)
 
 
 def test_without_lesion_masks_lesions_cannot_be_asked_for(ball: Heads) -> None:
