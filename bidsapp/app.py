@@ -5,18 +5,17 @@ from __future__ import annotations
 import gc
 import hashlib
 import importlib
-import json
 import logging
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bidsapp import __version__, bids, errors, locks, machine, progress, validation
+from bidsapp import __version__, bids, errors, locks, machine, progress, resume, validation
 from bidsapp.bids import SessionInputs
 from bidsapp.config import Config
 
@@ -174,7 +173,7 @@ def _reports_only(config: Config) -> int:
 
 
 def _all_done(sessions: list[SessionInputs], config: Config) -> bool:
-    return all(not inputs.scans or is_current(inputs, config, by_checksum=False) for inputs in sessions)
+    return all(not inputs.scans or resume.is_current(inputs, config, by_checksum=False) for inputs in sessions)
 
 
 def _import_ahead() -> None:
@@ -237,7 +236,7 @@ def _dry_run(sessions: list[SessionInputs], config: Config, say: progress.Progre
 def _list_jobs(sessions: list[SessionInputs], config: Config) -> int:
     """The options of one job per session, a line each; labels are letters and digits, so a shell may split them."""
     for inputs in sessions:
-        if inputs.scans and not is_current(inputs, config, by_checksum=False):
+        if inputs.scans and not resume.is_current(inputs, config, by_checksum=False):
             print(
                 f"--participant-label {inputs.subject}"
                 + (f" --session-label {inputs.session}" if inputs.session else "")
@@ -250,57 +249,7 @@ def _outcome_so_far(inputs: SessionInputs, config: Config) -> Outcome:
         return Outcome(inputs, "failed", message=inputs.problem)
     if not inputs.scans:
         return Outcome(inputs, "skipped", message=inputs.nothing_because)
-    return Outcome(inputs, "up to date" if is_current(inputs, config) else "waiting")
-
-
-def is_current(inputs: SessionInputs, config: Config, *, by_checksum: bool = True) -> bool:
-    """Whether the session's record is there and still true: same app, networks, options and inputs; all files in place.
-
-    Without `by_checksum` the inputs are compared by name and size only, and not read.
-    """
-    from bidsapp.workflows.plan import plan
-
-    from_disk = read_record(config.out_dir / inputs.folder / f"{inputs.name}_provenance.json")
-    if from_disk is None or from_disk.get("version") != __version__ or from_disk.get("options") != config.science():
-        return False
-    if from_disk.get("methods") != plan(inputs, config).plain():
-        return False
-    outputs: dict[str, int] = from_disk.get("outputs", {})
-    in_place = all(_size(config.out_dir / name) == size for name, size in outputs.items())
-    recorded = {scan["file"]: scan for scan in from_disk.get("inputs", [])}
-    used = inputs.used_by(config.own_channels)
-    chosen = {scan.path.relative_to(config.bids_dir).as_posix(): scan.path for scan in used}
-    return (
-        in_place
-        and recorded.keys() == chosen.keys()
-        and all(_is_same(path, recorded[name], by_checksum=by_checksum) for name, path in chosen.items())
-    )
-
-
-def _is_same(path: Path, recorded: Mapping[str, Any], *, by_checksum: bool) -> bool:
-    """Whether a scan is what the record says of it; one that cannot be read is not, and its session says why."""
-    try:
-        if recorded.get("bytes", path.stat().st_size) != path.stat().st_size:
-            return False
-        return not by_checksum or bids.sha256(path) == recorded["sha256"]
-    except OSError:
-        return False
-
-
-def read_record(path: Path) -> dict[str, Any] | None:
-    """A session's record, or None where there is none that can be read."""
-    try:
-        record = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
-    return record if isinstance(record, dict) else None
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return -1
+    return Outcome(inputs, "up to date" if resume.is_current(inputs, config) else "waiting")
 
 
 # --- the work -------------------------------------------------------------------------------------------------------
@@ -374,7 +323,7 @@ def execute(
     """Run the workflows of sessions, and say in each outcome what became of it.
 
     `build` makes a session's workflow (default: `workflows.session.init_session_wf`), whose last node is ``write``;
-    `finished` tells whether its results are there (default: `is_current`).
+    `finished` tells whether its results are there (default: `resume.is_current`).
     """
     from bidsapp.models.device import resolve
 
@@ -382,7 +331,7 @@ def execute(
     crashes = config.work / f"crashes-{secrets.token_hex(8)}"
     # Named after the dataset, too: two may share a work folder, and both have a sub-01.
     place = hashlib.sha256(str(config.bids_dir.resolve()).encode()).hexdigest()[:8]
-    base = config.work / f"bidsapp-{__version__}-{_code_fingerprint()}-{place}"
+    base = config.work / f"bidsapp-{__version__}-{resume.code_fingerprint()}-{place}"
     _configure_nipype(config, crashes)
     from nipype.pipeline import engine as pe
 
@@ -393,7 +342,7 @@ def execute(
     workflow.add_nodes([(build or init_session_wf)(outcome.inputs, config, device=device) for outcome in outcomes])
     by_name = {workflow_name(outcome.inputs): outcome for outcome in outcomes}
     for name in by_name:
-        _drop_broken_results(base / "bidsapp" / name)
+        resume.drop_broken_results(base / "bidsapp" / name)
 
     def clean_up(session: str) -> None:
         if not config.keep_work:
@@ -431,7 +380,7 @@ def execute(
         if name in failures:
             outcome.status, outcome.message = "failed", failures[name].message
             watch.log(name, failures[name].text)
-        elif (finished or is_current)(outcome.inputs, config):
+        elif (finished or resume.is_current)(outcome.inputs, config):
             outcome.status = "done"
         else:
             outcome.status, outcome.message = "failed", UNFINISHED
@@ -461,26 +410,6 @@ def _configure_nipype(config: Config, crashes: Path) -> None:
     if config.resource_monitor:
         nipype_config.enable_resource_monitor()
     nipype_logging.update_logging(nipype_config)
-
-
-def _code_fingerprint() -> str:
-    """Changes with the app's code: nipype's cache does not notice that a node's code is another."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:12]
-
-
-def _drop_broken_results(session: Path) -> None:
-    """Forget nodes whose result file was cut short when an earlier run was killed."""
-    import gzip
-
-    for result in session.rglob("result_*.pklz"):
-        try:
-            with gzip.open(result) as stream:
-                stream.read()
-        except (OSError, EOFError):
-            shutil.rmtree(result.parent, ignore_errors=True)
 
 
 def _compare_sessions(outcomes: list[Outcome], config: Config, say: progress.Progress) -> dict[str, str]:
@@ -554,18 +483,9 @@ def _changed_subjects(outcomes: list[Outcome], out_dir: Path) -> list[str]:
     subjects = dict.fromkeys(
         outcome.inputs.subject
         for outcome in outcomes
-        if outcome.status != "up to date" or _is_stale(outcome.inputs, out_dir)
+        if outcome.status != "up to date" or resume.page_is_stale(outcome.inputs, out_dir)
     )
     return list(subjects)
-
-
-def _is_stale(inputs: SessionInputs, out_dir: Path) -> bool:
-    """Whether a subject's page is missing, or older than this session's record (a run was stopped between the two)."""
-    page, record = out_dir / f"sub-{inputs.subject}.html", out_dir / inputs.folder / f"{inputs.name}_provenance.json"
-    try:
-        return page.stat().st_mtime_ns < record.stat().st_mtime_ns
-    except OSError:
-        return True
 
 
 def _assemble_reports(out_dir: Path, subjects: Iterable[str], say: progress.Progress) -> bool:

@@ -380,14 +380,14 @@ def _with_labels(
 
 def prepare(cases: Sequence[Found], channels: Sequence[str], options: TrainOptions, say: Progress) -> None:
     """Run the workflow of each case that is not prepared yet."""
-    from bidsapp import app
+    from bidsapp import app, resume
     from bidsapp.workflows.case import init_case_wf
 
     by_name = {case.inputs.name: case for case in cases}
     records = {name: _record(case, channels, options) for name, case in by_name.items()}
 
     def is_prepared(inputs: SessionInputs, _: Config) -> bool:
-        return app.read_record(case_folder(options, inputs) / "case.json") == records[inputs.name]
+        return resume.read_record(case_folder(options, inputs) / "case.json") == records[inputs.name]
 
     def build(inputs: SessionInputs, chosen: Config, *, device: str) -> Any:
         case = by_name[inputs.name]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bidsapp import __version__, app, bids, cards
+from bidsapp import __version__, app, bids, cards, resume
 from bidsapp.bids import ScanChoice, SessionInputs
 from bidsapp.config import Config
 from bidsapp.workflows.plan import plan
@@ -40,43 +40,43 @@ def edit(record: Path, key: str, **changes: Any) -> None:
 
 def test_a_session_that_is_done_is_not_done_again(done) -> None:
     inputs, config, _ = done
-    assert app.is_current(inputs, config)
+    assert resume.is_current(inputs, config)
 
 
 def test_another_scan_of_the_same_name(done) -> None:
     inputs, config, _ = done
     inputs.reference.path.write_bytes(b"rescanned")
-    assert not app.is_current(inputs, config)
+    assert not resume.is_current(inputs, config)
 
 
 def test_what_auto_came_to_counts_and_not_the_word(done) -> None:
     inputs, config, record = done
     edit(record, "methods", brain_extraction="network")
-    assert not app.is_current(inputs, config)
+    assert not resume.is_current(inputs, config)
 
 
 def test_another_version_of_the_packaged_network(done, monkeypatch: pytest.MonkeyPatch) -> None:
     inputs, config, _ = done
     monkeypatch.setattr(cards, "packaged_version", lambda name: "99.0")
-    assert not app.is_current(inputs, config)
+    assert not resume.is_current(inputs, config)
     assert plan(inputs, config).networks == {"brain": "99.0", "segment": "99.0"}
 
 
 def test_an_output_that_is_gone(done) -> None:
     inputs, config, record = done
     edit(record, "outputs", **{"sub-01/anat/gone.nii.gz": 7})
-    assert not app.is_current(inputs, config)
+    assert not resume.is_current(inputs, config)
 
 
 def test_a_scan_of_another_size_is_seen_without_reading_it(done) -> None:
     inputs, config, record = done
-    assert app.is_current(inputs, config, by_checksum=False)
+    assert resume.is_current(inputs, config, by_checksum=False)
     facts = json.loads(record.read_text())
     facts["inputs"][0]["bytes"] = 4
     record.write_text(json.dumps(facts))
-    assert app.is_current(inputs, config, by_checksum=False)
+    assert resume.is_current(inputs, config, by_checksum=False)
     inputs.reference.path.write_bytes(b"another")
-    assert not app.is_current(inputs, config, by_checksum=False)
+    assert not resume.is_current(inputs, config, by_checksum=False)
 
 
 def test_a_scan_that_may_not_be_read_costs_its_session_alone(done, monkeypatch: pytest.MonkeyPatch) -> None:
