@@ -14,6 +14,7 @@ import torch
 from torch.nn import functional
 
 from bidsapp.learn.anatomy import KIND, KINDS, LEFT_LESION, POSITION, RIGHT_LESION, STRUCTURES
+from bidsapp.learn.fields import apply_along, rotation, slice_profiles, smooth_field, touching
 from bidsapp.learn.heads import DISTANCE_SPACING_MM, Heads
 from bidsapp.learn.lesion_masks import BRAIN_MM, ORIGIN_MM, Lesions
 
@@ -320,7 +321,7 @@ class Generator:
         """(3, X, Y, Z): for each voxel of the sample its place in the head's label map, in voxels (1 mm)."""
         c = self.config
         angles = np.deg2rad(rng.uniform(-c.rotation_deg, c.rotation_deg, 3))
-        matrix = _rotation(angles) @ (np.eye(3) + rng.uniform(-c.shear, c.shear, (3, 3)) * (1 - np.eye(3)))
+        matrix = rotation(angles) @ (np.eye(3) + rng.uniform(-c.shear, c.shear, (3, 3)) * (1 - np.eye(3)))
         matrix = (matrix / scale).astype(np.float32)
         axes = [
             torch.arange(n, device=self.device, dtype=torch.float32) * c.spacing_mm - float(m)
@@ -391,10 +392,10 @@ class Generator:
         kinds = self._kind[labels]
         cortex = kinds == KIND["cortex"]
         fluid = self._sulcal_fluid[labels] | ~self._in_brain[kinds]
-        taken = cortex & _touching(fluid) & self._in_places(rng, torch_rng, labels.shape, outer)
+        taken = cortex & touching(fluid) & self._in_places(rng, torch_rng, labels.shape, outer)
         white = labels.new_tensor([POSITION[2], POSITION[41]])  # left, right
         for side in white:
-            below = cortex & _touching(labels == side) & ~_touching(fluid | taken)
+            below = cortex & touching(labels == side) & ~touching(fluid | taken)
             below &= self._in_places(rng, torch_rng, labels.shape, inner)
             labels = torch.where(below, side, labels)
         return torch.where(taken, POSITION[24], labels)
@@ -591,7 +592,7 @@ class Generator:
         if rng.random() >= self.config.p_lining:
             return torch.zeros(kinds.shape, device=self.device)
         left, right = self._ventricle_of_side[:, labels]
-        wall = _touching(left | right) & self._tissue_of[kinds]
+        wall = touching(left | right) & self._tissue_of[kinds]
         width = rng.uniform(0.7, 2.0) / self.config.spacing_mm
         between = 4 * self._soften(left.float(), width) * self._soften(right.float(), width)
         between = (2 * between).clamp(max=1) * (self._tissue_of[kinds] | left | right)
@@ -768,88 +769,3 @@ def scaled(sample: Sample) -> torch.Tensor:
     levels = torch.as_tensor(sample.level, dtype=torch.float32, device=sample.image.device)
     means, deviations = levels.T[:, :, None, None, None]
     return ((sample.image - means) / deviations * (sample.image > 0)).clamp(-5, 5)
-
-
-def smooth_field(shape: tuple[int, ...] | torch.Size, spacing: float, torch_rng: torch.Generator) -> torch.Tensor:
-    """Random field of mean 0 and about unit variance: cubic B-splines on control points `spacing` voxels apart."""
-    matrices = [_splines(n, spacing, torch_rng.device) for n in shape]
-    field = torch.randn([m.shape[1] for m in matrices], generator=torch_rng, device=torch_rng.device)
-    for axis, matrix in enumerate(matrices):
-        field = apply_along(field, matrix, axis)
-    return field
-
-
-def _touching(mask: torch.Tensor) -> torch.Tensor:
-    """The mask and the six neighbours of its voxels, bool (X, Y, Z)."""
-    grown = mask.clone()
-    for axis in range(3):
-        n = mask.shape[axis] - 1
-        grown.narrow(axis, 1, n).logical_or_(mask.narrow(axis, 0, n))
-        grown.narrow(axis, 0, n).logical_or_(mask.narrow(axis, 1, n))
-    return grown
-
-
-def _splines(n: int, spacing: float, device: torch.device) -> torch.Tensor:
-    """(n, points): cubic B-spline weights, scaled to unit sum of squares."""
-    points = math.ceil((n - 1) / spacing) + 4
-    t = (torch.arange(n, device=device, dtype=torch.float32)[:, None] / spacing) - (
-        torch.arange(points, device=device, dtype=torch.float32) - 1.5
-    )
-    t = t.abs()
-    weights = torch.where(t < 1, 2 / 3 - t**2 + t**3 / 2, (2 - t).clamp(min=0) ** 3 / 6)
-    return weights / weights.square().sum(1, keepdim=True).sqrt()
-
-
-def slice_profiles(
-    n: int, *, spacing: float, thickness: float, blur: float, phase: float, shift: float = 0.0,
-    device: torch.device | str = "cpu",
-) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
-    """Matrices that sample an axis in slices and bring it back by linear interpolation.
-
-    Parameters
-    ----------
-    n : int
-        Voxels along the axis.
-    spacing, thickness : float
-        Distance between the middles of slices, and width of their box profile, in voxels.
-    blur : float
-        Standard deviation in voxels of a Gaussian on top of the box (point spread, partial volume).
-    phase : float
-        Where the first slice begins, as a share of the spacing; nothing moves when the spacing is one voxel.
-    shift : float
-        Voxels by which what was sampled is put off its place on the way back.
-
-    Returns
-    -------
-    to_slices : Tensor
-        (slices, n), rows sum to 1.
-    from_slices : Tensor
-        (n, slices), rows sum to 1.
-    """
-    voxels = torch.arange(n, device=device, dtype=torch.float32)
-    count = max(2, math.ceil(n / spacing))
-    first = 0.0 if spacing == 1 else (phase - 0.5) * spacing
-    middles = first + spacing * torch.arange(count + (spacing != 1), device=device, dtype=torch.float32)
-    away = voxels[None] - middles[:, None]
-    # Box of `thickness` convolved with a Gaussian: a difference of two error functions.
-    width = max(blur, 0.05) * math.sqrt(2)
-    profile = torch.erf((away + thickness / 2) / width) - torch.erf((away - thickness / 2) / width) + 1e-9
-    to_slices = profile / profile.sum(1, keepdim=True)
-    triangle = (1 - ((away.T - shift) / spacing).abs()).clamp(min=0) + 1e-9
-    return to_slices, triangle / triangle.sum(1, keepdim=True)
-
-
-def apply_along(image: torch.Tensor, matrix: torch.Tensor, axis: int) -> torch.Tensor:
-    """Multiply axis `axis` (n voxels) of a 3D image by a (m, n) matrix."""
-    return torch.tensordot(matrix, image, dims=([1], [axis])).movedim(0, axis)
-
-
-def _rotation(angles: np.ndarray) -> np.ndarray:
-    out = np.eye(3)
-    for axis, angle in enumerate(angles):
-        i, j = (axis + 1) % 3, (axis + 2) % 3
-        one = np.eye(3)
-        one[i, i] = one[j, j] = math.cos(angle)
-        one[i, j], one[j, i] = -math.sin(angle), math.sin(angle)
-        out = one @ out
-    return out

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from bidsapp.learn.anatomy import INSIDE_BRAIN, KIND, LEFT_LESION, POSITION, RIGHT_LESION, STRUCTURES
+from bidsapp.learn.fields import apply_along, slice_profiles, smooth_field, touching
 from bidsapp.learn.generator import (
     DIRT,
     LARGE,
@@ -17,10 +18,6 @@ from bidsapp.learn.generator import (
     Pathology,
     Sample,
     Scene,
-    _touching,
-    apply_along,
-    slice_profiles,
-    smooth_field,
 )
 from bidsapp.learn.heads import Heads, brain_hull, joined, signed_distance, to_positions
 from bidsapp.learn.lesion_masks import SHAPE, SPOTS, Lesions, load_lesions
@@ -219,8 +216,8 @@ def test_fluid_takes_a_share_of_the_outermost_cortex(ball: Heads) -> None:
         changed = thinned != labels
         assert (outer[changed]).all()
         assert (thinned[changed] == POSITION[24]).all()
-        touching = cortex & _touching(labels == POSITION[24])
-        assert float(changed[touching].float().mean()) == pytest.approx(share, abs=0.12)
+        outermost = cortex & touching(labels == POSITION[24])
+        assert float(changed[outermost].float().mean()) == pytest.approx(share, abs=0.12)
 
 
 def test_white_matter_takes_a_share_of_the_innermost_cortex(ball: Heads) -> None:

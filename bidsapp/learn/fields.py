@@ -1,0 +1,94 @@
+"""Random fields, slices and turns on grids of voxels, wholly in torch: what the generator draws with."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+
+
+def smooth_field(shape: tuple[int, ...] | torch.Size, spacing: float, torch_rng: torch.Generator) -> torch.Tensor:
+    """Random field of mean 0 and about unit variance: cubic B-splines on control points `spacing` voxels apart."""
+    matrices = [_splines(n, spacing, torch_rng.device) for n in shape]
+    field = torch.randn([m.shape[1] for m in matrices], generator=torch_rng, device=torch_rng.device)
+    for axis, matrix in enumerate(matrices):
+        field = apply_along(field, matrix, axis)
+    return field
+
+
+def touching(mask: torch.Tensor) -> torch.Tensor:
+    """The mask and the six neighbours of its voxels, bool (X, Y, Z)."""
+    grown = mask.clone()
+    for axis in range(3):
+        n = mask.shape[axis] - 1
+        grown.narrow(axis, 1, n).logical_or_(mask.narrow(axis, 0, n))
+        grown.narrow(axis, 0, n).logical_or_(mask.narrow(axis, 1, n))
+    return grown
+
+
+def _splines(n: int, spacing: float, device: torch.device) -> torch.Tensor:
+    """(n, points): cubic B-spline weights, scaled to unit sum of squares."""
+    points = math.ceil((n - 1) / spacing) + 4
+    t = (torch.arange(n, device=device, dtype=torch.float32)[:, None] / spacing) - (
+        torch.arange(points, device=device, dtype=torch.float32) - 1.5
+    )
+    t = t.abs()
+    weights = torch.where(t < 1, 2 / 3 - t**2 + t**3 / 2, (2 - t).clamp(min=0) ** 3 / 6)
+    return weights / weights.square().sum(1, keepdim=True).sqrt()
+
+
+def slice_profiles(
+    n: int, *, spacing: float, thickness: float, blur: float, phase: float, shift: float = 0.0,
+    device: torch.device | str = "cpu",
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    """Matrices that sample an axis in slices and bring it back by linear interpolation.
+
+    Parameters
+    ----------
+    n : int
+        Voxels along the axis.
+    spacing, thickness : float
+        Distance between the middles of slices, and width of their box profile, in voxels.
+    blur : float
+        Standard deviation in voxels of a Gaussian on top of the box (point spread, partial volume).
+    phase : float
+        Where the first slice begins, as a share of the spacing; nothing moves when the spacing is one voxel.
+    shift : float
+        Voxels by which what was sampled is put off its place on the way back.
+
+    Returns
+    -------
+    to_slices : Tensor
+        (slices, n), rows sum to 1.
+    from_slices : Tensor
+        (n, slices), rows sum to 1.
+    """
+    voxels = torch.arange(n, device=device, dtype=torch.float32)
+    count = max(2, math.ceil(n / spacing))
+    first = 0.0 if spacing == 1 else (phase - 0.5) * spacing
+    middles = first + spacing * torch.arange(count + (spacing != 1), device=device, dtype=torch.float32)
+    away = voxels[None] - middles[:, None]
+    # Box of `thickness` convolved with a Gaussian: a difference of two error functions.
+    width = max(blur, 0.05) * math.sqrt(2)
+    profile = torch.erf((away + thickness / 2) / width) - torch.erf((away - thickness / 2) / width) + 1e-9
+    to_slices = profile / profile.sum(1, keepdim=True)
+    triangle = (1 - ((away.T - shift) / spacing).abs()).clamp(min=0) + 1e-9
+    return to_slices, triangle / triangle.sum(1, keepdim=True)
+
+
+def apply_along(image: torch.Tensor, matrix: torch.Tensor, axis: int) -> torch.Tensor:
+    """Multiply axis `axis` (n voxels) of a 3D image by a (m, n) matrix."""
+    return torch.tensordot(matrix, image, dims=([1], [axis])).movedim(0, axis)
+
+
+def rotation(angles: np.ndarray) -> np.ndarray:
+    """(3, 3): turned by these angles (radians) about x, y and z, one after the other."""
+    out = np.eye(3)
+    for axis, angle in enumerate(angles):
+        i, j = (axis + 1) % 3, (axis + 2) % 3
+        one = np.eye(3)
+        one[i, i] = one[j, j] = math.cos(angle)
+        one[i, j], one[j, i] = -math.sin(angle), math.sin(angle)
+        out = one @ out
+    return out
