@@ -2,8 +2,8 @@
 
 There are no real scans with raters' masks of infarcts or of confluent white matter hyperintensities here. So those of
 ``bids_ms_mni`` get lesions in the shape of real infarcts that no network was trained on, and a seam around the lateral
-ventricles, as bright as the raters' lesions of that patient; what is finer stays as texture. Writes ``implanted.tsv``
-and ``implanted.md`` beside the derivatives, and prints them.
+ventricles, as bright as the brighter of that patient's lesions; what is finer stays as texture. Writes
+``implanted.tsv`` and ``implanted.md`` beside the derivatives, and prints them.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ INFARCTS = ("Subject_031", "Subject_061", "Subject_091", "Subject_111")
 #: From the lateral ventricles outwards, in white matter, mm.
 SEAM_MM = 6.0
 VENTRICLES = (4, 43)
-#: Signal of a lesion: on FLAIR times healthy white matter's (the raters' of this patient: docs/training.md), on T1w and
-#: T2w from white matter's on the way to grey matter's and beyond.
-FLAIR_RATIO, T1W_SHARE, T2W_SHARE = 1.5, 0.9, 2.0
+#: Signal of a lesion: on FLAIR times healthy white matter's (the brighter of the raters' are: docs/training.md), on T1w
+#: and T2w from white matter's on the way to grey matter's and beyond.
+FLAIR_RATIO, T1W_SHARE, T2W_SHARE = 1.8, 1.2, 2.0
 #: What is coarser than this (mm) becomes lesion, what is finer stays as texture.
 TEXTURE_MM = 2.0
 CONTRAST_SETS = {"all": ("T1w", "T2w", "FLAIR"), "FLAIR": ("FLAIR",)}
