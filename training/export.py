@@ -56,7 +56,7 @@ def export(config: TrainConfig, *, run: Path, out: Path) -> Path:
     counts, offsets = {}, {}
     if config.task == "segment":
         counts, offsets = lesion_counts(config, network, run), class_offsets(*answers(config, network, run))
-    used = [Path(folder).name for folder in (config.heads, config.lesions, config.patients) if folder]
+    used = [Path(folder).name for folder in (config.heads, config.lesions, config.large, config.patients) if folder]
     card = {
         "name": config.name,
         "version": config.version,
