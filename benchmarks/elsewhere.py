@@ -59,7 +59,7 @@ SCANS = (
          outline="data/brain2_label.nrrd"),
 )  # fmt: skip
 SURFACES = "filestore/db/S1/surfaces/{kind}_{side}h.gii"
-COLUMNS = ("tiv_mm3", "brain_mask_mm3", "gm_mm3", "wm_mm3", "csf_mm3", "lesion_mm3", "qc_status")
+COLUMNS = ("tiv_mm3", "brain_mask_mm3", "gm_mm3", "wm_mm3", "csf_mm3", "lesion_mm3")
 
 
 def main(argv: list[str] | None = None) -> int:
