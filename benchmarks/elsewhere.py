@@ -29,6 +29,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.colors import ListedColormap
 
+from bidsapp.labels import CSF, GM, LESION, WM
 from bidsapp.measure.agreement import agreement
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -189,7 +190,7 @@ def volumes(out: Path) -> pd.DataFrame:
 
 def draw(dataset: Path, out: Path) -> mpl.figure.Figure:
     """A row a scan, three cuts: with the outline of the brain mask, and with tissues and lesions."""
-    colours = ListedColormap(["#d98880", "#f4ecd8", "#5dade2", "#f1c40f"])
+    colours = ListedColormap([label.color for label in (GM, WM, CSF, LESION)])
     figure, axes = plt.subplots(len(SCANS), 6, figsize=(15, 2.6 * len(SCANS)), squeeze=False)
     for row, scan in zip(axes, SCANS, strict=True):
         image = nib.as_closest_canonical(nib.load(next(dataset.glob(f"sub-{scan.subject}/anat/*.nii.gz"))))
@@ -207,7 +208,7 @@ def draw(dataset: Path, out: Path) -> mpl.figure.Figure:
                 panel.imshow(cut[0], "gray", origin="lower", aspect=aspect, vmax=np.percentile(data[brain > 0], 99.8))
                 panel.axis("off")
             row[2 * number].contour(cut[1] > 0, [0.5], colors="red", linewidths=0.6)
-            shown = np.ma.masked_equal(np.where(cut[2] == 7, 4, cut[2]), 0)
+            shown = np.ma.masked_equal(np.where(cut[2] == LESION.index, 4, cut[2]), 0)
             row[2 * number + 1].imshow(
                 shown, colours, vmin=1, vmax=4, alpha=0.55, origin="lower", aspect=aspect, interpolation="nearest"
             )

@@ -82,6 +82,8 @@ def make_dataset(source: Path, before: Path, masks: Path, dataset: Path) -> dict
     structures = np.asarray(nib.load(f"{results}_seg-structures_dseg.nii.gz").dataobj)
     away = ndimage.distance_transform_edt(~np.isin(structures, VENTRICLES), sampling=tissue.header.get_zooms()[:3])
     places["seam"] = (away <= SEAM_MM) & (classes == WM.index)
+    scans = {contrast: nib.load(source / f"sub-26/anat/sub-26_{contrast}.nii.gz") for contrast in CONTRAST_SETS["all"]}
+    changes = {contrast: to_lesion(scan.get_fdata(), classes, contrast) for contrast, scan in scans.items()}
     truth = {}
     for name, place in places.items():
         share = ndimage.gaussian_filter(place.astype(float), 1) * (classes != CSF.index) * (classes > 0)
@@ -90,25 +92,22 @@ def make_dataset(source: Path, before: Path, masks: Path, dataset: Path) -> dict
             folder = dataset / f"sub-{subject}/anat"
             folder.mkdir(parents=True)
             for contrast in contrasts:
-                scan = nib.load(source / f"sub-26/anat/sub-26_{contrast}.nii.gz")
-                data = implanted(scan.get_fdata(), share, classes, contrast)
-                nib.save(
-                    nib.Nifti1Image(data.astype(np.float32), scan.affine), folder / f"sub-{subject}_{contrast}.nii.gz"
-                )
+                data = np.clip(scans[contrast].get_fdata() + share * changes[contrast], 0, None).astype(np.float32)
+                path = folder / f"sub-{subject}_{contrast}.nii.gz"
+                nib.save(nib.Nifti1Image(data, scans[contrast].affine), path)
             truth[subject] = (share > 0.5) | own
     return truth
 
 
-def implanted(scan: np.ndarray, share: np.ndarray, classes: np.ndarray, contrast: str) -> np.ndarray:
-    """The scan with as much lesion in each voxel as `share` says."""
+def to_lesion(scan: np.ndarray, classes: np.ndarray, contrast: str) -> np.ndarray:
+    """What to add to each voxel of a scan to make it lesion."""
     grey, white = (float(np.median(scan[classes == label.index])) for label in (GM, WM))
     signal = {
         "FLAIR": FLAIR_RATIO * white,
         "T1w": white + T1W_SHARE * (grey - white),
         "T2w": white + T2W_SHARE * (grey - white),
     }[contrast]
-    coarse = ndimage.gaussian_filter(scan, TEXTURE_MM)
-    return np.clip(scan + share * (signal - coarse), 0, None)
+    return signal - ndimage.gaussian_filter(scan, TEXTURE_MM)
 
 
 def _on(path: Path, grid: nib.Nifti1Image) -> np.ndarray:

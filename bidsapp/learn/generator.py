@@ -228,6 +228,7 @@ class Generator:
         self._means = np.array([(k.t1w, k.t2w, k.flair) for k in KINDS]).T
         self._fractions = np.stack([self._count_kinds(head) for head in range(len(heads))])
         self._brain_mm3 = [float((heads.distance[i] > 0).sum()) * DISTANCE_SPACING_MM**3 for i in range(len(heads))]
+        self._share_of_mask = [float(one.sum()) / MNI_BRAIN_VOXELS for one in lesions.masks] if lesions else []
         self._in_brain = torch.from_numpy(self._cerebral).to(self.device)
         sides = [[name in s.name and "lateral ventricle" in s.name for s in STRUCTURES] for name in ("left", "right")]
         self._ventricle_of_side = torch.tensor(sides, device=self.device)
@@ -415,7 +416,7 @@ class Generator:
         """No mask, one, or two to unite; the first one may be the lesions that the head has itself."""
         if self.lesions is None or rng.random() >= self.config.p_lesions:
             return []
-        common = len(self.lesions) - self.lesions.large
+        common = self.lesions.common
         if self.config.p_large and rng.random() < self.config.p_large:
             return [int(rng.integers(common, len(self.lesions)))]
         masks = [int(i) for i in rng.integers(common, size=rng.integers(1, 3))]
@@ -441,7 +442,7 @@ class Generator:
         head: int, masks: list[int],
     ) -> Pathology:  # fmt: skip
         """Real masks, thinned, and blobs; inside the tissues that may have them."""
-        if self.lesions is not None and masks and masks[0] >= len(self.lesions) - self.lesions.large:
+        if self.lesions is not None and masks and masks[0] >= self.lesions.common:
             return self._large(rng, torch_rng, points, labels, kinds, head, masks)
         lesion, cavity, spots = torch.zeros(kinds.shape, device=self.device), None, None
         if masks:
@@ -493,8 +494,7 @@ class Generator:
         severity = self._severity(rng, torch_rng, kinds.shape)
         share = float(lesion.sum()) * spacing**3 / self._brain_mm3[head]
         if large == "infarct":  # the patch sees a part of the mask
-            whole = float(self.lesions.masks[masks[0]].sum()) / MNI_BRAIN_VOXELS  # type: ignore[union-attr]
-            share = max(share, 0.7 * whole) * bool(lesion.any())
+            share = max(share, 0.7 * self._share_of_mask[masks[0]]) * bool(lesion.any())
         dirt = self._dirt(rng, torch_rng, labels, kinds)
         return Pathology(lesion, severity, cavity, None, dirt, large, min(share, 0.4))
 
@@ -682,15 +682,14 @@ class Generator:
         self, rng: np.random.Generator, torch_rng: torch.Generator, image: torch.Tensor, drawn: Pathology, contrast: int
     ) -> torch.Tensor:
         """Lesions in the signal of their kind, with a texture of low frequency."""
-        shares = [(drawn.lesion, LESION_SIGNAL)]
-        if drawn.cavity is not None:
-            body = SCAR_SIGNAL if drawn.cavity.any() else ACUTE_SIGNAL
-            shares = [(drawn.lesion, body), (drawn.cavity, CAVITY_SIGNAL)]
-        if drawn.spots is not None:
-            shares = [(drawn.spots, LESION_SIGNAL), *shares]
+        body = LESION_SIGNAL
         if drawn.large:
             enhancing = drawn.large == "mass" and CONTRASTS[contrast] == "T1w" and rng.random() < P_ENHANCING
-            shares[0] = (drawn.lesion, (ENHANCING_SIGNAL,) * 3 if enhancing else LARGE_SIGNAL)
+            body = (ENHANCING_SIGNAL,) * 3 if enhancing else LARGE_SIGNAL
+        elif drawn.cavity is not None:
+            body = SCAR_SIGNAL if drawn.cavity.any() else ACUTE_SIGNAL
+        parts = [(drawn.spots, LESION_SIGNAL), (drawn.lesion, body), (drawn.cavity, CAVITY_SIGNAL)]
+        shares = [(share, signals) for share, signals in parts if share is not None]
         for share, signals in shares:
             low, high = signals[contrast]
             texture = smooth_field(image.shape, rng.uniform(3, 8) / self.config.spacing_mm, torch_rng)

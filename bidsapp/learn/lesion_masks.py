@@ -38,6 +38,11 @@ class Lesions:
     def __len__(self) -> int:
         return len(self.masks)
 
+    @property
+    def common(self) -> int:
+        """How many masks come before those of large lesions."""
+        return len(self) - self.large
+
 
 def load_lesions(folder: Path, *, device: str, leave_out: tuple[str, ...] = (), only: tuple[str, ...] = ()) -> Lesions:
     """Read ``<folder>/*.nii.gz``; `leave_out` and `only` (unless empty) are names without the ending."""

@@ -212,10 +212,15 @@ def side_difference_percent(volumes: Mapping[str, float | None]) -> float | None
     found = []
     for name in SIDED:
         sides = [volumes.get(f"{side}_{name}_mm3") for side in ("left", "right")]
-        known = [side for side in sides if side is not None]
-        if len(known) == 2 and sum(known) > 0:
-            found.append(200 * abs(known[0] - known[1]) / sum(known))
-    return max(found, default=None)
+        found.append(asymmetry_percent(*sides))
+    return max((abs(percent) for percent in found if percent is not None), default=None)
+
+
+def asymmetry_percent(left: float | None, right: float | None) -> float | None:
+    """Left minus right over their mean (the asymmetry index of the literature); None where it cannot be told."""
+    if left is None or right is None or left + right <= 0:
+        return None
+    return 200 * (left - right) / (left + right)
 
 
 def mask_on_edge(mask: np.ndarray) -> float:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bidsapp.labels import CORTEX_SIDES, CORTICAL_REGIONS, LOBES, STRUCTURES
+from bidsapp.measure.quality import asymmetry_percent
 from bidsapp.measure.volumes import STRUCTURE_COLUMNS
 from bidsapp.report.read import Session, number
 from bidsapp.report.wording import Value, describe
@@ -53,9 +54,9 @@ def _rows(parts: list[tuple[str, str, tuple[str, ...]]], values: Mapping[str, Va
 
 
 def _asymmetry(sides: tuple[Value, ...]) -> str:
-    """Left minus right over their mean, in percent (the asymmetry index of the literature)."""
-    numbers = [value.number for value in sides if value.number is not None]
-    if len(numbers) < 2 or sum(numbers) <= 0:
+    """Left minus right, in percent of their mean; nothing where it cannot be told."""
+    exact = asymmetry_percent(*(value.number for value in sides)) if len(sides) == 2 else None
+    if exact is None:
         return ""
-    percent = round(200 * (numbers[0] - numbers[1]) / sum(numbers))
+    percent = round(exact)
     return f"{percent:+d}\u00a0%".replace("-", "−") if percent else "0\u00a0%"
