@@ -6,6 +6,10 @@ import math
 
 import numpy as np
 import torch
+from torch.nn import functional
+
+#: Voxels between the points at which a slow displacement is followed, and steps it is followed in.
+COARSE, STEPS = 4, 4
 
 
 def smooth_field(shape: tuple[int, ...] | torch.Size, spacing: float, torch_rng: torch.Generator) -> torch.Tensor:
@@ -80,6 +84,29 @@ def slice_profiles(
 def apply_along(image: torch.Tensor, matrix: torch.Tensor, axis: int) -> torch.Tensor:
     """Multiply axis `axis` (n voxels) of a 3D image by a (m, n) matrix."""
     return torch.tensordot(matrix, image, dims=([1], [axis])).movedim(0, axis)
+
+
+def moved(points: torch.Tensor, field: torch.Tensor, amount: float) -> torch.Tensor:
+    """Points that a flow has carried: what lies at each now lay upstream of it before.
+
+    Parameters
+    ----------
+    points : Tensor
+        (3, X, Y, Z), places on the grid that `field` covers.
+    field : Tensor
+        (3, x, y, z), direction and speed of the flow, slowly varying; its voxels are `COARSE` units of `points` wide.
+    amount : float
+        How long it flows.
+    """
+    shape = points.shape[1:]
+    few = [math.ceil(n / COARSE) + 1 for n in shape]
+    before = functional.interpolate(points[None], few, mode="trilinear", align_corners=True)[0]
+    now, flow = before, field[None].float()
+    for _ in range(STEPS):
+        places = [(2 * now[i] + 1) / (COARSE * field.shape[i + 1]) - 1 for i in (2, 1, 0)]
+        there = functional.grid_sample(flow, torch.stack(places, -1)[None], align_corners=False)[0]
+        now = now - amount / STEPS * there
+    return points + functional.interpolate((now - before)[None], shape, mode="trilinear", align_corners=True)[0]
 
 
 def rotation(angles: np.ndarray) -> np.ndarray:

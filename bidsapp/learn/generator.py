@@ -14,8 +14,8 @@ import torch
 from torch.nn import functional
 
 from bidsapp.learn.anatomy import KIND, KINDS, LEFT_LESION, POSITION, RIGHT_LESION, STRUCTURES
-from bidsapp.learn.fields import apply_along, rotation, slice_profiles, smooth_field, touching
-from bidsapp.learn.heads import DISTANCE_SPACING_MM, Heads
+from bidsapp.learn.fields import apply_along, moved, rotation, slice_profiles, smooth_field, touching
+from bidsapp.learn.heads import DISTANCE_SPACING_MM, Heads, outwards
 from bidsapp.learn.lesion_masks import BRAIN_MM, ORIGIN_MM, Lesions
 
 CONTRASTS = ("T1w", "T2w", "FLAIR")
@@ -34,11 +34,13 @@ CAVITY_SIGNAL = ((0.12, 0.35), (0.85, 1.1), (0.10, 0.40))
 #: The lesions that a patient's label map has, where others have the number of a mask; how often they are drawn there.
 OWN, P_OWN = -1, 0.5
 #: Large lesions and their shares: infarcts (real masks), masses with their oedema, broad seams of the ventricles.
-LARGE = {"infarct": 0.5, "mass": 0.2, "seam": 0.3}
+LARGE = {"infarct": 0.4, "mass": 0.35, "seam": 0.25}
 #: Their signal: on FLAIR clearly brighter than cortex, or raters would not have drawn them so large.
 LARGE_SIGNAL = ((0.45, 0.90), (0.58, 1.10), (0.95, 1.6))
-#: Signal of a mass on T1w where it takes up contrast agent, as some do.
-ENHANCING_SIGNAL, P_ENHANCING = (0.9, 1.4), 0.3
+#: A mass within its oedema: what takes up contrast agent, as some do, and what is dead within that.
+P_ENHANCING = 0.6
+RIM_SIGNAL = ((0.9, 1.4), (0.55, 0.95), (0.6, 1.3))
+DEAD_SIGNAL = ((0.2, 0.5), (0.75, 1.1), (0.3, 1.3))
 #: Voxels of a brain on the grid of the lesion masks (nilearn's load_mni152_brain_mask, 1 mm).
 MNI_BRAIN_VOXELS = 1_886_539
 #: Where the real masks seldom reach, blobs are drawn on their own.
@@ -61,6 +63,7 @@ class GeneratorConfig:
     scale: Range = (0.88, 1.12)
     shear: float = 0.08
     elastic_mm: Range = (0.0, 2.5)  # standard deviation at the control points, 30-45 mm apart
+    ventricles_mm: Range = (0.0, 0.0)  # by how much the lateral ventricles' walls move outwards, in half of the samples
     # Field of view beyond the brain's box, mm: (least, most); negative cuts the brain.
     view_sides_mm: Range = (-4.0, 40.0)
     view_top_mm: Range = (-8.0, 30.0)
@@ -109,8 +112,8 @@ class GeneratorConfig:
 #: Scans as the app prepares real ones: brain alone, bias-corrected, lying straight; in the contrasts and with the
 #: defects that they were seen to have (docs/training.md). Patches, and what is to be found, are set by who uses it.
 STRIPPED = GeneratorConfig(
-    spacing_mm=1.0, contrasts=3, rotation_deg=8, shear=0.05, elastic_mm=(0.5, 3.0), jitter=0.1,
-    p_random_contrast=0.08, tissue_contrast=(0.35, 1.1), mottle=(0.0, 0.05), border=(0.3, 2.0), sulcal=(0.0, 0.85),
+    spacing_mm=1.0, contrasts=3, rotation_deg=8, shear=0.05, elastic_mm=(0.5, 3.0), ventricles_mm=(-2.0, 10.0),
+    jitter=0.1, p_random_contrast=0.08, tissue_contrast=(0.35, 1.1), mottle=(0.0, 0.05), border=(0.3, 2.0), sulcal=(0.0, 0.85),
     below=(0.0, 0.9), thinning=(0.0, 0.8), thinning_below=(0.0, 0.5), misaligned_mm=0.4, severity=(0.0, 0.35),
     p_choroid=0.4, p_lining=0.5, p_dirty=0.75, p_stripped=1.0, strip_error_mm=(-1.0, 3.0), p_defaced=0.0, p_clean=1.0,
     p_thick=0.4, thick_mm=(1.5, 7.5), bias=(0.0, 0.15), noise=(0.0, 0.06), gamma=(0.8, 1.25), p_drop=0.5,
@@ -130,6 +133,8 @@ class Pathology:
         How far it is from normal, within (0, 1].
     cavity : Tensor or None
         The part of it that is fluid: old infarcts.
+    rim, dead : Tensor or None
+        The parts of a mass that take up contrast agent, and that are dead; both belong to the lesion.
     spots : Tensor or None
         Bright white matter that is not to be found, where infarcts are.
     dirt : Tensor
@@ -147,6 +152,8 @@ class Pathology:
     dirt: torch.Tensor
     large: str = ""
     share: float = 0.0
+    rim: torch.Tensor | None = None
+    dead: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -237,6 +244,7 @@ class Generator:
         self._sulcal_fluid = torch.tensor([s.name == "CSF" for s in STRUCTURES], device=self.device)
         ill = [POSITION[index] for index in (LEFT_LESION, RIGHT_LESION)]
         self._ill = torch.tensor(ill, device=self.device)
+        self._outwards = [self._find_outwards(head) for head in range(len(heads) if any(config.ventricles_mm) else 0)]
         self._own_spots = [self._find_own(head) for head in range(len(heads))]
         self._below = torch.tensor([kind.name in BELOW_TENTORIUM for kind in KINDS], device=self.device)
         self._bright_fluid = torch.tensor([KIND["csf"], KIND["choroid plexus"]], device=self.device)
@@ -289,6 +297,12 @@ class Generator:
         where = torch.isin(self.heads.labels[head].long(), self._ill).nonzero().cpu().numpy()
         return where - self.heads.centre[head]
 
+    def _find_outwards(self, head: int) -> torch.Tensor:
+        """(3, X/4, Y/4, Z/4): where tissue goes when this head's ventricles widen."""
+        ventricles = self._ventricle[self.heads.labels[head].long()]
+        field = outwards(ventricles.cpu().numpy(), self.heads.distance[head].float().cpu().numpy())
+        return torch.from_numpy(field).to(self.device)
+
     # Geometry ---------------------------------------------------------------------------------------------------
 
     def _field_of_view(
@@ -335,6 +349,8 @@ class Generator:
             x, y, z = (float(matrix[i, j]) * axes[j] for j in range(3))
             points[i] = x[:, None, None] + y[:, None] + z + float(centre[i])
             points[i] += strength * smooth_field(shape, rng.uniform(30, 45) / c.spacing_mm, torch_rng)
+        if any(c.ventricles_mm) and rng.random() < 0.5:
+            points = moved(points, self._outwards[head], rng.uniform(*c.ventricles_mm))
         return points
 
     def _place(
@@ -473,12 +489,12 @@ class Generator:
     ) -> Pathology:  # fmt: skip
         """An infarct, a mass or a broad seam of the ventricles, in any tissue, and blobs that are lesions, too."""
         spacing, tissue = self.config.spacing_mm, self._tissue_of[kinds]
-        large, cavity = str(rng.choice(list(LARGE), p=list(LARGE.values()))), None
+        large, cavity, rim, dead = str(rng.choice(list(LARGE), p=list(LARGE.values()))), None, None, None
         if large == "infarct":
             lesion = self._placed(rng, points, labels, head, masks)
             lesion *= smooth_field(kinds.shape, rng.uniform(6, 15) / spacing, torch_rng) > rng.uniform(-3, -0.5)
         elif large == "mass":
-            lesion = self._mass(rng, torch_rng, kinds.shape)
+            lesion, rim, dead = self._mass(rng, torch_rng, kinds.shape)
         else:
             white = (kinds == KIND["white matter"]) | (kinds == KIND["caudate"])
             reach = self._soften(self._ventricle[labels].float(), rng.uniform(3, 8) / spacing)
@@ -487,7 +503,10 @@ class Generator:
         if rng.random() < 0.5:
             blobs = smooth_field(kinds.shape, rng.uniform(4, 9) / spacing, torch_rng) > rng.uniform(2.4, 4.0)
             lesion = torch.maximum(lesion, blobs * self._hosts[kinds])
+        if large == "mass":  # it fills the sulci
+            tissue = tissue | self._sulcal_fluid[labels]
         lesion = self._soften(lesion, rng.uniform(0.3, 1.5)) * tissue
+        rim, dead = (part if part is None else part * tissue for part in (rim, dead))
         if large == "infarct":
             cavity = self._cavity(rng, torch_rng, lesion)
             lesion = lesion * (1 - cavity)
@@ -496,10 +515,12 @@ class Generator:
         if large == "infarct":  # the patch sees a part of the mask
             share = max(share, 0.7 * self._share_of_mask[masks[0]]) * bool(lesion.any())
         dirt = self._dirt(rng, torch_rng, labels, kinds)
-        return Pathology(lesion, severity, cavity, None, dirt, large, min(share, 0.4))
+        return Pathology(lesion, severity, cavity, None, dirt, large, min(share, 0.4), rim, dead)
 
-    def _mass(self, rng: np.random.Generator, torch_rng: torch.Generator, shape: torch.Size) -> torch.Tensor:
-        """A ball of 5 to 25 mm with a knobbly surface."""
+    def _mass(
+        self, rng: np.random.Generator, torch_rng: torch.Generator, shape: torch.Size
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """A ball of 5 to 25 mm with a knobbly surface; what of it takes up contrast agent, and what is dead."""
         spacing = self.config.spacing_mm
         away = torch.zeros(shape, device=self.device)
         for axis, n in enumerate(shape):
@@ -507,7 +528,14 @@ class Generator:
             away = away + (along * spacing).square().view([-1 if i == axis else 1 for i in range(3)])
         radius = rng.uniform(5, 25)
         field = smooth_field(shape, rng.uniform(8, 20) / spacing, torch_rng)
-        return (away.sqrt() < radius * (1 + 0.3 * field)).float()
+        depth = radius * (1 + 0.3 * field) - away.sqrt()  # mm below the surface
+        mass = (depth > 0).float()
+        if rng.random() >= P_ENHANCING:
+            return mass, None, None
+        oedema = rng.uniform(0, 0.6) * radius
+        thickness = rng.uniform(2, radius)  # solid where it is thicker than what it encloses
+        rim, dead = (depth > oedema).float(), (depth > oedema + thickness).float()
+        return mass, self._soften(rim, 0.6), self._soften(dead, 0.6)
 
     def _placed(
         self, rng: np.random.Generator, points: torch.Tensor, labels: torch.Tensor, head: int, masks: list[int]
@@ -684,11 +712,13 @@ class Generator:
         """Lesions in the signal of their kind, with a texture of low frequency."""
         body = LESION_SIGNAL
         if drawn.large:
-            enhancing = drawn.large == "mass" and CONTRASTS[contrast] == "T1w" and rng.random() < P_ENHANCING
-            body = (ENHANCING_SIGNAL,) * 3 if enhancing else LARGE_SIGNAL
+            body = LARGE_SIGNAL
         elif drawn.cavity is not None:
             body = SCAR_SIGNAL if drawn.cavity.any() else ACUTE_SIGNAL
-        parts = [(drawn.spots, LESION_SIGNAL), (drawn.lesion, body), (drawn.cavity, CAVITY_SIGNAL)]
+        parts = [
+            (drawn.spots, LESION_SIGNAL), (drawn.lesion, body), (drawn.rim, RIM_SIGNAL), (drawn.dead, DEAD_SIGNAL),
+            (drawn.cavity, CAVITY_SIGNAL),
+        ]  # fmt: skip
         shares = [(share, signals) for share, signals in parts if share is not None]
         for share, signals in shares:
             low, high = signals[contrast]

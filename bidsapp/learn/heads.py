@@ -21,6 +21,10 @@ FAR_MM = 20.0
 CLOSING_MM = 10.0
 #: Rim of CSF counted as brain, about that of the manual masks of Lesjak et al. 2016 and less than that of deepbet.
 RIM_MM = 1.5
+#: Where ventricles widen, tissue moves by a share of 1/e as far at this distance from them, ...
+REACH_MM = 25.0
+#: ... and less where the brain's border is nearer than this.
+STILL_MM = 15.0
 
 
 @dataclass(frozen=True)
@@ -139,6 +143,34 @@ def signed_distance(mask: np.ndarray) -> np.ndarray:
     distance[box] = np.clip(np.where(part, inside - 0.5, 0.5 - outside), -FAR_MM, FAR_MM)
     x, y, z = (n // DISTANCE_SPACING_MM for n in mask.shape)
     return distance.reshape(x, 2, y, 2, z, 2).mean((1, 3, 5)).astype(np.float16)
+
+
+def outwards(ventricles: np.ndarray, distance: np.ndarray) -> np.ndarray:
+    """Away from the lateral ventricles: the direction in which tissue goes where they widen, and how far of each mm.
+
+    Parameters
+    ----------
+    ventricles : ndarray
+        bool (X, Y, Z), 1 mm.
+    distance : ndarray
+        (X/2, Y/2, Z/2), as `signed_distance` makes it: at the brain's border nothing moves.
+
+    Returns
+    -------
+    ndarray
+        float16 (3, X/4, Y/4, Z/4): length at most about 1, less with each mm from the ventricles.
+    """
+    step = DISTANCE_SPACING_MM
+    wall = ventricles[::step, ::step, ::step]
+    field = np.zeros((3, *wall.shape), np.float32)
+    if wall.any():
+        box = _box(wall, margin=round(3 * REACH_MM / step))
+        away = ndimage.distance_transform_edt(~wall[box]) - ndimage.distance_transform_edt(wall[box])
+        away = ndimage.gaussian_filter(away * step, 1)
+        share = np.exp(-np.clip(away, 0, None) / REACH_MM) * np.clip(distance[box] / STILL_MM, 0, 1)
+        field[(slice(None), *box)] = np.stack(np.gradient(away, step)) * share
+    x, y, z = (n // 2 for n in wall.shape)
+    return field.reshape(3, x, 2, y, 2, z, 2).mean((2, 4, 6)).astype(np.float16)
 
 
 def _centred(data: np.ndarray) -> np.ndarray:
