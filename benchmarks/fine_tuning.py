@@ -7,12 +7,12 @@ on the third, beside what it was before. The figures are in ``trained/crossvalid
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
+from benchmarks import app
+from benchmarks.app import REPOSITORY
 from bidsapp import train
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 DATASETS = ("bids_ms_mni", "bids_flair_thick")
 
 
@@ -33,9 +33,7 @@ def united(data: Path, out: Path) -> tuple[Path, Path]:
     """Links to the subjects of all datasets, as one dataset, and to their labels."""
     scans, labels = out / "bids", out / "labels"
     for folder in (scans, labels):
-        folder.mkdir(parents=True, exist_ok=True)
-        description = {"Name": "labelled real cases", "BIDSVersion": "1.10.0"}
-        (folder / "dataset_description.json").write_text(json.dumps(description))
+        app.begin_dataset(folder, "labelled real cases")
     for name in DATASETS:
         for folder, source in ((scans, data / name), (labels, data / name / "derivatives/manual")):
             for subject in source.glob("sub-*"):

@@ -9,8 +9,6 @@ ventricles, as bright as the brighter of that patient's lesions; what is finer s
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -21,10 +19,11 @@ import pandas as pd
 from nibabel.processing import resample_from_to
 from scipy import ndimage
 
+from benchmarks import app
+from benchmarks.app import REPOSITORY
 from bidsapp.labels import CSF, GM, WM
 from bidsapp.measure.agreement import agreement
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 #: 8 to 74 ml, all on the left; held out of every training (training/configs/segment.yml).
 INFARCTS = ("Subject_031", "Subject_061", "Subject_091", "Subject_111")
 #: From the lateral ventricles outwards, in white matter, mm.
@@ -50,10 +49,10 @@ def main(argv: list[str] | None = None) -> int:
     source = args.data / "bids_ms_mni"
     if not source.is_dir():
         raise SystemExit(f"{source} is missing: this benchmark needs the real scans of ../shared/data.")
-    run(source, args.out / "before", args.app_options)
+    app.run_all(source, args.out / "before", args.app_options)
     with tempfile.TemporaryDirectory() as folder:
         truth = make_dataset(source, args.out / "before", args.data / "training/lesion_masks_stroke", Path(folder))
-        run(Path(folder), args.out, args.app_options)
+        app.run_all(Path(folder), args.out, args.app_options)
     table = compare(truth, args.out)
     table.to_csv(args.out / "implanted.tsv", sep="\t", float_format="%.3f", index=False)
     text = as_markdown(table)
@@ -62,17 +61,9 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def run(dataset: Path, out: Path, options: list[str]) -> None:
-    """The participant level."""
-    command = [sys.executable, REPOSITORY / "run.py", dataset, out, "participant", *options]
-    if ended := subprocess.run(command, check=False).returncode:
-        raise SystemExit(f"The app ended with {ended}: see {out / 'logs'}.")
-
-
 def make_dataset(source: Path, before: Path, masks: Path, dataset: Path) -> dict[str, np.ndarray]:
     """A subject of each lesion and set of contrasts; the lesions by subject, bool, the raters' of before among them."""
-    (dataset / "README").write_text("Lesions set into scans: see benchmarks/implanted.py.\n")
-    (dataset / "dataset_description.json").write_text(json.dumps({"Name": "implanted", "BIDSVersion": "1.9.0"}))
+    app.begin_dataset(dataset, "implanted", "Lesions set into scans: see benchmarks/implanted.py.\n")
     results = before / "sub-26/anat/sub-26_space-orig"
     tissue = nib.load(f"{results}_seg-tissue_dseg.nii.gz")
     classes = np.asarray(tissue.dataobj)

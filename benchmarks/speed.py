@@ -18,7 +18,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+from benchmarks import app
+from benchmarks.app import REPOSITORY
+
 #: Agreed limits for a T1w + FLAIR session on two cores (issue 3).
 LIMIT_SECONDS, LIMIT_GB = 90.0, 4.0
 SAMPLE_SECONDS = 0.25
@@ -52,12 +54,12 @@ def main(argv: list[str] | None = None) -> int:
     which = ["--participant-label", args.participant, *(["--session-label", args.session] if args.session else [])]
     with tempfile.TemporaryDirectory(prefix="bidsapp-speed-") as folder:
         out = Path(folder) / "out"
-        command = [sys.executable, str(REPOSITORY / "run.py"), str(args.dataset.resolve()), str(out), "participant"]
-        run = measure([*command, *which, "--nprocs", str(len(cores)), *args.app_options])
+        command = app.command(args.dataset, out, *which, "--nprocs", str(len(cores)), *args.app_options)
+        run = measure(command)
         if run.exit_code:
             print(f"The app ended with {run.exit_code} after {run.wall_s:.0f} s: nothing to report.", file=sys.stderr)
             return 1
-        again = measure([*command, *which, "--nprocs", str(len(cores)), *args.app_options])
+        again = measure(command)
         log = out / "logs" / f"sub-{args.participant}.log"
         text = as_markdown(run, again, stages(log.read_text() if log.is_file() else ""), cores=len(cores))
         if args.out:

@@ -11,9 +11,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +20,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from benchmarks.accuracy import REPOSITORY
+from benchmarks import app
+from benchmarks.app import REPOSITORY
 from benchmarks.robustness import coarser
 from bidsapp import labels
 from bidsapp.image.grid import labels_onto
@@ -76,8 +74,7 @@ def main(argv: list[str] | None = None) -> int:
     sessions = sessions_of(args.heads)
     render(args.data / "training", args.heads, dataset)
     if not args.no_run:
-        command = [sys.executable, str(REPOSITORY / "run.py"), str(dataset), str(derivatives), "participant"]
-        subprocess.run([*command, "--skip-bids-validation"], check=False, cwd=REPOSITORY)
+        app.run(dataset, derivatives, "--skip-bids-validation")
     table = pd.DataFrame([compare(session, dataset, derivatives) for session in sessions])
     table.to_csv(args.out / "synthetic.tsv", sep="\t", index=False, na_rep="n/a", float_format="%.4f")
     text = as_markdown(table)
@@ -97,8 +94,7 @@ def render(material: Path, names: Sequence[str], dataset: Path) -> None:
     missing = [name for name in names if not _truth(dataset, name).exists()]
     if not missing:
         return
-    dataset.mkdir(parents=True, exist_ok=True)
-    (dataset / "dataset_description.json").write_text(json.dumps({"Name": "Synthetic heads", "BIDSVersion": "1.10.0"}))
+    app.begin_dataset(dataset, "Synthetic heads")
     heads = load_heads(material / "head_label_maps", tuple(names), cache=dataset.parent / "cache", device="cpu")
     lesions = load_lesions(material / "lesion_masks_ms", device="cpu", only=TrainConfig.held_out_lesions)
     make = Generator(heads, WHOLE, lesions)

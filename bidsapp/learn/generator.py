@@ -113,11 +113,12 @@ class GeneratorConfig:
 #: defects that they were seen to have (docs/training.md). Patches, and what is to be found, are set by who uses it.
 STRIPPED = GeneratorConfig(
     spacing_mm=1.0, contrasts=3, rotation_deg=8, shear=0.05, elastic_mm=(0.5, 3.0), ventricles_mm=(-2.0, 10.0),
-    jitter=0.1, p_random_contrast=0.08, tissue_contrast=(0.35, 1.1), mottle=(0.0, 0.05), border=(0.3, 2.0), sulcal=(0.0, 0.85),
-    below=(0.0, 0.9), thinning=(0.0, 0.8), thinning_below=(0.0, 0.5), misaligned_mm=0.4, severity=(0.0, 0.35),
-    p_choroid=0.4, p_lining=0.5, p_dirty=0.75, p_stripped=1.0, strip_error_mm=(-1.0, 3.0), p_defaced=0.0, p_clean=1.0,
-    p_thick=0.4, thick_mm=(1.5, 7.5), bias=(0.0, 0.15), noise=(0.0, 0.06), gamma=(0.8, 1.25), p_drop=0.5,
-    p_bright_cortex=0.4, p_flow=0.35, box_error_mm=3.0, level_error=0.12, fluid=(0.15, 0.9),
+    jitter=0.1, p_random_contrast=0.08, tissue_contrast=(0.35, 1.1), mottle=(0.0, 0.05), border=(0.3, 2.0),
+    sulcal=(0.0, 0.85), below=(0.0, 0.9), thinning=(0.0, 0.8), thinning_below=(0.0, 0.5), misaligned_mm=0.4,
+    severity=(0.0, 0.35), p_choroid=0.4, p_lining=0.5, p_dirty=0.75, p_stripped=1.0, strip_error_mm=(-1.0, 3.0),
+    p_defaced=0.0, p_clean=1.0, p_thick=0.4, thick_mm=(1.5, 7.5), bias=(0.0, 0.15), noise=(0.0, 0.06),
+    gamma=(0.8, 1.25), p_drop=0.5, p_bright_cortex=0.4, p_flow=0.35, box_error_mm=3.0, level_error=0.12,
+    fluid=(0.15, 0.9),
 )  # fmt: skip
 
 

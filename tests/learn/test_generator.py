@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bidsapp.learn.anatomy import INSIDE_BRAIN, KIND, LEFT_LESION, POSITION, RIGHT_LESION, STRUCTURES
-from bidsapp.learn.fields import apply_along, slice_profiles, smooth_field, touching
+from bidsapp.learn.fields import apply_along, moved, slice_profiles, smooth_field, touching
 from bidsapp.learn.generator import (
     DIRT,
     LARGE,
@@ -19,7 +19,7 @@ from bidsapp.learn.generator import (
     Sample,
     Scene,
 )
-from bidsapp.learn.heads import Heads, brain_hull, joined, signed_distance, to_positions
+from bidsapp.learn.heads import Heads, brain_hull, joined, outwards, signed_distance, to_positions
 from bidsapp.learn.lesion_masks import SHAPE, SPOTS, Lesions, load_lesions
 from bidsapp.learn.lesion_masks import joined as with_large
 from training.tasks import (
@@ -346,6 +346,35 @@ def test_a_patients_own_lesions_are_drawn_in_some_samples_and_are_white_matter_i
     assert task.classes[task._labels(sample)[own].unique()] == "cerebral white matter"
 
 
+def test_a_flow_carries_what_lies_upstream() -> None:
+    points = torch.stack(torch.meshgrid(*[torch.arange(n, dtype=torch.float32) for n in (20, 24, 28)], indexing="ij"))
+    flow = torch.zeros((3, 5, 6, 7))
+    flow[1] = 1  # along the second axis, everywhere
+    there = moved(points, flow, 3.0)
+    torch.testing.assert_close(there[1, 8:12, 8:16, 8:20], points[1, 8:12, 8:16, 8:20] - 3)
+    torch.testing.assert_close(there[[0, 2]], points[[0, 2]])
+
+
+def test_ventricles_widen_and_the_brains_border_stays(ball: Heads) -> None:
+    labels = ball.labels.clone()
+    labels[0, 31:41, 35:45, 39:49] = POSITION[4]
+    heads = dataclasses.replace(ball, labels=labels)
+    field = outwards((labels[0] == POSITION[4]).numpy(), ball.distance[0].numpy())
+    assert field.shape == (3, 18, 20, 22) and np.abs(field).max() < 1.2 and not field[:, 0].any()
+    assert not outwards(np.zeros(labels.shape[1:], bool), ball.distance[0].numpy()).any()
+
+    def millilitres(**settings: tuple[float, float]) -> np.ndarray:
+        make = Generator(heads, bare(spacing_mm=1.0, patch=0, view_sides_mm=(5, 5), **settings))
+        samples, sides = [make.sample(seed) for seed in range(8)], torch.tensor([POSITION[4], POSITION[43]])
+        return np.array([[torch.isin(s.labels, sides).sum(), (s.distance > 0).sum()] for s in samples], float)
+
+    still, wide, narrow = (millilitres(ventricles_mm=range_) for range_ in ((0.0, 0.0), (4.0, 4.0), (-1.5, -1.5)))
+    grown = wide[:, 0] / still[:, 0]
+    assert ((grown > 2) | (grown == 1)).all() and 0 < (grown > 2).sum() < len(grown)
+    assert (narrow[:, 0] / still[:, 0]).min() < 0.8
+    np.testing.assert_allclose(wide[:, 1], still[:, 1], rtol=0.02)
+
+
 def test_heads_are_joined_in_order(ball: Heads) -> None:
     other = dataclasses.replace(ball, labels=ball.labels.flip(1), names=("other",))
     both = joined(ball, other)
@@ -376,6 +405,23 @@ def test_large_lesions_take_cortex_too_and_their_cavities_are_fluid(ball: Heads,
             hollow += bool(hole.any())
             assert (sample.labels[hole] == fluid).all() and (sample.lesion[hole] < 0.5).all()
     assert hollow
+
+
+def test_a_mass_fills_sulci_and_what_is_dead_lies_within_what_enhances(ball: Heads, with_infarcts: Lesions) -> None:
+    make = Generator(ball, dataclasses.replace(PATCH, p_large=1.0), with_infarcts)
+    drawn = []
+    draw = make._pathology
+    make._pathology = lambda *args: drawn.append(draw(*args)) or drawn[-1]  # type: ignore[method-assign]
+    samples = [make.sample(seed) for seed in range(40)]
+    fluid, ventricle = POSITION[24], POSITION[4]
+    masses = [(sample, one) for sample, one in zip(samples, drawn, strict=True) if one.large == "mass"]
+    assert any((sample.lesion[sample.labels == fluid] > 0.5).any() for sample, _ in masses)
+    assert not any((sample.lesion[sample.labels == ventricle] > 0.5).any() for sample, _ in masses)
+    enhancing = [(one.rim, one.dead) for _, one in masses if one.rim is not None]
+    assert 0 < len(enhancing) < len(masses)
+    for rim, dead in enhancing:
+        assert dead is not None and (dead <= rim + 1e-5).all()
+    assert any((dead > 0.5).any() for _, dead in enhancing if dead is not None)
 
 
 def test_masks_of_large_lesions_change_nothing_where_none_are_asked_for(
