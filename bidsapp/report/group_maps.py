@@ -123,7 +123,14 @@ def _difference(
     if len(levels) != 2:
         return None, [f"Lesion frequency was not compared: {group} has {len(levels)} levels, two are wanted."]
     rows = analysis.frame.iloc[[place for place, _ in lesions]]
-    known, confounds = _adjusted_for(rows, group, [analysis.design.age, analysis.design.sex])
+    known, confounds = _adjusted_for(rows, group, _adjusting_lesions(analysis))
+    notes = []
+    if not known.all():
+        unknown = [name for name in (group, *_adjusting_lesions(analysis)) if rows[name].isna().any()]
+        notes.append(
+            f"Lesion frequency: {(~known).sum()} of {len(known)} subjects are left out of the comparison of groups for"
+            f" want of {enumerate_words(unknown)}."
+        )
     try:
         return lesion_difference(
             [path for (_, path), use in zip(lesions, known, strict=True) if use],
@@ -131,9 +138,15 @@ def _difference(
             confounds=confounds,
             permutations=options.permutations,
             random_seed=options.random_seed,
-        ), []
+        ), notes
     except ValueError as error:
-        return None, [f"Lesion frequency was not compared between the groups: {error}"]
+        return None, [*notes, f"Lesion frequency was not compared between the groups: {error}"]
+
+
+def _adjusting_lesions(analysis: Analysis) -> list[str]:
+    """The columns that the comparison of lesion frequency is adjusted for."""
+    design = analysis.design
+    return [name for name in (design.age, design.sex, design.site) if name]
 
 
 @dataclass(frozen=True)
@@ -219,7 +232,7 @@ def _adjusted_for(rows: pd.DataFrame, tested: str, names: Sequence[str | None]) 
 def _write_difference(out_dir: Path, found: DifferenceMap, analysis: Analysis, about: dict[str, Any]) -> Picture:
     group = str(analysis.design.group)
     first, second = analysis.frame[group].cat.categories[:2]
-    adjusted = [name for name in (analysis.design.age, analysis.design.sex) if name]
+    adjusted = _adjusting_lesions(analysis)
     names = [f"{_START}_label-lesion_desc-{desc}_map.nii.gz" for desc in ("difference", "logp")]
     write_image(_rounded(found.difference), out_dir / FOLDER / names[0])
     write_image(_rounded(found.log_p), out_dir / FOLDER / names[1])
@@ -235,7 +248,7 @@ def _write_difference(out_dir: Path, found: DifferenceMap, analysis: Analysis, a
     )  # fmt: skip
     caption = (
         f"Difference of the shares of subjects with a lesion. {found.permutations} permutations, corrected for all"
-        f" voxels{', adjusted for ' + ' and '.join(adjusted) if adjusted else ''}: {extent} at 0.05."
+        f" voxels{', adjusted for ' + enumerate_words(adjusted) if adjusted else ''}: {extent} at 0.05."
     )
     figure = slices(
         [(values, "RdBu_r", -reach, reach, "difference")],

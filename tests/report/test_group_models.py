@@ -180,6 +180,30 @@ def test_maps_and_figures(tmp_path, cohort):
     assert first == {path.name: path.read_bytes() for path in (tmp_path / "group_figures").iterdir()}
 
 
+def test_lesion_frequency_knows_of_sites(tmp_path, cohort):
+    """Lesions are seen at one site only, where most patients were scanned: the disease does nothing."""
+    rng = np.random.default_rng(1)
+    ill = [(i >= 12) != (i in (3, 15)) for i in range(24)]
+    for i in range(24):
+        mask = (rng.random((20, 24, 22)) < 0.1).astype(np.uint8)
+        mask[3, 4, 5] = i >= 12
+        start = tmp_path / f"sub-{i:02}" / "anat" / f"sub-{i:02}_space-{TEMPLATE}"
+        nib.save(nib.Nifti1Image(mask, np.eye(4)), f"{start}_label-lesion_mask.nii.gz")
+    people = pd.read_csv(cohort / "participants.tsv", sep="\t").drop(columns=["age", "sex"])
+    people["group"] = ["MS" if one else "HC" for one in ill]
+    for known, adjusted in ((True, ["scanner"]), (False, [])):
+        kept = people if known else people.drop(columns="scanner")
+        kept.to_csv(cohort / "participants.tsv", sep="\t", index=False)
+        run(tmp_path, cohort, permutations=100)
+        about = json.loads((tmp_path / "group_maps" / "group_maps.json").read_text())
+        difference = next(text for name, text in about.items() if "desc-difference" in name)
+        assert difference["AdjustedFor"] == adjusted and difference["VoxelsBelow0.05"] == (0 if known else 1)
+    people.loc[0, "scanner"] = np.nan
+    people.to_csv(cohort / "participants.tsv", sep="\t", index=False, na_rep="n/a")
+    page, _ = run(tmp_path, cohort, permutations=20)
+    assert "1 of 24 subjects are left out of the comparison of groups for want of scanner" in page
+
+
 def write_gray_matter(tmp_path, subjects, loss):
     """Modulated maps of 24 subjects' first `subjects`, with `loss(i)` less in one corner."""
     for i in range(subjects):
