@@ -46,7 +46,7 @@ class TrainConfig:
     checkpoint_seconds: float = 120.0
     surround_mm: float = 2.0  # segment: what is shown around a brain mask, at inference
     border_offset_mm: float = 0.0  # brain: the border of the target moved outwards by this, at inference
-    mixed_precision: bool = True  # bfloat16 autocast
+    mixed_precision: bool = True  # bfloat16 autocast, on a GPU and on a CPU that has it in hardware
     workers: int = 0  # processes that make samples ahead, on a CPU
     threads: int = 1  # more threads wait for one another on a busy machine
     network: UNetConfig = field(default_factory=UNetConfig)

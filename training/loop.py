@@ -17,6 +17,7 @@ from bidsapp.learn.generator import Generator, Sample
 from bidsapp.learn.heads import joined, load_heads
 from bidsapp.learn.loop import Schedule, fit
 from bidsapp.models.registry import Model, load_model
+from bidsapp.models.segment import bfloat16
 from bidsapp.models.unet import FoldedUNet
 from training.config import TrainConfig
 from training.patients import make_label_maps
@@ -58,7 +59,8 @@ def train(config: TrainConfig, *, folder: Path, device: str, max_seconds: float 
 def forward(network: nn.Module, task: Task, sample: Sample, config: TrainConfig) -> torch.Tensor:
     """Logits (classes, X, Y, Z) of a sample, in float32."""
     place = task.place(sample)
-    with torch.autocast(sample.image.device.type, torch.bfloat16, enabled=config.mixed_precision):
+    device = sample.image.device.type
+    with torch.autocast(device, torch.bfloat16, enabled=config.mixed_precision and bfloat16(device)):
         return network(task.inputs(sample)[None], None if place is None else place[None])[0].float()
 
 
