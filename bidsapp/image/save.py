@@ -52,7 +52,14 @@ def write_image(img: nib.Nifti1Image, path: Path) -> None:
         aside.open("wb") as stream,
         gzip.GzipFile("", "wb", COMPRESSION, stream, mtime=0) as zipped,
     ):
-        zipped.write(img.to_bytes())
+        zipped.write(in_file_order(img).to_bytes())
+
+
+def in_file_order(img: nib.Nifti1Image) -> nib.Nifti1Image:
+    """The same image, its voxels in memory as they lie in a file: nibabel writes others slice by slice, slowly."""
+    if not isinstance(img.dataobj, np.ndarray):  # it was read from a file
+        return img
+    return img.__class__(np.asfortranarray(img.dataobj), img.affine, img.header)
 
 
 def as_probability(img: nib.Nifti1Image) -> nib.Nifti1Image:

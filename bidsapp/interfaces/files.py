@@ -9,6 +9,8 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
+from bidsapp.image.save import in_file_order
+
 
 def by_name(files: Iterable[str]) -> dict[str, str]:
     """Files by their stem: a list of files is what nipype can check for changes, a name is what we look up."""
@@ -31,5 +33,5 @@ def array(path: str | Path, dtype: Any = np.float32) -> np.ndarray:
 def save(img: nib.Nifti1Image, folder: str, name: str) -> str:
     """Write an intermediate image, uncompressed (they are read again at once), and return its path."""
     path = Path(folder) / f"{name}.nii"
-    nib.save(img, path)
+    nib.save(in_file_order(img), path)
     return str(path)
