@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -9,6 +10,26 @@ from collections.abc import Sequence
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def arguments(about: str | None, name: str) -> argparse.ArgumentParser:
+    """The command line of a benchmark: where its results go, by default ``work/<name>``, and options of the app."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=REPOSITORY / "work" / name, help="derivatives and tables go here")
+    parser.add_argument("app_options", nargs="*", metavar="-- OPTION", help="passed on to run.py")
+    return parser
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """``--data``, for a benchmark on the real scans."""
+    parser.add_argument("--data", type=Path, default=REPOSITORY / "../shared/data", help="folder of the real scans")
+
+
+def real_dataset(data: Path, name: str) -> Path:
+    """One of the real datasets; ends the program where it is not there."""
+    if not (data / name).is_dir():
+        raise SystemExit(f"{data / name}: no such folder; --data names the folder of the real scans.")
+    return data / name
 
 
 def command(dataset: Path, out: Path, *options: str, level: str = "participant") -> list[str]:

@@ -11,7 +11,6 @@ T1w with contrast agent that is also all the app gets to see.
 
 from __future__ import annotations
 
-import argparse
 import os
 import subprocess
 import sys
@@ -29,7 +28,6 @@ from matplotlib import pyplot as plt
 from matplotlib.colors import ListedColormap
 
 from benchmarks import app
-from benchmarks.app import REPOSITORY
 from bidsapp.labels import CSF, GM, LESION, WM
 from bidsapp.measure.agreement import agreement
 
@@ -65,12 +63,7 @@ COLUMNS = ("tiv_mm3", "brain_mask_mm3", "gm_mm3", "wm_mm3", "csf_mm3", "lesion_m
 
 def main(argv: list[str] | None = None) -> int:
     """Fetch the scans, run the app, compare and draw."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--out", type=Path, default=REPOSITORY / "work/elsewhere", help="derivatives and tables go here"
-    )
-    parser.add_argument("app_options", nargs="*", metavar="-- OPTION", help="passed on to run.py")
-    args = parser.parse_args(argv)
+    args = app.arguments(__doc__, "elsewhere").parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         packages = fetch(sorted({scan.package for scan in SCANS}), Path(folder))
         dataset = make_dataset(packages, Path(folder, "bids"))

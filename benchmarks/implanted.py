@@ -8,7 +8,6 @@ ventricles, as bright as the brighter of that patient's lesions; what is finer s
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from pathlib import Path
@@ -20,7 +19,6 @@ from nibabel.processing import resample_from_to
 from scipy import ndimage
 
 from benchmarks import app
-from benchmarks.app import REPOSITORY
 from bidsapp.labels import CSF, GM, WM
 from bidsapp.measure.agreement import agreement
 
@@ -39,16 +37,10 @@ CONTRAST_SETS = {"all": ("T1w", "T2w", "FLAIR"), "FLAIR": ("FLAIR",)}
 
 def main(argv: list[str] | None = None) -> int:
     """Run the app on the scans as they are, set lesions into them, run it again, compare."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=REPOSITORY.parent / "shared" / "data")
-    parser.add_argument(
-        "--out", type=Path, default=REPOSITORY / "work/implanted", help="derivatives and tables go here"
-    )
-    parser.add_argument("app_options", nargs="*", metavar="-- OPTION", help="passed on to run.py")
+    parser = app.arguments(__doc__, "implanted")
+    app.add_data(parser)
     args = parser.parse_args(argv)
-    source = args.data / "bids_ms_mni"
-    if not source.is_dir():
-        raise SystemExit(f"{source} is missing: this benchmark needs the real scans of ../shared/data.")
+    source = app.real_dataset(args.data, "bids_ms_mni")
     app.run_all(source, args.out / "before", args.app_options)
     with tempfile.TemporaryDirectory() as folder:
         truth = make_dataset(source, args.out / "before", args.data / "training/lesion_masks_stroke", Path(folder))

@@ -7,7 +7,6 @@ examples of the npm package ``brainbrowser`` (AGPL-3.0), fetched by ``npm pack``
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import json
 import subprocess
@@ -21,7 +20,6 @@ import numpy as np
 import pandas as pd
 
 from benchmarks import app
-from benchmarks.app import REPOSITORY
 
 PACKAGE = "brainbrowser@2.3.0"
 SCANS = {"1": "structural1.mnc", "2": "structural2.mnc"}
@@ -31,10 +29,7 @@ LEAST_ML = 0.3
 
 def main(argv: list[str] | None = None) -> int:
     """Fetch the scans, run the app, compare the visits."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=REPOSITORY / "work/retest", help="derivatives and tables go here")
-    parser.add_argument("app_options", nargs="*", metavar="-- OPTION", help="passed on to run.py")
-    args = parser.parse_args(argv)
+    args = app.arguments(__doc__, "retest").parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         dataset = Path(folder, "bids")
         make_dataset(fetch(Path(folder)), dataset)

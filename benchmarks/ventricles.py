@@ -8,7 +8,6 @@ border. Writes ``ventricles.tsv`` and ``ventricles.md`` beside the derivatives, 
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from pathlib import Path
@@ -21,7 +20,6 @@ from scipy import ndimage
 
 from benchmarks import app
 from benchmarks.accuracy import FREESURFER_CEREBRAL_WM, FREESURFER_STRUCTURES
-from benchmarks.app import REPOSITORY
 from bidsapp import labels
 from bidsapp.learn.fields import moved
 from bidsapp.learn.heads import outwards, signed_distance
@@ -36,16 +34,10 @@ NAMES = ("lateral ventricle", "caudate", "thalamus", "putamen", "hippocampus", "
 
 def main(argv: list[str] | None = None) -> int:
     """Widen, run, compare."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=REPOSITORY / "../shared/data", help="folder of the real scans")
-    parser.add_argument(
-        "--out", type=Path, default=REPOSITORY / "work/ventricles", help="derivatives and tables go here"
-    )
-    parser.add_argument("app_options", nargs="*", metavar="-- OPTION", help="passed on to run.py")
+    parser = app.arguments(__doc__, "ventricles")
+    app.add_data(parser)
     args = parser.parse_args(argv)
-    source = args.data / "bids_t1_freesurfer"
-    if not source.is_dir():
-        parser.exit(1, f"{source}: no such folder; --data names the folder of the real scans.\n")
+    source = app.real_dataset(args.data, "bids_t1_freesurfer")
     scan = nib.as_closest_canonical(nib.load(next(source.glob("sub-01/anat/*_T1w.nii.gz"))))
     theirs = nib.as_closest_canonical(nib.load(next(source.glob("derivatives/freesurfer/sub-01/anat/*_dseg.nii.gz"))))
     with tempfile.TemporaryDirectory() as folder:

@@ -123,14 +123,9 @@ def _difference(
     if len(levels) != 2:
         return None, [f"Lesion frequency was not compared: {group} has {len(levels)} levels, two are wanted."]
     rows = analysis.frame.iloc[[place for place, _ in lesions]]
-    known, confounds = _adjusted_for(rows, group, _adjusting_lesions(analysis))
-    notes = []
-    if not known.all():
-        unknown = [name for name in (group, *_adjusting_lesions(analysis)) if rows[name].isna().any()]
-        notes.append(
-            f"Lesion frequency: {(~known).sum()} of {len(known)} subjects are left out of the comparison of groups for"
-            f" want of {enumerate_words(unknown)}."
-        )
+    adjusting = _adjusting_lesions(analysis)
+    known, confounds = _adjusted_for(rows, group, adjusting)
+    notes = _for_want("Lesion frequency", known, rows[[group, *adjusting]], left_out_of=" of the comparison of groups")
     try:
         return lesion_difference(
             [path for (_, path), use in zip(lesions, known, strict=True) if use],
@@ -175,7 +170,7 @@ def _morphometry(
     known, confounds = _adjusted_for(rows, column, question.adjusted)
     used = [one for one, use in zip(images, known, strict=True) if use]
     tested = rows[column][known]
-    notes = _left_out(analysis, len(images), [name for name in known_as if rows[name].isna().any()], len(used))
+    notes = _without_map(analysis, len(images)) + _for_want("Voxel-based morphometry", known, rows[known_as])
     if len(levels) > 2:
         notes.append(f"Gray matter was tested {words}: {design.group} has {len(levels)} levels, two would be compared.")
     try:
@@ -197,22 +192,24 @@ def _morphometry(
     return (found, question), notes
 
 
-def _left_out(analysis: Analysis, with_map: int, unknown: Sequence[str], used: int) -> list[str]:
-    """A word on subjects that voxel-based morphometry cannot use."""
-    notes = []
+def _without_map(analysis: Analysis, with_map: int) -> list[str]:
+    """A word on subjects that voxel-based morphometry has no map of."""
     subjects = analysis.volumes["participant_id"].nunique()
-    if with_map < subjects:
-        notes.append(
-            f"Voxel-based morphometry: {subjects - with_map} of {subjects} subjects have no map of modulated gray"
-            " matter (earlier versions wrote none; nor is there one without MNI images, or where gray and white matter"
-            " cannot be told apart)."
-        )
-    if used < with_map:
-        why = enumerate_words(unknown)
-        notes.append(
-            f"Voxel-based morphometry: {with_map - used} of {with_map} subjects are left out for want of {why}."
-        )
-    return notes
+    if with_map >= subjects:
+        return []
+    return [
+        f"Voxel-based morphometry: {subjects - with_map} of {subjects} subjects have no map of modulated gray"
+        " matter (earlier versions wrote none; nor is there one without MNI images, or where gray and white matter"
+        " cannot be told apart)."
+    ]
+
+
+def _for_want(what: str, known: np.ndarray, columns: pd.DataFrame, *, left_out_of: str = "") -> list[str]:
+    """A word on subjects that a comparison leaves out, as they are not known in all of its columns."""
+    if known.all():
+        return []
+    why = enumerate_words([name for name in columns if columns[name].isna().any()])
+    return [f"{what}: {(~known).sum()} of {len(known)} subjects are left out{left_out_of} for want of {why}."]
 
 
 def _adjusted_for(rows: pd.DataFrame, tested: str, names: Sequence[str | None]) -> tuple[np.ndarray, np.ndarray | None]:

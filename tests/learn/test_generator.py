@@ -388,12 +388,17 @@ def with_infarcts(everywhere: Lesions) -> Lesions:
     return with_large(everywhere, Lesions(torch.ones((1, *SHAPE), dtype=torch.uint8), everywhere.spots))
 
 
-def test_large_lesions_take_cortex_too_and_their_cavities_are_fluid(ball: Heads, with_infarcts: Lesions) -> None:
-    make = Generator(ball, dataclasses.replace(PATCH, p_large=1.0), with_infarcts)
-    drawn = []
+def with_large_lesions(heads: Heads, lesions: Lesions) -> tuple[list[Sample], list[Pathology]]:
+    """Samples with a large lesion each, and what was drawn into them."""
+    make = Generator(heads, dataclasses.replace(PATCH, p_large=1.0), lesions)
+    drawn: list[Pathology] = []
     draw = make._pathology
     make._pathology = lambda *args: drawn.append(draw(*args)) or drawn[-1]  # type: ignore[method-assign]
-    samples = [make.sample(seed) for seed in range(24)]
+    return [make.sample(seed) for seed in range(24)], drawn
+
+
+def test_large_lesions_take_cortex_too_and_their_cavities_are_fluid(ball: Heads, with_infarcts: Lesions) -> None:
+    samples, drawn = with_large_lesions(ball, with_infarcts)
     assert {one.large for one in drawn} == set(LARGE)
     cortex, fluid = torch.tensor([POSITION[3], POSITION[42]]), POSITION[24]
     hollow = 0
@@ -408,11 +413,7 @@ def test_large_lesions_take_cortex_too_and_their_cavities_are_fluid(ball: Heads,
 
 
 def test_a_mass_fills_sulci_and_what_is_dead_lies_within_what_enhances(ball: Heads, with_infarcts: Lesions) -> None:
-    make = Generator(ball, dataclasses.replace(PATCH, p_large=1.0), with_infarcts)
-    drawn = []
-    draw = make._pathology
-    make._pathology = lambda *args: drawn.append(draw(*args)) or drawn[-1]  # type: ignore[method-assign]
-    samples = [make.sample(seed) for seed in range(24)]
+    samples, drawn = with_large_lesions(ball, with_infarcts)
     fluid, ventricle = POSITION[24], POSITION[4]
     masses = [(sample, one) for sample, one in zip(samples, drawn, strict=True) if one.large == "mass"]
     assert any((sample.lesion[sample.labels == fluid] > 0.5).any() for sample, _ in masses)
