@@ -3,6 +3,9 @@
 torch in single precision and in bfloat16, and OpenVINO if it is installed (``pip install openvino``; the app does not
 need it): CPU seconds until the first tile can be run, seconds a tile on one thread, and how far the probabilities lie
 from those of torch in single precision.
+
+``python -m benchmarks.inference --scans T1w.nii.gz T2w.nii.gz FLAIR.nii.gz``: both networks on the scans of a session
+that share a grid, as the app runs them, on the CPU and on the GPU if there is one: seconds, and how far they agree.
 """
 
 from __future__ import annotations
@@ -11,12 +14,16 @@ import argparse
 import importlib.util
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import torch
 
+from bidsapp.models.brain import find_brain
 from bidsapp.models.registry import Model, load_model
+from bidsapp.models.segment import segment_network
 
 Run = Callable[[], np.ndarray]
 
@@ -25,8 +32,13 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tiles", type=int, default=8, help="tiles to average over")
+    parser.add_argument("--scans", nargs="+", type=Path, help="named ..._T1w.nii.gz and so on, on one grid")
+    parser.add_argument("--threads", type=int, default=1, help="of the CPU (default: 1)")
     args = parser.parse_args()
-    torch.set_num_threads(1)
+    torch.set_num_threads(args.threads)
+    if args.scans:
+        whole(args.scans)
+        return
     model = load_model("segment")
     rng = torch.Generator().manual_seed(0)
     patch = int(model.card["patch"])
@@ -49,6 +61,34 @@ def main() -> None:
         print(
             f"| {name} | {ready - seconds:.1f} | {seconds:.3f} | {np.abs(found - reference).mean():.5f} |", flush=True
         )
+
+
+def whole(scans: Sequence[Path]) -> None:
+    """Brain and classes of a session, each device twice: the first time the device and its kernels are made ready."""
+    loaded = [nib.as_closest_canonical(nib.Nifti1Image.from_filename(path)) for path in scans]
+    names = [path.name.removesuffix(".nii.gz").rsplit("_", 1)[-1] for path in scans]
+    images = {name: img.get_fdata(dtype=np.float32) for name, img in zip(names, loaded, strict=True)}
+    voxel_size_mm = tuple(float(n) for n in loaded[0].header.get_zooms()[:3])
+    devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    print(
+        "| device | time | brain, s | classes, s | ... with --tta, s | labels as on the CPU |\n|---|---|---|---|---|---|"
+    )
+    reference = None
+    for device in devices:
+        for time_ in ("first", "second"):
+            spent = []
+            began = time.monotonic()
+            mask = find_brain(images[names[0]], voxel_size_mm=voxel_size_mm, device=device) > 0.5
+            spent.append(time.monotonic() - began)
+            for tta in (False, True):
+                began = time.monotonic()
+                found = segment_network(images, mask, voxel_size_mm=voxel_size_mm, device=device, tta=tta)
+                spent.append(time.monotonic() - began)
+            labels = np.zeros(mask.shape, int)
+            labels[found.box] = found.probability.argmax(0)
+            reference = labels if reference is None else reference
+            same = (labels == reference)[mask].mean()
+            print(f"| {device} | {time_} | {' | '.join(f'{s:.2f}' for s in spent)} | {same:.4f} |", flush=True)
 
 
 def engines(model: Model, scan: torch.Tensor, place: torch.Tensor) -> Iterator[tuple[str, Callable[[], Run]]]:

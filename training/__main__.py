@@ -1,4 +1,4 @@
-"""``python -m training CONFIG.yml``: train, continue, or export a network."""
+"""``python -m training CONFIG.yml``: train, continue, or export a network, or pack what it is trained on."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ def main() -> None:
     parser.add_argument("--heads", help="folder of the label maps, instead of the configuration's")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop (and save) after this long")
     parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
+    parser.add_argument("--pack", type=Path, help="train nothing; write the label maps and masks into this one file")
+    parser.add_argument("--packed", type=Path, help="such a file, instead of the folders that the configuration names")
     parser.add_argument("--export", type=Path, help="train nothing; write the run's averaged weights into this folder")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
@@ -25,15 +27,19 @@ def main() -> None:
 
     config = load_config(args.config, steps=args.steps, heads=args.heads)
     folder = args.runs / f"{config.name}-{config.version}"
-    if args.export:
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if args.pack:
+        from training.material import pack
+
+        pack(config, folder, args.pack)
+    elif args.export:
         from training.export import export
 
-        export(config, run=folder, out=args.export)
-        return
-    from training.loop import train
+        export(config, run=folder, out=args.export, device=device, packed=args.packed)
+    else:
+        from training.loop import train
 
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    train(config, folder=folder, device=device, max_seconds=args.minutes * 60)
+        train(config, folder=folder, device=device, max_seconds=args.minutes * 60, packed=args.packed)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ class TrainConfig:
     held_out_large: tuple[str, ...] = ()
     seed: int = 0
     steps: int = 4000
-    batch: int = 1  # samples a step, one after the other (they differ in shape)
+    batch: int = 1  # samples a step, one after the other where they differ in shape
     learning_rate: float = 2e-3
     warm_up: int = 50
     weight_decay: float = 1e-4
@@ -47,7 +47,8 @@ class TrainConfig:
     surround_mm: float = 2.0  # segment: what is shown around a brain mask, at inference
     border_offset_mm: float = 0.0  # brain: the border of the target moved outwards by this, at inference
     mixed_precision: bool = True  # bfloat16 autocast, on a GPU and on a CPU that has it in hardware
-    workers: int = 0  # processes that make samples ahead, on a CPU
+    workers: int = 0  # processes that make samples ahead
+    workers_on: str = "cpu"  # ... and where: "cpu", "cuda"
     threads: int = 1  # more threads wait for one another on a busy machine
     network: UNetConfig = field(default_factory=UNetConfig)
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)

@@ -12,14 +12,15 @@ import numpy as np
 import torch
 from safetensors import safe_open
 
-from bidsapp.learn.generator import CONTRASTS
+from bidsapp.learn.generator import CONTRASTS, Generator
 from bidsapp.learn.loop import CHECKPOINT
 from bidsapp.learn.model_folder import write_model
 from bidsapp.models.registry import load_model
 from bidsapp.models.segment import WITH_FLAIR, WITHOUT_FLAIR
 from bidsapp.models.unet import FoldedUNet
 from training.config import TrainConfig
-from training.loop import VALIDATION_SEED, forward, generator
+from training.loop import VALIDATION_SEED, forward, material, on_device
+from training.material import Material
 from training.tasks import make_task
 
 #: Candidates of the lesion threshold, and the synthetic scans it is chosen on: others than those of the log.
@@ -41,9 +42,10 @@ SOURCES = {
 }
 
 
-def export(config: TrainConfig, *, run: Path, out: Path) -> Path:
+def export(config: TrainConfig, *, run: Path, out: Path, device: str = "cpu", packed: Path | None = None) -> Path:
     """Write ``<out>/<name>-<version>/{model.json,weights.safetensors}``: averaged weights in float16.
 
+    The material of the synthetic scans is that of the file `packed`, or what the configuration names.
     Figures on real scans come from ``<run>/judged.json`` (``python -m training.judge``), where that file exists.
 
     Raises
@@ -55,7 +57,9 @@ def export(config: TrainConfig, *, run: Path, out: Path) -> Path:
     step, network = _average(config, run / CHECKPOINT, begun_from=record["begun_from"])
     counts, offsets = {}, {}
     if config.task == "segment":
-        counts, offsets = lesion_counts(config, network, run), class_offsets(*answers(config, network, run))
+        here = material(config, run, held_out=True, packed=packed).to(device)
+        network = on_device(network, device)
+        counts, offsets = lesion_counts(config, network, here), class_offsets(*answers(config, network, here))
     used = [Path(folder).name for folder in (config.heads, config.lesions, config.large, config.patients) if folder]
     card = {
         "name": config.name,
@@ -77,7 +81,7 @@ def export(config: TrainConfig, *, run: Path, out: Path) -> Path:
         },
         "figures": _figures(run, counts),
     }
-    return write_model(network, out / f"{config.name}-{config.version}", card)
+    return write_model(network.cpu(), out / f"{config.name}-{config.version}", card)
 
 
 def _average(config: TrainConfig, checkpoint: Path, *, begun_from: str) -> tuple[int, FoldedUNet]:
@@ -121,13 +125,12 @@ def _usage(
     }
 
 
-def answers(config: TrainConfig, network: FoldedUNet, run: Path) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
+def answers(config: TrainConfig, network: FoldedUNet, here: Material) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
     """Classes, and their probabilities in some voxels of the same synthetic brains from each set of contrasts.
 
     The latter (classes, voxels), by the contrasts that are there, joined by "+".
     """
-    everything = replace(config, generator=replace(config.generator, p_drop=0.0))
-    task, make = make_task(config.task), generator(everything, run, "cpu", held_out=True)
+    task, make = make_task(config.task), Generator(here.heads, replace(config.generator, p_drop=0.0), here.lesions)
     sets = [those for count in (1, 2, 3) for those in itertools.combinations(range(len(CONTRASTS)), count)]
     found: dict[str, list[np.ndarray]] = {"+".join(CONTRASTS[i] for i in those): [] for those in sets}
     for number in range(OFFSET_SAMPLES):
@@ -136,8 +139,9 @@ def answers(config: TrainConfig, network: FoldedUNet, run: Path) -> tuple[tuple[
         for those, kept in zip(sets, found.values(), strict=True):
             there = torch.zeros(len(CONTRASTS), 1, 1, 1)
             there[list(those)] = 1
-            logits = forward(network, task, replace(sample, image=sample.image * there), config)
-            kept.append(logits.flatten(1)[:, where].softmax(0).numpy())
+            image = sample.image * there.to(sample.image.device)
+            logits = forward(network, task, [replace(sample, image=image)], config)[0]
+            kept.append(logits.flatten(1).cpu()[:, where].softmax(0).numpy())
     return task.classes, {key: np.concatenate(parts, 1) for key, parts in found.items()}
 
 
@@ -156,19 +160,18 @@ def class_offsets(classes: Sequence[str], found: Mapping[str, np.ndarray]) -> di
     return out
 
 
-def lesion_counts(config: TrainConfig, network: FoldedUNet, run: Path) -> dict[str, np.ndarray]:
+def lesion_counts(config: TrainConfig, network: FoldedUNet, here: Material) -> dict[str, np.ndarray]:
     """Voxels found and true, found, true, by scan and threshold: (scans, thresholds, 3), with a FLAIR and without.
 
     The scans are synthetic ones of held-out heads, others than those of the log, and without the large lesions, whose
     many voxels would choose the threshold of the small ones.
     """
-    small = replace(config, generator=replace(config.generator, p_large=0.0))
-    task, make = make_task(config.task), generator(small, run, "cpu", held_out=True)
+    task, make = make_task(config.task), Generator(here.heads, replace(config.generator, p_large=0.0), here.lesions)
     counts: dict[str, list[np.ndarray]] = {WITH_FLAIR: [], WITHOUT_FLAIR: []}
     for number in range(CALIBRATION_SAMPLES):
         sample = make.sample(CALIBRATION_SEED + number)
         key = WITH_FLAIR if sample.image[CONTRASTS.index("FLAIR")].any() else WITHOUT_FLAIR
-        found, truth = forward(network, task, sample, config).softmax(0)[-1], sample.lesion > 0.5
+        found, truth = forward(network, task, [sample], config)[0].softmax(0)[-1], sample.lesion > 0.5
         above = [found > threshold for threshold in THRESHOLDS]
         rows = [[int((one & truth).sum()), int(one.sum()), int(truth.sum())] for one in above]
         counts[key].append(np.array(rows))

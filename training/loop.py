@@ -5,105 +5,131 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
-from bidsapp.learn import lesion_masks
 from bidsapp.learn.generator import Generator, Sample
-from bidsapp.learn.heads import joined, load_heads
 from bidsapp.learn.loop import Schedule, fit
 from bidsapp.models.registry import Model, load_model
 from bidsapp.models.segment import bfloat16
 from bidsapp.models.unet import FoldedUNet
+from training.batches import Batches, Packed, apart
 from training.config import TrainConfig
-from training.patients import make_label_maps
+from training.material import Material, gather, unpack
 from training.tasks import Task, make_task
 
 #: Seeds of validation samples lie apart from those of training, which count up from seed * 10**9.
 VALIDATION_SEED = 10**15
+#: Environment variable that tells the commit where the code is a copy without git's files.
+COMMIT = "TRAINING_COMMIT"
 
 
-def train(config: TrainConfig, *, folder: Path, device: str, max_seconds: float = math.inf) -> None:
+def train(
+    config: TrainConfig, *, folder: Path, device: str, max_seconds: float = math.inf, packed: Path | None = None
+) -> None:
     """Train until ``config.steps`` or `max_seconds`, writing into `folder`.
 
-    Files: ``run.json`` (configuration, git commit, device) and those of `bidsapp.learn.loop.fit`.
+    Files: ``run.json`` (configuration, git commit, device) and those of `bidsapp.learn.loop.fit`. The material is that
+    of the file `packed` (`training.material.pack`), or what the configuration names.
     """
     folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     begun = load_model(config.begin_with) if config.begin_with else None
     _record(config, folder, device, begun)
-    make, check = (generator(config, folder, device, held_out=held_out) for held_out in (False, True))
     task = make_task(config.task)
     network = FoldedUNet(config.network)
     if begun:
         network.load_state_dict(begun.network.state_dict())
+    made_on = config.workers_on if config.workers else device
+    make = Batches(
+        material(config, folder, held_out=False, packed=packed), config.generator,
+        seed=config.seed, batch=config.batch, device=made_on, packed=config.workers > 0,
+    )  # fmt: skip
+    if made_on == "cpu":
+        _ = make.generator  # once, before other processes are forked
+    check = validation_samples(config, folder, device, packed=packed)
+    schedule = {f.name: getattr(config, f.name) for f in dataclasses.fields(Schedule) if hasattr(config, f.name)}
     fit(
-        network.to(device),
-        lambda number: make.sample(config.seed * 10**9 + number),
-        loss=lambda network, sample: task.loss(forward(network, task, sample, config), sample),
+        on_device(network, device),
+        make,
+        loss=lambda network, batch: loss(network, task, batch, config),
         validate=lambda network: validate(network, check, task, config),
-        schedule=Schedule(
-            **{f.name: getattr(config, f.name) for f in dataclasses.fields(Schedule) if hasattr(config, f.name)}
-        ),
+        schedule=Schedule(**schedule | {"batch": 1}),  # of samples, which come as one
         folder=folder,
-        workers=config.workers if device == "cpu" else 0,
+        workers=config.workers,
+        start_workers="spawn" if config.workers and made_on != "cpu" else None,
         max_seconds=max_seconds,
     )
 
 
-def forward(network: nn.Module, task: Task, sample: Sample, config: TrainConfig) -> torch.Tensor:
-    """Logits (classes, X, Y, Z) of a sample, in float32."""
-    place = task.place(sample)
-    device = sample.image.device.type
+def on_device(network: FoldedUNet, device: str) -> FoldedUNet:
+    """On a GPU with its channels last, as tensor cores want them."""
+    if not device.startswith("cuda"):
+        return network.to(device)
+    torch.backends.cudnn.benchmark = True
+    return network.to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+
+
+def material(config: TrainConfig, folder: Path, *, held_out: bool, packed: Path | None) -> Material:
+    """From one file, or from the folders that the configuration names."""
+    return unpack(packed, held_out=held_out) if packed else gather(config, folder, held_out=held_out)
+
+
+def loss(network: nn.Module, task: Task, batch: list[Sample] | Packed, config: TrainConfig) -> torch.Tensor:
+    """Mean loss of a batch; in one piece where its samples have one shape."""
+    device = str(next(network.parameters()).device)
+    samples = apart(batch, device) if isinstance(batch, Packed) else batch
+    alike = len({sample.labels.shape for sample in samples}) == 1
+    pieces = [samples] if alike else [[sample] for sample in samples]
+    values = [
+        task.loss(logits, sample)
+        for piece in pieces
+        for logits, sample in zip(forward(network, task, piece, config), piece, strict=True)
+    ]
+    return torch.stack(values).mean()
+
+
+def forward(network: nn.Module, task: Task, samples: Sequence[Sample], config: TrainConfig) -> torch.Tensor:
+    """Logits (samples, classes, X, Y, Z) of samples of one shape, in float32."""
+    images = torch.stack([task.inputs(sample) for sample in samples])
+    places = [task.place(sample) for sample in samples]
+    place = None if places[0] is None else torch.stack(places)
+    device = images.device.type
     with torch.autocast(device, torch.bfloat16, enabled=config.mixed_precision and bfloat16(device)):
-        return network(task.inputs(sample)[None], None if place is None else place[None])[0].float()
+        return network(images, place).float()
 
 
-def validate(network: nn.Module, make: Generator, task: Task, config: TrainConfig) -> dict[str, float]:
-    """Mean Dice by class over the same synthetic samples of held-out heads every time."""
-    rows = []
+def validation_samples(config: TrainConfig, folder: Path, device: str, *, packed: Path | None) -> list[Sample]:
+    """The same synthetic samples of held-out heads every time; all held out if `folder` is a run's."""
+    here = material(config, folder, held_out=True, packed=packed).to(device)
+    make = Generator(here.heads, config.generator, here.lesions)
+    return [make.sample(VALIDATION_SEED + i, head=i % len(here.heads)) for i in range(config.validate_on)]
+
+
+def validate(network: nn.Module, samples: Sequence[Sample], task: Task, config: TrainConfig) -> dict[str, float]:
+    """Mean Dice by class."""
     with torch.no_grad():
-        for i in range(config.validate_on):
-            sample = make.sample(VALIDATION_SEED + i, head=i % len(make.heads))
-            rows.append(task.dice(forward(network, task, sample, config), sample))
+        rows = [task.dice(forward(network, task, [sample], config)[0], sample) for sample in samples]
     return {f"dice_{name}": float(value) for name, value in zip(task.classes, np.nanmean(rows, axis=0), strict=True)}
 
 
-def generator(config: TrainConfig, folder: Path, device: str, *, held_out: bool) -> Generator:
-    """Makes samples of the heads, patients and lesion masks trained on, or of the heads and masks held out."""
-    names = config.held_out_heads if held_out else config.train_heads
-    cache = folder.parent / "cache"
-    heads = load_heads(Path(config.heads), names, cache=cache, device=device)
-    if config.patients and not held_out:
-        maps = cache / "patients"
-        patients = make_label_maps(Path(config.patients), Path(config.heads), names, out=maps)
-        heads = joined(heads, load_heads(maps, patients, cache=cache, device=device))
-    lesions = _masks(config.lesions, config.held_out_lesions, device, held_out=held_out)
-    large = _masks(config.large, config.held_out_large, device, held_out=held_out)
-    if lesions and large:
-        lesions = lesion_masks.joined(lesions, large)
-    return Generator(heads, config.generator, lesions)
-
-
-def _masks(folder: str, kept_apart: tuple[str, ...], device: str, *, held_out: bool) -> lesion_masks.Lesions | None:
-    """The masks of a folder that are trained on, or those held out; none without a folder."""
-    if not folder:
-        return None
-    names = {"only": kept_apart} if held_out else {"leave_out": kept_apart}
-    return lesion_masks.load_lesions(Path(folder), device=device, **names)
-
-
 def _record(config: TrainConfig, folder: Path, device: str, begun: Model | None) -> None:
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=40"],
-        capture_output=True, text=True, check=False, cwd=Path(__file__).parent,
-    ).stdout.strip()  # fmt: skip
+    commit = os.environ.get(COMMIT) or _commit()
     record = {"commit": commit, "device": device, "torch": torch.__version__, "config": dataclasses.asdict(config)}
     record["begun_from"] = f"{begun.card['name']} {begun.card['version']}" if begun else "scratch"
     with (folder / "run.json").open("w") as stream:
         json.dump(record, stream, indent=1)
+
+
+def _commit() -> str:
+    return subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=40"],
+        capture_output=True, text=True, check=False, cwd=Path(__file__).parent,
+    ).stdout.strip()  # fmt: skip

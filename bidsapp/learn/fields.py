@@ -14,7 +14,8 @@ COARSE, STEPS = 4, 4
 
 def smooth_field(shape: tuple[int, ...] | torch.Size, spacing: float, torch_rng: torch.Generator) -> torch.Tensor:
     """Random field of mean 0 and about unit variance: cubic B-splines on control points `spacing` voxels apart."""
-    matrices = [_splines(n, spacing, torch_rng.device) for n in shape]
+    of_length = {n: _splines(n, spacing).to(torch_rng.device) for n in set(shape)}
+    matrices = [of_length[n] for n in shape]
     field = torch.randn([m.shape[1] for m in matrices], generator=torch_rng, device=torch_rng.device)
     for axis, matrix in enumerate(matrices):
         field = apply_along(field, matrix, axis)
@@ -31,12 +32,10 @@ def touching(mask: torch.Tensor) -> torch.Tensor:
     return grown
 
 
-def _splines(n: int, spacing: float, device: torch.device) -> torch.Tensor:
-    """(n, points): cubic B-spline weights, scaled to unit sum of squares."""
+def _splines(n: int, spacing: float) -> torch.Tensor:
+    """(n, points): cubic B-spline weights, scaled to unit sum of squares; on the CPU, quicker for what is so small."""
     points = math.ceil((n - 1) / spacing) + 4
-    t = (torch.arange(n, device=device, dtype=torch.float32)[:, None] / spacing) - (
-        torch.arange(points, device=device, dtype=torch.float32) - 1.5
-    )
+    t = (torch.arange(n, dtype=torch.float32)[:, None] / spacing) - (torch.arange(points, dtype=torch.float32) - 1.5)
     t = t.abs()
     weights = torch.where(t < 1, 2 / 3 - t**2 + t**3 / 2, (2 - t).clamp(min=0) ** 3 / 6)
     return weights / weights.square().sum(1, keepdim=True).sqrt()
@@ -68,17 +67,17 @@ def slice_profiles(
     from_slices : Tensor
         (n, slices), rows sum to 1.
     """
-    voxels = torch.arange(n, device=device, dtype=torch.float32)
+    voxels = torch.arange(n, dtype=torch.float32)  # all on the CPU, as in _splines
     count = max(2, math.ceil(n / spacing))
     first = 0.0 if spacing == 1 else (phase - 0.5) * spacing
-    middles = first + spacing * torch.arange(count + (spacing != 1), device=device, dtype=torch.float32)
+    middles = first + spacing * torch.arange(count + (spacing != 1), dtype=torch.float32)
     away = voxels[None] - middles[:, None]
     # Box of `thickness` convolved with a Gaussian: a difference of two error functions.
     width = max(blur, 0.05) * math.sqrt(2)
     profile = torch.erf((away + thickness / 2) / width) - torch.erf((away - thickness / 2) / width) + 1e-9
     to_slices = profile / profile.sum(1, keepdim=True)
     triangle = (1 - ((away.T - shift) / spacing).abs()).clamp(min=0) + 1e-9
-    return to_slices, triangle / triangle.sum(1, keepdim=True)
+    return to_slices.to(device), (triangle / triangle.sum(1, keepdim=True)).to(device)
 
 
 def apply_along(image: torch.Tensor, matrix: torch.Tensor, axis: int) -> torch.Tensor:

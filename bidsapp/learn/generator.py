@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from bidsapp.learn.anatomy import KIND, KINDS, LEFT_LESION, POSITION, RIGHT_LESION, STRUCTURES
 from bidsapp.learn.fields import apply_along, moved, rotation, slice_profiles, smooth_field, touching
-from bidsapp.learn.heads import DISTANCE_SPACING_MM, Heads, outwards
+from bidsapp.learn.heads import DISTANCE_SPACING_MM, Heads
 from bidsapp.learn.lesion_masks import BRAIN_MM, ORIGIN_MM, Lesions
 
 CONTRASTS = ("T1w", "T2w", "FLAIR")
@@ -245,7 +245,6 @@ class Generator:
         self._sulcal_fluid = torch.tensor([s.name == "CSF" for s in STRUCTURES], device=self.device)
         ill = [POSITION[index] for index in (LEFT_LESION, RIGHT_LESION)]
         self._ill = torch.tensor(ill, device=self.device)
-        self._outwards = [self._find_outwards(head) for head in range(len(heads) if any(config.ventricles_mm) else 0)]
         self._own_spots = [self._find_own(head) for head in range(len(heads))]
         self._below = torch.tensor([kind.name in BELOW_TENTORIUM for kind in KINDS], device=self.device)
         self._bright_fluid = torch.tensor([KIND["csf"], KIND["choroid plexus"]], device=self.device)
@@ -298,12 +297,6 @@ class Generator:
         where = torch.isin(self.heads.labels[head].long(), self._ill).nonzero().cpu().numpy()
         return where - self.heads.centre[head]
 
-    def _find_outwards(self, head: int) -> torch.Tensor:
-        """(3, X/4, Y/4, Z/4): where tissue goes when this head's ventricles widen."""
-        ventricles = self._ventricle[self.heads.labels[head].long()]
-        field = outwards(ventricles.cpu().numpy(), self.heads.distance[head].float().cpu().numpy())
-        return torch.from_numpy(field).to(self.device)
-
     # Geometry ---------------------------------------------------------------------------------------------------
 
     def _field_of_view(
@@ -351,7 +344,7 @@ class Generator:
             points[i] = x[:, None, None] + y[:, None] + z + float(centre[i])
             points[i] += strength * smooth_field(shape, rng.uniform(30, 45) / c.spacing_mm, torch_rng)
         if any(c.ventricles_mm) and rng.random() < 0.5:
-            points = moved(points, self._outwards[head], rng.uniform(*c.ventricles_mm))
+            points = moved(points, self.heads.flow[head], rng.uniform(*c.ventricles_mm))
         return points
 
     def _place(
@@ -640,10 +633,12 @@ class Generator:
         return 1 - range_ * torch.sigmoid(2 * field)
 
     def _soften(self, image: torch.Tensor, sigma: float) -> torch.Tensor:
-        for axis in range(3):
-            n = image.shape[axis]
-            matrix, _ = slice_profiles(n, spacing=1, thickness=0.5, blur=sigma, phase=0, device=self.device)
-            image = apply_along(image, matrix, axis)
+        of_length = {
+            n: slice_profiles(n, spacing=1, thickness=0.5, blur=sigma, phase=0, device=self.device)[0]
+            for n in set(image.shape)
+        }
+        for axis, n in enumerate(image.shape):
+            image = apply_along(image, of_length[n], axis)
         return image.clamp(0, 1)
 
     # Contrast ---------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from scipy import ndimage
 
-from bidsapp.learn.anatomy import INSIDE_BRAIN, POSITION
+from bidsapp.learn.anatomy import INSIDE_BRAIN, POSITION, STRUCTURES
 
 #: Voxels kept around the middle of the 256-cubed maps, RAS; every head lies within.
 SHAPE = (208, 256, 256)
@@ -25,6 +25,8 @@ RIM_MM = 1.5
 REACH_MM = 25.0
 #: ... and less where the brain's border is nearer than this.
 STILL_MM = 15.0
+#: Positions of the lateral ventricles, left and right.
+LATERAL = tuple(position for position, s in enumerate(STRUCTURES) if "lateral ventricle" in s.name)
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class Heads:
     distance : Tensor
         float16 (heads, X/2, Y/2, Z/2), 2 mm: distance to the brain's border in mm, positive inside, kept within
         +-20 mm.
+    flow : Tensor
+        float16 (heads, 3, X/4, Y/4, Z/4), 4 mm: where tissue goes when the lateral ventricles widen (`outwards`).
     centre : ndarray
         (heads, 3), voxel coordinates of the middle of the brain's bounding box.
     extent : ndarray
@@ -47,6 +51,7 @@ class Heads:
 
     labels: torch.Tensor
     distance: torch.Tensor
+    flow: torch.Tensor
     centre: np.ndarray
     extent: np.ndarray
     names: tuple[str, ...]
@@ -70,6 +75,7 @@ def assemble(parts: list[dict[str, torch.Tensor]], names: tuple[str, ...], devic
     return Heads(
         labels=torch.stack([part["labels"] for part in parts]).to(device),
         distance=torch.stack([part["distance"] for part in parts]).to(device),
+        flow=torch.stack([part["flow"] for part in parts]).to(device),
         centre=boxes.mean(1),
         extent=(boxes[:, 1] - boxes[:, 0]) / 2,
         names=tuple(names),
@@ -81,6 +87,7 @@ def joined(first: Heads, second: Heads) -> Heads:
     return Heads(
         labels=torch.cat([first.labels, second.labels]),
         distance=torch.cat([first.distance, second.distance]),
+        flow=torch.cat([first.flow, second.flow]),
         centre=np.concatenate([first.centre, second.centre]),
         extent=np.concatenate([first.extent, second.extent]),
         names=(*first.names, *second.names),
@@ -88,8 +95,8 @@ def joined(first: Heads, second: Heads) -> Heads:
 
 
 def _load_head(path: Path, kept: Path) -> dict[str, torch.Tensor]:
-    if kept.exists():
-        return load_file(kept)
+    if kept.exists() and "flow" in (part := load_file(kept)):  # files of older versions lack it
+        return part
     image = nib.as_closest_canonical(nib.Nifti1Image.from_filename(path))
     part = prepare(np.asanyarray(image.dataobj))
     save_file(part, kept)
@@ -97,13 +104,15 @@ def _load_head(path: Path, kept: Path) -> dict[str, torch.Tensor]:
 
 
 def prepare(labels: np.ndarray) -> dict[str, torch.Tensor]:
-    """Positions, distance to the brain's border and the brain's box of a label map (FreeSurfer's labels, 1 mm, RAS)."""
+    """What `Heads` holds of a label map (FreeSurfer's labels, 1 mm, RAS), and the brain's box."""
     labels = to_positions(_centred(labels))
     inside = np.isin(labels, [POSITION[index] for index in INSIDE_BRAIN])
     where = np.argwhere(inside)
+    distance = signed_distance(brain_hull(labels, inside))
     return {
         "labels": torch.from_numpy(labels),
-        "distance": torch.from_numpy(signed_distance(brain_hull(labels, inside))),
+        "distance": torch.from_numpy(distance),
+        "flow": torch.from_numpy(outwards(np.isin(labels, LATERAL), distance.astype(np.float32))),
         "box": torch.from_numpy(np.stack([where.min(0), where.max(0)]).astype(np.float32)),
     }
 

@@ -96,6 +96,7 @@ def fit(
     schedule: Schedule,
     folder: Path,
     workers: int = 0,
+    start_workers: str | None = None,
     max_seconds: float = math.inf,
     on_step: Callable[[int, float], None] | None = None,
 ) -> Fitted:
@@ -116,6 +117,8 @@ def fit(
         Gets ``log.tsv`` (a row each validation), ``curve.png`` and ``checkpoint.safetensors``.
     workers : int
         Processes that make samples ahead.
+    start_workers : str, optional
+        How they are started (`multiprocessing`): "spawn" where they use a GPU; `make` is pickled then.
     max_seconds : float
     on_step : callable, optional
         Called with the number of steps done and the loss.
@@ -132,7 +135,7 @@ def fit(
     folder.mkdir(parents=True, exist_ok=True)
     state = _State(network, schedule)
     state.load(folder / CHECKPOINT)
-    samples = iter(_samples(make, schedule, state.step, workers))
+    samples = iter(_samples(make, schedule, state.step, workers, start_workers))
     began = saved = time.monotonic()
     losses: list[float] = []
     spent = np.zeros(2)
@@ -252,7 +255,7 @@ class _Numbered(Dataset):
         return self.make(number)
 
 
-def _samples(make: Callable[[int], Any], schedule: Schedule, done: int, workers: int) -> DataLoader:
+def _samples(make: Callable[[int], Any], schedule: Schedule, done: int, workers: int, start: str | None) -> DataLoader:
     """Samples of the steps that are left; made ahead by other processes where there are `workers`."""
     return DataLoader(
         _Numbered(make),
@@ -260,6 +263,7 @@ def _samples(make: Callable[[int], Any], schedule: Schedule, done: int, workers:
         batch_size=None,
         num_workers=workers,
         prefetch_factor=4 if workers else None,
+        multiprocessing_context=start if workers else None,
     )
 
 

@@ -19,7 +19,7 @@ from bidsapp.learn.generator import (
     Sample,
     Scene,
 )
-from bidsapp.learn.heads import Heads, brain_hull, joined, outwards, signed_distance, to_positions
+from bidsapp.learn.heads import LATERAL, Heads, brain_hull, joined, outwards, signed_distance, to_positions
 from bidsapp.learn.lesion_masks import SHAPE, SPOTS, Lesions, load_lesions
 from bidsapp.learn.lesion_masks import joined as with_large
 from training.tasks import (
@@ -48,6 +48,7 @@ def ball() -> Heads:
     return Heads(
         torch.from_numpy(positions)[None],
         torch.from_numpy(distance)[None],
+        torch.from_numpy(outwards(np.isin(positions, LATERAL), distance.astype(np.float32)))[None],
         np.array([[36.0, 40.0, 44.0]]),
         np.array([[24.0, 24.0, 24.0]]),
         ("ball",),
@@ -358,8 +359,8 @@ def test_a_flow_carries_what_lies_upstream() -> None:
 def test_ventricles_widen_and_the_brains_border_stays(ball: Heads) -> None:
     labels = ball.labels.clone()
     labels[0, 31:41, 35:45, 39:49] = POSITION[4]
-    heads = dataclasses.replace(ball, labels=labels)
     field = outwards((labels[0] == POSITION[4]).numpy(), ball.distance[0].numpy())
+    heads = dataclasses.replace(ball, labels=labels, flow=torch.from_numpy(field)[None])
     assert field.shape == (3, 18, 20, 22) and np.abs(field).max() < 1.2 and not field[:, 0].any()
     assert not outwards(np.zeros(labels.shape[1:], bool), ball.distance[0].numpy()).any()
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from bidsapp.learn.anatomy import LEFT_LESION, RIGHT_LESION
-from training import loop
+from training import material
 from training.config import TrainConfig
+from training.material import gather
 from training.patients import CSF, GM, OUTSIDE, WM, Atlas, _majority, by_tissue, label_map, patient_names
 
 SHAPE, MIDDLE = (96, 100, 104), (48, 50, 52)
@@ -85,11 +86,11 @@ def test_patients_are_trained_on_beside_the_heads_but_not_validated_on(
         (tmp_path / "maps/anna.nii.gz").rename(out / "anna.nii.gz")
         return ("anna",)
 
-    monkeypatch.setattr(loop, "make_label_maps", make)
+    monkeypatch.setattr(material, "make_label_maps", make)
     config = TrainConfig(
         name="x", version="0", task="brain", heads=str(tmp_path / "heads"), patients=str(tmp_path / "patients"),
         train_heads=("01",), held_out_heads=("17",),
     )  # fmt: skip
     folder = tmp_path / "runs/x-0"
-    assert loop.generator(config, folder, "cpu", held_out=False).heads.names == ("01", "anna")
-    assert loop.generator(config, folder, "cpu", held_out=True).heads.names == ("17",)
+    assert gather(config, folder, held_out=False).heads.names == ("01", "anna")
+    assert gather(config, folder, held_out=True).heads.names == ("17",)
