@@ -15,6 +15,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="instead of the configuration's")
     parser.add_argument("--heads", help="folder of the label maps, instead of the configuration's")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop (and save) after this long")
+    parser.add_argument(
+        "--finish", type=float, default=float("inf"), metavar="MINUTES",
+        help="be done after this long: the learning rate falls with the time, if that is over before the steps are",
+    )  # fmt: skip
     parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
     parser.add_argument("--pack", type=Path, help="train nothing; write the label maps and masks into this one file")
     parser.add_argument("--packed", type=Path, help="such a file, instead of the folders that the configuration names")
@@ -39,7 +43,10 @@ def main() -> None:
     else:
         from training.loop import train
 
-        train(config, folder=folder, device=device, max_seconds=args.minutes * 60, packed=args.packed)
+        train(
+            config, folder=folder, device=device, max_seconds=args.minutes * 60, finish_seconds=args.finish * 60,
+            packed=args.packed,
+        )  # fmt: skip
 
 
 if __name__ == "__main__":

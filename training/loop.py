@@ -31,9 +31,10 @@ COMMIT = "TRAINING_COMMIT"
 
 
 def train(
-    config: TrainConfig, *, folder: Path, device: str, max_seconds: float = math.inf, packed: Path | None = None
+    config: TrainConfig, *, folder: Path, device: str, max_seconds: float = math.inf, finish_seconds: float = math.inf,
+    packed: Path | None = None,
 ) -> None:
-    """Train until ``config.steps`` or `max_seconds`, writing into `folder`.
+    """Train until ``config.steps`` or `max_seconds`, or be done within `finish_seconds`, writing into `folder`.
 
     Files: ``run.json`` (configuration, git commit, device) and those of `bidsapp.learn.loop.fit`. The material is that
     of the file `packed` (`training.material.pack`), or what the configuration names.
@@ -57,7 +58,7 @@ def train(
     check = validation_samples(config, folder, device, packed=packed)
     schedule = {f.name: getattr(config, f.name) for f in dataclasses.fields(Schedule) if hasattr(config, f.name)}
     fit(
-        on_device(network, device),
+        on_device(network, device, one_shape=bool(config.generator.patch)),
         make,
         loss=lambda network, batch: loss(network, task, batch, config),
         validate=lambda network: validate(network, check, task, config),
@@ -66,14 +67,15 @@ def train(
         workers=config.workers,
         start_workers="spawn" if config.workers and made_on != "cpu" else None,
         max_seconds=max_seconds,
+        finish_seconds=finish_seconds,
     )
 
 
-def on_device(network: FoldedUNet, device: str) -> FoldedUNet:
-    """On a GPU with its channels last, as tensor cores want them."""
+def on_device(network: FoldedUNet, device: str, *, one_shape: bool = True) -> FoldedUNet:
+    """On a GPU with its channels last, as tensor cores want them; the fastest way is looked for if all is `one_shape`."""
     if not device.startswith("cuda"):
         return network.to(device)
-    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.benchmark = one_shape
     return network.to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
 

@@ -96,7 +96,7 @@ class SegmentTask:
         target = self._sum_by_label((1 - lesion).square(), labels)
         target = torch.cat([target[:-1], lesion.square().sum()[None]])
         size = log_probability.mul(2).exp().flatten(1).sum(1) + target
-        weights = self._weights * (target > 10)
+        weights = self._weights.to(target.device) * (target > 10)
         return entropy + ((1 - 2 * overlap / (size + 1)) * weights).sum() / weights.sum()
 
     def dice(self, logits: torch.Tensor, sample: Sample) -> list[float]:

@@ -66,10 +66,10 @@ class Schedule:
     head_from: float = 1.0
     seed: int = 1
 
-    def rate(self, step: int) -> float:
-        """Learning rate of a step."""
+    def rate(self, step: int, spent: float = 0.0) -> float:
+        """Learning rate of a step, when this share of the time is spent."""
         rise = min(1.0, (step + 1) / max(1, self.warm_up))
-        fall = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / self.steps)))
+        fall = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, max(step / self.steps, spent))))
         return self.learning_rate * rise * fall
 
 
@@ -98,6 +98,7 @@ def fit(
     workers: int = 0,
     start_workers: str | None = None,
     max_seconds: float = math.inf,
+    finish_seconds: float = math.inf,
     on_step: Callable[[int, float], None] | None = None,
 ) -> Fitted:
     """Train until the last step, until nothing improves, or for `max_seconds`.
@@ -120,6 +121,9 @@ def fit(
     start_workers : str, optional
         How they are started (`multiprocessing`): "spawn" where they use a GPU; `make` is pickled then.
     max_seconds : float
+        It stops there, to be continued.
+    finish_seconds : float
+        It is done by then: the learning rate falls with the steps or with this time, whichever is over first.
     on_step : callable, optional
         Called with the number of steps done and the loss.
 
@@ -138,14 +142,18 @@ def fit(
     samples = iter(_samples(make, schedule, state.step, workers, start_workers))
     began = saved = time.monotonic()
     losses: list[float] = []
-    spent = np.zeros(2)
-    while state.step < schedule.steps and not state.exhausted() and time.monotonic() - began < max_seconds:
-        value, seconds = _step(state, samples, loss)
+    spent, timed_out = np.zeros(2), False
+    while state.step < schedule.steps and not state.exhausted():
+        elapsed = time.monotonic() - began
+        if timed_out or elapsed >= max_seconds:
+            break
+        value, seconds = _step(state, samples, loss, spent=elapsed / finish_seconds)
         losses.append(value)
         spent += seconds
         if on_step is not None:
             on_step(state.step, value)
-        if state.step % schedule.validate_every == 0 or state.step == schedule.steps:
+        timed_out = time.monotonic() - began >= finish_seconds
+        if state.step % schedule.validate_every == 0 or state.step == schedule.steps or timed_out:
             figures = dict(validate(state.average))
             state.judge(figures)
             _write_row(folder / "log.tsv", state.step, losses, spent, figures)
@@ -156,7 +164,7 @@ def fit(
             saved = time.monotonic()
             log.info("step %d loss %.4f", state.step, value)
     state.save(folder / CHECKPOINT)
-    finished = state.step >= schedule.steps or state.exhausted()
+    finished = state.step >= schedule.steps or state.exhausted() or timed_out
     return Fitted(state.best if schedule.patience else state.average, state.step, state.best_score, finished)
 
 
@@ -267,7 +275,7 @@ def _samples(make: Callable[[int], Any], schedule: Schedule, done: int, workers:
     )
 
 
-def _step(state: _State, samples: Iterator[Any], loss: Loss) -> tuple[float, np.ndarray]:
+def _step(state: _State, samples: Iterator[Any], loss: Loss, *, spent: float) -> tuple[float, np.ndarray]:
     """One step of the optimiser: loss, and seconds spent on waiting for samples and on the network."""
     schedule, seconds, total = state.schedule, np.zeros(2), 0.0
     state.network.train()
@@ -275,7 +283,7 @@ def _step(state: _State, samples: Iterator[Any], loss: Loss) -> tuple[float, np.
         for name, parameter in state.network.named_parameters():
             parameter.requires_grad_(name.startswith("head"))
     for group in state.optimiser.param_groups:
-        group["lr"] = schedule.rate(state.step)
+        group["lr"] = schedule.rate(state.step, spent)
     for number in range(schedule.batch):
         before = time.monotonic()
         sample = next(samples)
