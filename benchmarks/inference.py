@@ -70,9 +70,8 @@ def whole(scans: Sequence[Path]) -> None:
     images = {name: img.get_fdata(dtype=np.float32) for name, img in zip(names, loaded, strict=True)}
     voxel_size_mm = tuple(float(n) for n in loaded[0].header.get_zooms()[:3])
     devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
-    print(
-        "| device | time | brain, s | classes, s | ... with --tta, s | labels as on the CPU |\n|---|---|---|---|---|---|"
-    )
+    print("| device | time | brain, s | classes, s | ... with --tta, s | labels as on the CPU |")
+    print("|---|---|---|---|---|---|")
     reference = None
     for device in devices:
         for time_ in ("first", "second"):

@@ -31,7 +31,12 @@ COMMIT = "TRAINING_COMMIT"
 
 
 def train(
-    config: TrainConfig, *, folder: Path, device: str, max_seconds: float = math.inf, finish_seconds: float = math.inf,
+    config: TrainConfig,
+    *,
+    folder: Path,
+    device: str,
+    max_seconds: float = math.inf,
+    finish_seconds: float = math.inf,
     packed: Path | None = None,
 ) -> None:
     """Train until ``config.steps`` or `max_seconds`, or be done within `finish_seconds`, writing into `folder`.
@@ -72,7 +77,7 @@ def train(
 
 
 def on_device(network: FoldedUNet, device: str, *, one_shape: bool = True) -> FoldedUNet:
-    """On a GPU with its channels last, as tensor cores want them; the fastest way is looked for if all is `one_shape`."""
+    """On a GPU with its channels last, as tensor cores want them; if all is `one_shape`, the fastest way is sought."""
     if not device.startswith("cuda"):
         return network.to(device)
     torch.backends.cudnn.benchmark = one_shape

@@ -117,6 +117,16 @@ def test_time_is_kept(tmp_path: Path) -> None:
     assert not done.finished and done.step == 0
 
 
+def test_a_run_is_done_in_the_time_it_is_given(tmp_path: Path) -> None:
+    assert SCHEDULE.rate(3, spent=1.0) == pytest.approx(0.02 * SCHEDULE.learning_rate)
+    assert SCHEDULE.rate(3, spent=0.0) == SCHEDULE.rate(3) > SCHEDULE.rate(3, spent=0.5)
+    done = fit(
+        Line(), sample, loss=loss, validate=score, schedule=SCHEDULE, folder=tmp_path, finish_seconds=1e-9
+    )  # fmt: skip
+    assert done.finished and done.step == 1
+    assert (tmp_path / "log.tsv").read_text().splitlines()[-1].startswith("1\t")  # judged at its end
+
+
 @pytest.mark.parametrize("content", [b"", b"half of a checkpoint", b"\x10\x00\x00\x00\x00\x00\x00\x00{}"])
 def test_a_damaged_checkpoint_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / CHECKPOINT).write_bytes(content)
