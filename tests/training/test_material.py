@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
 
 import nibabel as nib
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from bidsapp.learn import heads
 from bidsapp.learn.generator import Generator, GeneratorConfig, Sample
 from bidsapp.learn.lesion_masks import SHAPE
 from bidsapp.models.unet import FoldedUNet, UNetConfig
@@ -42,6 +44,14 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
         network=UNetConfig(channels=3, classes=20, features=(4, 6), place=True),
         generator=GeneratorConfig(spacing_mm=1.0, contrasts=3, patch=32, p_lesions=1.0, p_stripped=1.0),
     )  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_heads() -> Iterator[None]:
+    """On a smaller grid than real ones: quicker."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(heads, "SHAPE", (104, 104, 112))
+        yield
 
 
 @pytest.fixture(scope="module")
