@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,8 @@ ALWAYS_USED = ("brain", "segment")
 CONTRASTS = ("T1w", "T2w", "FLAIR", "T1wCE")
 #: Keys of ``lesion_threshold``.
 WITH_FLAIR, WITHOUT_FLAIR = "with FLAIR", "without FLAIR"
+#: ... and one that a card may hold beside them, for where a T1w is all there is: it shows lesions fainter than a T2w.
+T1W_ALONE = "T1w alone"
 #: What a model's lesions are: those of MS and small vessels, whose places mean something, or any other (tumor, stroke).
 LESION_KINDS = WHITE_MATTER, OTHER = "white-matter", "other"
 #: No model may ask to be shown more than this around the brain: beyond it there is no head.
@@ -99,6 +101,15 @@ def _version(folder_name: str) -> tuple[int, ...]:
     return tuple(int(part) for part in folder_name.rsplit("-", 1)[1].split(".") if part.isdigit())
 
 
+def threshold_of(card: Mapping[str, Any], contrasts: Collection[str]) -> float | None:
+    """Probability above which it is a lesion, of a network shown these contrasts; None where the card holds none."""
+    thresholds = card["lesion_threshold"]
+    if set(contrasts) == {"T1w"} and T1W_ALONE in thresholds:
+        return float(thresholds[T1W_ALONE])
+    value = thresholds.get(WITH_FLAIR if "FLAIR" in contrasts else WITHOUT_FLAIR)
+    return None if value is None else float(value)
+
+
 @dataclass(frozen=True)
 class LesionModel:
     """A model folder that can be given as ``--lesion-model``: what its card says, checked.
@@ -159,8 +170,7 @@ class LesionModel:
         usable = [name for name in self.channels if name in contrasts]
         if not usable:
             return None
-        value = self.card["lesion_threshold"].get(WITH_FLAIR if "FLAIR" in usable else WITHOUT_FLAIR)
-        return None if value is None else float(value)
+        return threshold_of(self.card, usable)
 
     def unusable_because(self, contrasts: Sequence[str]) -> str:
         """Why it cannot be used on these contrasts, or nothing."""
@@ -237,8 +247,10 @@ def _lesion_problems(card: Mapping[str, Any]) -> list[str]:
         problems.append(f"'surround_mm' must be millimetres from 0 to {MOST_SURROUND_MM:g}, not {surround!r:.60}.")
     problems += _offset_problems(card.get("class_offsets", {}), classes, channels)
     thresholds = card.get("lesion_threshold")
-    if not isinstance(thresholds, dict) or not thresholds or set(thresholds) - {WITH_FLAIR, WITHOUT_FLAIR}:
-        problems.append(f"'lesion_threshold' must hold {WITH_FLAIR!r}, {WITHOUT_FLAIR!r}, or both.")
+    if not isinstance(thresholds, dict) or not thresholds or set(thresholds) - {WITH_FLAIR, WITHOUT_FLAIR, T1W_ALONE}:
+        problems.append(
+            f"'lesion_threshold' must hold {WITH_FLAIR!r}, {WITHOUT_FLAIR!r}, or both, and may hold {T1W_ALONE!r}."
+        )
     elif not all(_number(value) and 0 < value < 1 for value in thresholds.values()):
         problems.append("'lesion_threshold' must hold numbers between 0 and 1.")
     elif not problems and WITH_FLAIR not in thresholds and channels == ["FLAIR"]:

@@ -153,7 +153,11 @@ def test_contrasts_it_can_be_used_on(tmp_path: Path, write_lesion_model: Write) 
     assert model.threshold(["FLAIR"]) == model.threshold(["T2w", "T1w", "FLAIR"]) == 0.3
     assert model.threshold(["T1w", "T2w"]) == 0.2 and model.unusable_because(["T1w"]) == ""
     assert model.threshold(["T2w"]) is None and "T1w or FLAIR" in model.unusable_because(["T2w"])
-    change(tmp_path / "model", lesion_threshold={"with FLAIR": 0.3})
+    three = {"with FLAIR": 0.3, "without FLAIR": 0.2, "T1w alone": 0.1}
+    change(tmp_path / "model", channels=["T1w", "T2w", "FLAIR"], lesion_threshold=three)
+    model = read_lesion_model(tmp_path / "model")
+    assert [model.threshold(there) for there in (["T1w"], ["T1w", "T2w"], ["T2w"], ["FLAIR"])] == [0.1, 0.2, 0.2, 0.3]
+    change(tmp_path / "model", channels=["T1w", "FLAIR"], lesion_threshold={"with FLAIR": 0.3})
     model = read_lesion_model(tmp_path / "model")
     assert model.threshold(["T1w"]) is None and "there is no FLAIR" in model.unusable_because(["T1w"])
 

@@ -12,16 +12,16 @@ import numpy as np
 import torch
 from safetensors import safe_open
 
-from bidsapp.learn.generator import CONTRASTS, Generator
+from bidsapp.cards import T1W_ALONE, WITH_FLAIR, WITHOUT_FLAIR
+from bidsapp.learn.generator import CONTRASTS, Generator, Sample
 from bidsapp.learn.loop import CHECKPOINT
 from bidsapp.learn.model_folder import write_model
 from bidsapp.models.registry import load_model
-from bidsapp.models.segment import WITH_FLAIR, WITHOUT_FLAIR
 from bidsapp.models.unet import FoldedUNet
 from training.config import TrainConfig
 from training.loop import VALIDATION_SEED, forward, material, on_device
 from training.material import Material
-from training.tasks import make_task
+from training.tasks import Task, make_task
 
 #: Candidates of the lesion threshold, and the synthetic scans it is chosen on: others than those of the log.
 THRESHOLDS = np.round(np.arange(0.2, 0.85, 0.05), 2)
@@ -161,21 +161,30 @@ def class_offsets(classes: Sequence[str], found: Mapping[str, np.ndarray]) -> di
 
 
 def lesion_counts(config: TrainConfig, network: FoldedUNet, here: Material) -> dict[str, np.ndarray]:
-    """Voxels found and true, found, true, by scan and threshold: (scans, thresholds, 3), with a FLAIR and without.
+    """Voxels found and true, found, true, by scan and threshold: (scans, thresholds, 3), by the thresholds of a card.
 
-    The scans are synthetic ones of held-out heads, others than those of the log, and without the large lesions, whose
-    many voxels would choose the threshold of the small ones.
+    These are with a FLAIR, without, and of a T1w alone, to which end every scan that has a T1w is seen once more. The
+    scans are synthetic ones of held-out heads, others than those of the log, and without the large lesions, whose many
+    voxels would choose the threshold of the small ones.
     """
     task, make = make_task(config.task), Generator(here.heads, replace(config.generator, p_large=0.0), here.lesions)
-    counts: dict[str, list[np.ndarray]] = {WITH_FLAIR: [], WITHOUT_FLAIR: []}
+    counts: dict[str, list[np.ndarray]] = {WITH_FLAIR: [], WITHOUT_FLAIR: [], T1W_ALONE: []}
     for number in range(CALIBRATION_SAMPLES):
         sample = make.sample(CALIBRATION_SEED + number)
         key = WITH_FLAIR if sample.image[CONTRASTS.index("FLAIR")].any() else WITHOUT_FLAIR
-        found, truth = forward(network, task, [sample], config)[0].softmax(0)[-1], sample.lesion > 0.5
-        above = [found > threshold for threshold in THRESHOLDS]
-        rows = [[int((one & truth).sum()), int(one.sum()), int(truth.sum())] for one in above]
-        counts[key].append(np.array(rows))
+        counts[key].append(_counts(config, network, task, sample))
+        if sample.image[CONTRASTS.index("T1w")].any():
+            alone = torch.zeros_like(sample.image)
+            alone[CONTRASTS.index("T1w")] = sample.image[CONTRASTS.index("T1w")]
+            counts[T1W_ALONE].append(_counts(config, network, task, replace(sample, image=alone)))
     return {key: np.stack(scans) for key, scans in counts.items()}
+
+
+def _counts(config: TrainConfig, network: FoldedUNet, task: Task, sample: Sample) -> np.ndarray:
+    """(thresholds, 3) of one scan."""
+    found, truth = forward(network, task, [sample], config)[0].softmax(0)[-1], sample.lesion > 0.5
+    above = [found > threshold for threshold in THRESHOLDS]
+    return np.array([[int((one & truth).sum()), int(one.sum()), int(truth.sum())] for one in above])
 
 
 def best_threshold(counts: np.ndarray) -> float:

@@ -17,6 +17,7 @@ from nipype.interfaces.base import (
     traits,
 )
 
+from bidsapp.cards import threshold_of
 from bidsapp.interfaces.files import array, load, save
 
 
@@ -69,8 +70,7 @@ class SegmentAll(SimpleInterface):
         images = _scans(self.inputs)
         mask_image, within, size, found = _see(self.inputs, images, segment.packaged(), tta=self.inputs.tta)
         seen = segment.read_classes(found, within)
-        key = segment.WITH_FLAIR if "FLAIR" in images else segment.WITHOUT_FLAIR
-        threshold = segment.packaged().card["lesion_threshold"][key]
+        threshold = threshold_of(segment.packaged().card, images)
         lesions = segment.lesion_mask(seen.lesion, threshold=threshold, voxel_size_mm=size)
         for name, data in (
             ("mask_file", seen.mask), ("posteriors_file", np.moveaxis(seen.tissues, 0, 3)),
