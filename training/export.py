@@ -120,7 +120,8 @@ def _usage(
         "channels": list(CONTRASTS),
         "patch": config.generator.patch,
         "surround_mm": config.surround_mm,
-        "lesion_threshold": {key: best_threshold(scans) for key, scans in counts.items()},
+        # Most who have a T1w alone have healthy people's: false lesions in these count, not small loads.
+        "lesion_threshold": {key: best_threshold(scans, by_scan=key != T1W_ALONE) for key, scans in counts.items()},
         "class_offsets": offsets,
     }
 
@@ -187,17 +188,18 @@ def _counts(config: TrainConfig, network: FoldedUNet, task: Task, sample: Sample
     return np.array([[int((one & truth).sum()), int(one.sum()), int(truth.sum())] for one in above])
 
 
-def best_threshold(counts: np.ndarray) -> float:
+def best_threshold(counts: np.ndarray, *, by_scan: bool = True) -> float:
     """The best threshold of the lesions, of `lesion_counts`.
 
     Best: the largest mean of two Dice coefficients, of all voxels of all scans together (false lesions in scans without
-    any count) and on average over the scans with lesions (small loads count as much as large ones).
+    any count) and on average over the scans with lesions (small loads count as much as large ones). Not `by_scan`: the
+    first alone.
     """
     both, found, true = np.moveaxis(counts.astype(float), 2, 0)
     pooled = 2 * both.sum(0) / np.maximum(found.sum(0) + true.sum(0), 1)
     there = true[:, 0] >= SMALLEST_LOAD
-    by_scan = (2 * both / np.maximum(found + true, 1))[there].mean(0) if there.any() else 0
-    return float(THRESHOLDS[int(np.argmax(pooled + by_scan))])
+    each = (2 * both / np.maximum(found + true, 1))[there].mean(0) if by_scan and there.any() else 0
+    return float(THRESHOLDS[int(np.argmax(pooled + each))])
 
 
 def shares_of_lesion(counts: np.ndarray) -> dict[str, float]:

@@ -27,6 +27,9 @@ def test_threshold_weighs_large_and_small_loads_and_scans_without_lesions() -> N
     counts = np.stack([np.minimum(found, true), found, true], -1)
     assert best_threshold(counts) == 0.5
     assert best_threshold(counts[[0, 3]]) == 0.4
+    found[3, at[0.5]] = 3000  # false ones, at what finds the small loads
+    counts = np.stack([np.minimum(found, true), found, true], -1)
+    assert best_threshold(counts) == 0.5 and best_threshold(counts, by_scan=False) == 0.4
 
 
 def test_shares_of_lesion_between_two_thresholds() -> None:
