@@ -47,8 +47,8 @@ class TrainConfig:
     surround_mm: float = 2.0  # segment: what is shown around a brain mask, at inference
     border_offset_mm: float = 0.0  # brain: the border of the target moved outwards by this, at inference
     mixed_precision: bool = True  # bfloat16 autocast, on a GPU and on a CPU that has it in hardware
-    workers: int = 0  # processes that make samples ahead
-    workers_on: str = "cpu"  # ... and where: "cpu", "cuda"
+    workers: int = 0  # processes that make samples ahead; one at most where the network is on a CPU
+    workers_on: str = "cpu"  # ... and where, if the network is on a GPU: "cpu", "cuda"
     threads: int = 1  # more threads wait for one another on a busy machine
     network: UNetConfig = field(default_factory=UNetConfig)
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)

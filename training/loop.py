@@ -53,10 +53,12 @@ def train(
     network = FoldedUNet(config.network)
     if begun:
         network.load_state_dict(begun.network.state_dict())
-    made_on = config.workers_on if config.workers else device
+    # On a CPU one other process is enough: the network takes longer than the generator.
+    workers = min(config.workers, 1) if device == "cpu" else config.workers
+    made_on = config.workers_on if workers and device != "cpu" else device
     make = Batches(
         material(config, folder, held_out=False, packed=packed), config.generator,
-        seed=config.seed, batch=config.batch, device=made_on, packed=config.workers > 0,
+        seed=config.seed, batch=config.batch, device=made_on, packed=workers > 0,
     )  # fmt: skip
     if made_on == "cpu":
         _ = make.generator  # once, before other processes are forked
@@ -69,8 +71,8 @@ def train(
         validate=lambda network: validate(network, check, task, config),
         schedule=Schedule(**schedule | {"batch": 1}),  # of samples, which come as one
         folder=folder,
-        workers=config.workers,
-        start_workers="spawn" if config.workers and made_on != "cpu" else None,
+        workers=workers,
+        start_workers="spawn" if workers and made_on != "cpu" else None,
         max_seconds=max_seconds,
         finish_seconds=finish_seconds,
     )
@@ -114,7 +116,7 @@ def forward(network: nn.Module, task: Task, samples: Sequence[Sample], config: T
 
 
 def validation_samples(config: TrainConfig, folder: Path, device: str, *, packed: Path | None) -> list[Sample]:
-    """The same synthetic samples of held-out heads every time; all held out if `folder` is a run's."""
+    """The same synthetic samples of held-out heads every time."""
     here = material(config, folder, held_out=True, packed=packed).to(device)
     make = Generator(here.heads, config.generator, here.lesions)
     return [make.sample(VALIDATION_SEED + i, head=i % len(here.heads)) for i in range(config.validate_on)]
