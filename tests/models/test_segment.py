@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from bidsapp.cards import T1W_ALONE
 from bidsapp.image.mask import grown
 from bidsapp.labels import CSF, GM, STRUCTURES, TISSUES, WM
 from bidsapp.models import segment, tiles
@@ -259,7 +260,7 @@ def test_a_lesion_without_a_sure_voxel_is_none() -> None:
 def test_packaged_network_names_all_structures() -> None:
     model = segment.packaged()
     assert tuple(model.card["classes"]) == NAMES
-    assert set(model.card["lesion_threshold"]) == {segment.WITH_FLAIR, segment.WITHOUT_FLAIR}
+    assert set(model.card["lesion_threshold"]) == {segment.WITH_FLAIR, segment.WITHOUT_FLAIR, T1W_ALONE}
     assert all(0 < threshold < 1 for threshold in model.card["lesion_threshold"].values())
     assert model.card["channels"] == list(segment.CHANNELS)
 
