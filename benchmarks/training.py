@@ -6,28 +6,18 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import time
 from pathlib import Path
 
 import torch
-from torch.utils.data import DataLoader
 
-from bidsapp.models.segment import bfloat16
+from bidsapp.learn.loop import samples_ahead
 from bidsapp.models.unet import FoldedUNet
 from training.batches import Batches
 from training.config import TrainConfig, load_config
 from training.loop import loss, material, on_device
 from training.material import Material
 from training.tasks import make_task
-
-
-class _Numbered(torch.utils.data.Dataset):
-    def __init__(self, make: Batches) -> None:
-        self.make = make
-
-    def __getitem__(self, number: int) -> object:
-        return self.make(number)
 
 
 def main() -> None:
@@ -56,14 +46,8 @@ def main() -> None:
 def workers(here: Material, config: TrainConfig, device: str, count: int, seconds: float) -> str:
     """Samples a second from other processes, once all of them have delivered."""
     make = Batches(here, config.generator, seed=config.seed, batch=config.batch, device=device, packed=True)
-    start = "spawn" if device != "cpu" else None
     began = time.monotonic()
-    batches = iter(
-        DataLoader(
-            _Numbered(make), sampler=range(10**6), batch_size=None, num_workers=count, prefetch_factor=2,
-            multiprocessing_context=start,
-        )
-    )  # fmt: skip
+    batches = iter(samples_ahead(make, range(10**6), workers=count, start="spawn" if device != "cpu" else None))
     for _ in range(3 * count):
         next(batches)
     ready, done = time.monotonic(), 0
@@ -95,7 +79,7 @@ def network(here: Material, config: TrainConfig, device: str, batch: int, second
     optimiser = torch.optim.AdamW(net.parameters(), lr=1e-3)
 
     def step() -> float:
-        value = loss(net, task, samples, dataclasses.replace(config, mixed_precision=bfloat16(device)))
+        value = loss(net, task, samples, config)
         value.backward()
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)

@@ -56,7 +56,7 @@ def gather(config: TrainConfig, folder: Path, *, held_out: bool) -> Material:
 
 
 def pack(config: TrainConfig, folder: Path, path: Path) -> None:
-    """All that `gather` finds, in one file of some 35 MB, for a machine that has the repository alone."""
+    """All that `gather` finds, in one file of some 26 MB, for a machine that has the repository alone."""
     with replacing(path) as aside, zipfile.ZipFile(aside, "w", zipfile.ZIP_LZMA) as archive:
         for held_out, half in HALVES.items():
             for name, values in _arrays(gather(config, folder, held_out=held_out)).items():

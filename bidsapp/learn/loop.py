@@ -139,7 +139,8 @@ def fit(
     folder.mkdir(parents=True, exist_ok=True)
     state = _State(network, schedule)
     state.load(folder / CHECKPOINT)
-    samples = iter(_samples(make, schedule, state.step, workers, start_workers))
+    left = range(state.step * schedule.batch, schedule.steps * schedule.batch)
+    samples = iter(samples_ahead(make, left, workers=workers, start=start_workers))
     began = saved = time.monotonic()
     losses: list[float] = []
     spent, timed_out = np.zeros(2), False
@@ -263,11 +264,11 @@ class _Numbered(Dataset):
         return self.make(number)
 
 
-def _samples(make: Callable[[int], Any], schedule: Schedule, done: int, workers: int, start: str | None) -> DataLoader:
-    """Samples of the steps that are left; made ahead by other processes where there are `workers`."""
+def samples_ahead(make: Callable[[int], Any], numbers: range, *, workers: int, start: str | None) -> DataLoader:
+    """Samples of these numbers, in order; made ahead by other processes where there are `workers`."""
     return DataLoader(
         _Numbered(make),
-        sampler=range(done * schedule.batch, schedule.steps * schedule.batch),
+        sampler=numbers,
         batch_size=None,
         num_workers=workers,
         prefetch_factor=4 if workers else None,
