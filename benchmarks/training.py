@@ -15,8 +15,8 @@ from bidsapp.learn.loop import samples_ahead
 from bidsapp.models.unet import FoldedUNet
 from training.batches import Batches
 from training.config import TrainConfig, load_config
-from training.loop import loss, material, on_device
-from training.material import Material
+from training.loop import loss, on_device
+from training.material import Material, material
 from training.tasks import make_task
 
 

@@ -101,12 +101,17 @@ def _version(folder_name: str) -> tuple[int, ...]:
     return tuple(int(part) for part in folder_name.rsplit("-", 1)[1].split(".") if part.isdigit())
 
 
+def threshold_key(contrasts: Collection[str]) -> str:
+    """Key of ``lesion_threshold`` for a network shown these contrasts, but for `T1W_ALONE`."""
+    return WITH_FLAIR if "FLAIR" in contrasts else WITHOUT_FLAIR
+
+
 def threshold_of(card: Mapping[str, Any], contrasts: Collection[str]) -> float | None:
     """Probability above which it is a lesion, of a network shown these contrasts; None where the card holds none."""
     thresholds = card["lesion_threshold"]
     if set(contrasts) == {"T1w"} and T1W_ALONE in thresholds:
         return float(thresholds[T1W_ALONE])
-    value = thresholds.get(WITH_FLAIR if "FLAIR" in contrasts else WITHOUT_FLAIR)
+    value = thresholds.get(threshold_key(contrasts))
     return None if value is None else float(value)
 
 

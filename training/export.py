@@ -19,8 +19,8 @@ from bidsapp.learn.model_folder import write_model
 from bidsapp.models.registry import load_model
 from bidsapp.models.unet import FoldedUNet
 from training.config import TrainConfig
-from training.loop import VALIDATION_SEED, forward, material, on_device
-from training.material import Material
+from training.loop import VALIDATION_SEED, forward, on_device
+from training.material import Material, material
 from training.tasks import Task, make_task
 
 #: Candidates of the lesion threshold, and the synthetic scans it is chosen on: others than those of the log.

@@ -21,7 +21,7 @@ from bidsapp.models.segment import bfloat16
 from bidsapp.models.unet import FoldedUNet
 from training.batches import Batches, Packed, apart
 from training.config import TrainConfig
-from training.material import Material, gather, unpack
+from training.material import material
 from training.tasks import Task, make_task
 
 #: Seeds of validation samples lie apart from those of training, which count up from seed * 10**9.
@@ -84,11 +84,6 @@ def on_device(network: FoldedUNet, device: str, *, one_shape: bool = True) -> Fo
         return network.to(device)
     torch.backends.cudnn.benchmark = one_shape
     return network.to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-
-
-def material(config: TrainConfig, folder: Path, *, held_out: bool, packed: Path | None) -> Material:
-    """From one file, or from the folders that the configuration names."""
-    return unpack(packed, held_out=held_out) if packed else gather(config, folder, held_out=held_out)
 
 
 def loss(network: nn.Module, task: Task, batch: list[Sample] | Packed, config: TrainConfig) -> torch.Tensor:

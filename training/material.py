@@ -36,6 +36,11 @@ class Material:
         return Material(dataclasses.replace(self.heads, **moved), lesions)
 
 
+def material(config: TrainConfig, folder: Path, *, held_out: bool, packed: Path | None) -> Material:
+    """From one file (`pack`), or from the folders that the configuration names (`gather`)."""
+    return unpack(packed, held_out=held_out) if packed else gather(config, folder, held_out=held_out)
+
+
 def gather(config: TrainConfig, folder: Path, *, held_out: bool) -> Material:
     """Heads, patients and lesion masks trained on, or the heads and masks held out; on the CPU.
 
@@ -78,9 +83,9 @@ def unpack(path: Path, *, held_out: bool) -> Material:
     return _material(arrays)
 
 
-def _arrays(material: Material) -> dict[str, np.ndarray]:
+def _arrays(kept: Material) -> dict[str, np.ndarray]:
     """One array a head and a property, so that they are read side by side; masks as bits."""
-    found, lesions = material.heads, material.lesions
+    found, lesions = kept.heads, kept.lesions
     out = {"names": np.array(found.names), "centre": found.centre, "extent": found.extent}
     for name in ("labels", "distance", "flow"):
         out |= {f"{name}-{i:03d}": values.numpy() for i, values in enumerate(getattr(found, name))}

@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 
 from bidsapp import __version__
-from bidsapp.cards import FIRST
+from bidsapp.cards import FIRST, threshold_key
 from bidsapp.errors import UsageError
 from bidsapp.image.grid import on_grid
 from bidsapp.image.save import replacing, write_image
 from bidsapp.learn import fingerprint
 from bidsapp.learn.cases import Case, Stored, load_case
-from bidsapp.learn.run import THRESHOLD_KEYS, Training, predict_drawn, threshold_key, train_model
+from bidsapp.learn.run import THRESHOLD_KEYS, Training, predict_drawn, train_model
 from bidsapp.models.registry import Model, read_model
 
 #: With early stopping so many of the subjects are set aside to stop by, one at least, where there are so many.
@@ -99,7 +99,7 @@ class Folds:
         out = [name for name, record in records.items() if record["subject"] in subjects]
         folder = self.out / "folds" / f"fold-{number}"
         what = f"fold {number} (without {', '.join(subjects)})"
-        keys = {threshold_key(records[name]["contrasts"], self.training.channels) for name in out}
+        keys = {threshold_key(set(records[name]["contrasts"]) & set(self.training.channels)) for name in out}
         model = self._train([name for name in records if name not in out], folder, what, self.card, keys)
         if model is None:
             return False

@@ -144,9 +144,9 @@ def fit(
     began = saved = time.monotonic()
     losses: list[float] = []
     spent, timed_out = np.zeros(2), False
-    while state.step < schedule.steps and not state.exhausted():
+    while state.step < schedule.steps and not state.exhausted() and not timed_out:
         elapsed = time.monotonic() - began
-        if timed_out or elapsed >= max_seconds:
+        if elapsed >= max_seconds:
             break
         value, seconds = _step(state, samples, loss, spent=elapsed / finish_seconds)
         losses.append(value)

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from bidsapp.cards import threshold_of
 from bidsapp.errors import AppError
 from bidsapp.learn.cases import PROPOSE_ABOVE, Case, Stored, synthetic_doubles, with_proposals
 from bidsapp.learn.generator import STRIPPED, Generator, GeneratorConfig
@@ -393,19 +394,14 @@ def thresholds(
     }  # fmt: skip
 
 
-def threshold_key(contrasts: Collection[str], channels: Collection[str]) -> str:
-    """Which threshold a case of these contrasts gets from a model of these channels."""
-    return segment.WITH_FLAIR if "FLAIR" in contrasts and "FLAIR" in channels else segment.WITHOUT_FLAIR
-
-
 def predict_drawn(model: Model, folder: Path, *, device: str) -> np.ndarray:
     """Classes 0, 1, ... of a case on the grid of its drawn labels: lesions as in the app, else the likeliest class."""
     stored = Stored.read(folder)
     if len(segment.lesion_classes(model)) == 1:
-        key = threshold_key(stored.record["contrasts"], segment.contrasts_of(model))
+        threshold = threshold_of(model.card, set(stored.record["contrasts"]) & set(segment.contrasts_of(model)))
         mask = segment.lesion_mask(
             stored.predict(model, device=device)[0],
-            threshold=model.card["lesion_threshold"].get(key, 0.5), voxel_size_mm=stored.mask()[1],
+            threshold=0.5 if threshold is None else threshold, voxel_size_mm=stored.mask()[1],
         )  # fmt: skip
         return (stored.as_drawn(mask) >= 0.5).astype(np.uint8)
     shares = [stored.as_drawn(probability) for probability in stored.predict(model, device=device)]

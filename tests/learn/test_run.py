@@ -152,6 +152,19 @@ def test_a_case_is_predicted_once_for_each_threshold_that_it_tells_of(
     assert list(found) == ["without FLAIR"] and [name for name, _ in asked] == ["sub-02"]
 
 
+@pytest.mark.parametrize(("contrasts", "found"), [(["T1w"], True), (["T1w", "T2w"], False), (["FLAIR"], False)])
+def test_a_case_is_predicted_at_the_threshold_that_the_app_would_take(
+    contrasts: list[str], found: bool, case_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside a model that was trained, the packaged one is judged: its card knows a threshold of a T1w alone."""
+    record = json.loads((case_folder / "case.json").read_text()) | {"contrasts": contrasts}
+    (case_folder / "case.json").write_text(json.dumps(record))
+    monkeypatch.setattr(Stored, "predict", lambda stored, model, **_: (stored.labels() > 0)[None] * 0.6)
+    card = packaged().card | {"lesion_threshold": {"with FLAIR": 0.65, "without FLAIR": 0.7, "T1w alone": 0.55}}
+    model = dataclasses.replace(packaged(), card=card)
+    assert predict_drawn(model, case_folder, device="cpu").any() == found
+
+
 def test_a_model_is_written_once_as_it_was_judged(
     case_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
