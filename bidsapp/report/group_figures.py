@@ -64,6 +64,7 @@ def save(out_dir: Path, stem: str, figure: Any) -> Drawing:
         metadata = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
         with replacing(folder / f"{stem}.{kind}") as aside:
             figure.savefig(aside, format=kind, dpi=DPI, metadata=metadata)
+        figure.set_layout_engine("none")  # once is enough: it takes as long as drawing
     pyplot.close(figure)
     png = folder / f"{stem}.png"
     image = "data:image/png;base64," + base64.b64encode(png.read_bytes()).decode()
