@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
 GOOD = ("sub-01_ses-1", "sub-01_ses-2", "sub-02_ses-1", "sub-07")
-FRESH = ("--participant-label", "02")
+SUB_02 = ("--participant-label", "02")
 GOLDEN = ROOT / "tests" / "integration" / "golden_files.txt"
 
 
@@ -90,13 +90,29 @@ def finished(demo_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Fi
 
 
 @pytest.fixture(scope="module")
-def fresh(finished: Finished, demo_dataset: Path) -> Finished:
-    """sub-02 alone, in another folder, with its intermediate files in ``work`` beside it."""
+def killed(finished: Finished, demo_dataset: Path) -> Finished:
+    """sub-02 alone, killed once its brain is found, then run again; intermediate files are in ``work`` beside it."""
 
     def run(folder: Path) -> Finished:
-        return run_app(finished.data, folder / "out", *FRESH, "--work-dir", str(folder / "work"), "--keep-work")
+        out, options = folder / "out", (*SUB_02, "--work-dir", str(folder / "work"), "--keep-work")
+        kill_after("node brain", finished.data, out, *options)
+        assert not list(out.rglob("*_provenance.json"))
+        return run_app(finished.data, out, *options)
 
-    return once(demo_dataset.parent / "fresh", run)
+    return once(demo_dataset.parent / "killed", run)
+
+
+def kill_after(words: str, data: Path, out: Path, *arguments: str) -> None:
+    """Run the participant level of sub-02, and kill it and all it started when its log says these words."""
+    command = [sys.executable, str(ROOT / "run.py"), str(data), str(out), "participant", *arguments]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    log = out / "logs" / "sub-02.log"
+    deadline = time.monotonic() + 600
+    while time.monotonic() < deadline and words not in (log.read_text() if log.is_file() else ""):
+        time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert words in log.read_text()
 
 
 def once(folder: Path, run: Callable[[Path], Finished]) -> Finished:
@@ -213,10 +229,10 @@ def test_network_measures_all_from_any_contrast(finished: Finished) -> None:
         assert middle[0] + 8 < other[0]  # left is left
 
 
-def test_unsupervised_models_say_what_they_cannot_measure(fresh: Finished, tmp_path: Path) -> None:
+def test_unsupervised_models_say_what_they_cannot_measure(killed: Finished, tmp_path: Path) -> None:
     """FLAIR alone: the mixture does not tell grey from white matter. What other models share is not computed again."""
-    which = (*FRESH, "--output-spaces", "orig", "--skip-bids-validation", "-w", str(fresh.out.parent / "work"))
-    done = run_app(fresh.data, tmp_path, "--tissue-model", "mixture", "--lesion-model", "outlier", *which)
+    which = (*SUB_02, "--output-spaces", "orig", "--skip-bids-validation", "-w", str(killed.out.parent / "work"))
+    done = run_app(killed.data, tmp_path, "--tissue-model", "mixture", "--lesion-model", "outlier", *which)
     assert done.code == 0, done.stderr
     assert "reused brain" in (tmp_path / "logs" / "sub-02.log").read_text()
     row = pd.read_csv(one(anat(tmp_path, "sub-02_ses-1"), "*_volumes.tsv"), sep="\t", na_values="n/a").iloc[0]
@@ -269,37 +285,17 @@ def test_second_run_redoes_nothing(finished: Finished) -> None:
     assert checksums(finished.out) == before
 
 
-def test_fresh_run_of_one_session_gives_the_same_bytes(finished: Finished, fresh: Finished) -> None:
-    """Alone, in another folder: what ran beside it must make no difference."""
-    assert fresh.code == 0, fresh.stderr
-    ours, theirs = checksums(fresh.out), checksums(finished.out)
-    assert len(ours) > 20
-    assert {name: theirs.get(name) for name in ours if name.startswith("sub-02")} == {
-        name: digest for name, digest in ours.items() if name.startswith("sub-02")
-    }
-
-
-def test_killed_run_is_taken_up_again(finished: Finished, tmp_path: Path) -> None:
-    """Killed without warning in the middle of the work: nothing broken is left, and the end is the same."""
-    out, choice = tmp_path / "out", ("--participant-label", "01", "--session-label", "2")
-    command = [sys.executable, str(ROOT / "run.py"), str(finished.data), str(out), "participant", *choice]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-    log = out / "logs" / "sub-01.log"
-    deadline = time.monotonic() + 600
-    while time.monotonic() < deadline and "node brain" not in (log.read_text() if log.is_file() else ""):
-        time.sleep(0.2)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert "node brain" in log.read_text()
-    assert not list(out.rglob("*_provenance.json"))
-    again = run_app(finished.data, out, *choice)
-    assert again.code == 0, again.stderr
-    for step in ("conform_T1w", "brain"):  # what was finished is not run again
-        assert log.read_text().count(f"node {step} ") == 1
-        assert f"reused {step}" in log.read_text()
-    names = [name for name in checksums(out) if "ses-2" in name]
+def test_killed_run_is_taken_up_again(finished: Finished, killed: Finished) -> None:
+    """Alone, in another folder, killed without warning in the middle of the work: the end is the same, to the byte."""
+    assert killed.code == 0, killed.stderr
+    log = (killed.out / "logs" / "sub-02.log").read_text()
+    for step in ("conform_FLAIR", "brain"):  # what was finished is not run again
+        assert log.count(f"node {step} ") == 1
+        assert f"reused {step}" in log
+    ours, theirs = checksums(killed.out), checksums(finished.out)
+    names = [name for name in ours if name.startswith("sub-02")]
     assert len(names) > 20
-    assert {name: checksums(out)[name] for name in names} == {name: checksums(finished.out)[name] for name in names}
+    assert {name: ours[name] for name in names} == {name: theirs.get(name) for name in names}
 
 
 def test_group_level_needs_the_derivatives_only(finished: Finished, tmp_path: Path) -> None:
