@@ -123,9 +123,11 @@ def halfway(one: np.ndarray, other: np.ndarray, *, voxel_size_mm: tuple[float, f
         One connected piece without holes, nowhere beyond both.
     """
     either = one | other
-    box = bounding_box(either, margin=2)
+    sigma, far = BETWEEN_MM / np.array(voxel_size_mm), 3.0
+    box = bounding_box(either, margin=np.ceil(far * sigma).astype(int).tolist())
     mean = (one[box].astype(np.float32) + other[box]) / 2
-    smooth = ndimage.gaussian_filter(mean, BETWEEN_MM / np.array(voxel_size_mm), truncate=3.0)
+    # Beyond the field of view the brain is taken to go on as before it ("reflect").
+    smooth = ndimage.gaussian_filter(mean, sigma, truncate=far)
     out = np.zeros_like(either)
     # Smoothing alone would round off what the two agree about.
     inside = (smooth > 0.5) & either[box] | (one & other)[box]
