@@ -21,7 +21,7 @@ from scipy import ndimage
 from bidsapp.image.grid import work_image
 from bidsapp.image.itk import read_itk_affine
 from bidsapp.image.mask import extract_brain_by_template
-from bidsapp.models.brain import deepbet_brain, find_brain, halfway
+from bidsapp.models.brain import deepbet_brain, find_brain
 from bidsapp.models.registry import Model, read_model
 
 WRONG_MASKS = ("sub-03", "sub-19")
@@ -100,22 +100,19 @@ def other_mask(scan: nib.Nifti1Image, contrast: str) -> np.ndarray:
 
 
 def judge(data: Path, *, model: Model | None, others: bool, keep: Path | None) -> list[dict[str, object]]:
-    """A row per scan: Dice and volume (ml) of the network; where asked, Dice of the other method and half-way."""
+    """A row per scan: Dice and volume (ml) of the network; where asked, Dice of the app's first method."""
     rows = []
     for name, (path, reference) in cases(data).items():
         scan = work_image(nib.Nifti1Image.from_filename(path))
         image = scan.get_fdata(dtype=np.float32)
         sizes = tuple(float(n) for n in nib.affines.voxel_sizes(scan.affine))
         truth = on_scan(reference, scan)
-        voxel_size_mm = (sizes[0], sizes[1], sizes[2])
-        mask = find_brain(image, voxel_size_mm=voxel_size_mm, model=model) > 0.5
+        mask = find_brain(image, voxel_size_mm=(sizes[0], sizes[1], sizes[2]), model=model) > 0.5
         ml = float(np.prod(sizes)) / 1000
         row: dict[str, object] = {"scan": name, "reference": reference.kind, "dice": round(dice(mask, truth), 4)}
         row |= {"ml": round(mask.sum() * ml), "reference_ml": round(truth.sum() * ml)}
         if others and reference.kind != "deepbet":
-            other = other_mask(scan, name.rsplit("_", 1)[1])
-            row["dice_other"] = round(dice(other, truth), 4)
-            row["dice_halfway"] = round(dice(halfway(mask, other, voxel_size_mm=voxel_size_mm), truth), 4)
+            row["dice_other"] = round(dice(other_mask(scan, name.rsplit("_", 1)[1]), truth), 4)
         if keep:
             keep.mkdir(parents=True, exist_ok=True)
             np.savez_compressed(keep / name, image=image, truth=truth, mask=mask)
@@ -129,9 +126,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m training.judge", description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--model", type=Path, help="model folder (default: the packaged one)")
-    parser.add_argument(
-        "--others", action="store_true", help="judge the other methods as well, and the border half-way"
-    )
+    parser.add_argument("--others", action="store_true", help="judge deepbet (T1w) and the template as well")
     parser.add_argument("--keep", type=Path, help="write image, reference and mask of each scan here (.npz)")
     parser.add_argument("--out", type=Path, help="write the figures here (JSON), e.g. <run>/judged.json")
     args = parser.parse_args()

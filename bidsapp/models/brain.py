@@ -11,7 +11,7 @@ import torch
 from scipy import ndimage
 
 from bidsapp.errors import InputError
-from bidsapp.image.grid import antialias, bounding_box
+from bidsapp.image.grid import antialias
 from bidsapp.image.mask import largest_piece
 from bidsapp.models.registry import Model, load_model
 
@@ -20,8 +20,6 @@ from bidsapp.models.registry import Model, load_model
 AGREEMENT = 0.9
 #: Volume (l) of a mask that may be a brain's, with the fluid around it: the check believes no other.
 BRAIN_LITRES = (0.6, 2.2)
-#: Standard deviation of the smoothing that puts a border half-way between two (mm): they are seldom farther apart.
-BETWEEN_MM = 2.0
 #: The network's probability rises from 0 to 1 over this distance (mm) across the border (training/tasks.py).
 RAMP_MM = 6.0
 
@@ -72,7 +70,7 @@ def find_brain(
 def second_opinion(
     mask: np.ndarray, image: np.ndarray, *, voxel_size_mm: tuple[float, float, float], device: str = "cpu"
 ) -> tuple[np.ndarray, str]:
-    """Half-way between a brain mask of another method and the network's; where they disagree grossly, the network's.
+    """A brain mask that another method made, or the network's in its stead where the two disagree grossly.
 
     Parameters
     ----------
@@ -89,8 +87,8 @@ def second_opinion(
 
     Notes
     -----
-    The border half-way was closer to manual masks than either method's was, and the network found the brain in heads
-    that the others missed (docs/decisions/0015-a-second-opinion-on-the-brain.md).
+    The network draws the border a little less exactly than deepbet and the template do, but found the brain in heads
+    that these missed (docs/benchmarks.md).
     """
     try:
         found = find_brain(image, voxel_size_mm=voxel_size_mm, device=device) > 0.5
@@ -101,38 +99,11 @@ def second_opinion(
         return mask, f"a second method, run for a check, found {litres:.1f} l, no brain: look at the brain mask"
     dice = 2 * np.count_nonzero(mask & found) / (np.count_nonzero(mask) + np.count_nonzero(found))
     if dice >= AGREEMENT:
-        return halfway(mask, found, voxel_size_mm=voxel_size_mm), ""
+        return mask, ""
     return found, (
         f"two methods disagree about where the brain is (Dice {dice:.2f}); the network's brain mask was taken, which"
         " has been the better one in such cases: look at it"
     )
-
-
-def halfway(one: np.ndarray, other: np.ndarray, *, voxel_size_mm: tuple[float, float, float]) -> np.ndarray:
-    """The brain whose border runs half-way between those of two masks that lie within some mm of each other.
-
-    Parameters
-    ----------
-    one, other : ndarray of bool, shape (X, Y, Z)
-        Not both empty.
-    voxel_size_mm : tuple of float
-
-    Returns
-    -------
-    ndarray of bool, shape (X, Y, Z)
-        One connected piece without holes, nowhere beyond both.
-    """
-    either = one | other
-    sigma, far = BETWEEN_MM / np.array(voxel_size_mm), 3.0
-    box = bounding_box(either, margin=np.ceil(far * sigma).astype(int).tolist())
-    mean = (one[box].astype(np.float32) + other[box]) / 2
-    # Beyond the field of view the brain is taken to go on as before it ("reflect").
-    smooth = ndimage.gaussian_filter(mean, sigma, truncate=far)
-    out = np.zeros_like(either)
-    # Smoothing alone would round off what the two agree about.
-    inside = (smooth > 0.5) & either[box] | (one & other)[box]
-    out[box] = ndimage.binary_fill_holes(largest_piece(inside))
-    return out
 
 
 @functools.lru_cache(maxsize=1)

@@ -18,7 +18,7 @@ class Plan:
     tissue_model: str
     lesion_model: str
     no_lesions_because: str = ""
-    check_brain: bool = False  # by the network: the border half-way, or the network's where the two disagree grossly
+    check_brain: bool = False  # by the network, which takes over where the two disagree grossly
     networks: dict[str, str] = field(default_factory=dict)  # packaged ones that are used, and their versions
     own_lesion_model: dict[str, Any] | None = None  # what its card says, where ``lesion_model`` is its name
 

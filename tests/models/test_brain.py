@@ -102,36 +102,17 @@ def test_find_brain_refuses_an_empty_image(echo: Model) -> None:
         find_brain(np.zeros((30, 31, 32), np.float32), voxel_size_mm=(1, 1, 1), model=echo)
 
 
-@pytest.mark.parametrize(
-    ("shift", "taken", "said"), [(0, "both", ""), (2, "half-way", ""), (6, "network's", "Dice 0.")]
-)
+@pytest.mark.parametrize(("shift", "taken", "said"), [(0, "given", ""), (1, "given", ""), (6, "network's", "Dice 0.")])
 def test_a_second_opinion_takes_over_only_where_the_two_disagree_grossly(
     monkeypatch: pytest.MonkeyPatch, shift: int, taken: str, said: str
 ) -> None:
-    given = np.zeros((60, 60, 60), bool)
-    given[10:50, 10:50, 10:50] = True
+    given = np.zeros((40, 40, 40), bool)
+    given[10:30, 10:30, 10:30] = True
     found = np.roll(given, shift, axis=0)
     monkeypatch.setattr(brain, "find_brain", lambda image, **_: np.where(found, 0.9, 0.1))
-    mask, note = brain.second_opinion(given, given.astype(np.float32), voxel_size_mm=(2.5, 2.5, 2.5))
-    expected = {"both": given, "half-way": np.roll(given, shift // 2, axis=0), "network's": found}[taken]
-    middle = (slice(None), slice(20, 40), slice(20, 40))  # away from edges
-    np.testing.assert_array_equal(mask[middle], expected[middle])
-    assert (mask >= (given & found)).all() or taken == "network's"
+    mask, note = brain.second_opinion(given, given.astype(np.float32), voxel_size_mm=(5, 5, 5))
+    np.testing.assert_array_equal(mask, given if taken == "given" else found)
     assert said in note and bool(note) == bool(said)
-
-
-def test_half_way_between_two_spheres_is_the_sphere_between_them() -> None:
-    """Radii of 60 and 64 mm on voxels of 1 x 1 x 3 mm, the smaller one with a piece broken off and a hole: 62 mm."""
-    at = np.indices((140, 140, 46)) * np.array([1, 1, 3.0])[:, None, None, None]
-    radius = np.linalg.norm(at - np.array([70, 70, 69.0])[:, None, None, None], axis=0)
-    small, large = radius < 60, radius < 64
-    small[2:5, 2:5, 2:5] = True
-    small[70, 70, 23] = large[70, 70, 23] = False
-    found = brain.halfway(small, large, voxel_size_mm=(1, 1, 3))
-    truth = radius < 62
-    assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) > 0.99
-    assert abs(found.sum() / truth.sum() - 1) < 0.01
-    assert found[70, 70, 23] and not found[:6, :6, :6].any()
 
 
 def test_a_second_opinion_of_another_size_than_a_brain_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:

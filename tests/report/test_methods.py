@@ -59,7 +59,7 @@ def test_the_versions_of_the_networks_are_told(text_of):
 
 def test_a_checked_brain_mask(text_of):
     plain = text_of(methods={"brain_extraction": "deepbet", "check_brain": True, "networks": {"brain": "0.2.0"}}).plain
-    assert "half-way between that of this mask and that of a small U-Net (brain 0.2.0)" in plain and "Hoopes" in plain
+    assert "checked by a small U-Net (brain 0.2.0)" in plain and "Hoopes" in plain
 
 
 def test_an_older_record_does_not_tell_them(text_of):
