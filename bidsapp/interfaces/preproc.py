@@ -53,14 +53,14 @@ class _ExtractBrainInput(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc="reference on the work grid, whole head")
     contrast = traits.Str(mandatory=True)
     method = traits.Enum("deepbet", "template", "network", mandatory=True)
-    check = traits.Bool(False, usedefault=True, desc="ask the network for a second opinion")
+    check = traits.Bool(False, usedefault=True, desc="whether it may be a brain, by another method")
     device = traits.Str("cpu", usedefault=True)
     use_gpu = traits.Bool(False, usedefault=True, nohash=True)
 
 
 class _ExtractBrainOutput(TraitedSpec):
     mask_file = File()
-    note = traits.Str(desc="what the second opinion said, if it mattered; which device was too small")
+    note = traits.Str(desc="what the check said, if it mattered; which device was too small")
 
 
 class ExtractBrain(SimpleInterface):
@@ -79,29 +79,44 @@ class ExtractBrain(SimpleInterface):
         return runtime
 
     def _find(self, img, device):
-        """The mask, and what the second opinion said."""
+        """The mask, and what the check said."""
         from bidsapp.image.grid import on_grid
 
+        if self.inputs.method == "network":
+            return self._find_by_network(img, device)
         if self.inputs.method == "deepbet":
             from bidsapp.image.mask import clean_mask
             from bidsapp.models.brain import deepbet_brain
 
             probability = deepbet_brain(img.get_fdata(dtype=np.float32), device=device)
             mask = clean_mask(on_grid(probability > 0.5, img))
-        elif self.inputs.method == "network":
-            from bidsapp.image.mask import stripped_brain
-            from bidsapp.models.brain import find_brain
-
-            mask = stripped_brain(img)
-            if mask is None:
-                sizes = tuple(float(size) for size in img.header.get_zooms()[:3])
-                data = img.get_fdata(dtype=np.float32)
-                mask = on_grid(find_brain(data, voxel_size_mm=sizes, device=device) > 0.5, img)
         else:
             from bidsapp.image.mask import extract_brain_by_template
 
             mask = extract_brain_by_template(img, contrast=self.inputs.contrast)
         return _checked(mask, img, device) if self.inputs.check else (mask, "")
+
+    def _find_by_network(self, img, device):
+        """The network's mask; if that is to be checked and cannot be a brain, the template's, and a note."""
+        from bidsapp.errors import InputError
+        from bidsapp.image.grid import on_grid
+        from bidsapp.image.mask import extract_brain_by_template, stripped_brain
+        from bidsapp.models.brain import find_brain, no_brain
+
+        stripped = stripped_brain(img)
+        if stripped is not None:
+            return stripped, ""
+        try:
+            found = find_brain(img.get_fdata(dtype=np.float32), voxel_size_mm=_sizes(img), device=device) > 0.5
+            wrong = no_brain(found, _sizes(img))
+        except InputError:
+            if not self.inputs.check:
+                raise
+            wrong = "no brain"
+        if not self.inputs.check or not wrong:
+            return on_grid(found, img), ""
+        mask = extract_brain_by_template(img, contrast=self.inputs.contrast)
+        return mask, f"the network found {wrong}; the template's brain mask was taken: look at it"
 
 
 def _checked(mask, img, device):
@@ -112,10 +127,14 @@ def _checked(mask, img, device):
 
     if stripped_brain(img) is not None:
         return mask, ""
-    sizes = tuple(float(size) for size in img.header.get_zooms()[:3])
     data = img.get_fdata(dtype=np.float32)
-    found, note = second_opinion(np.asarray(mask.dataobj) > 0, data, voxel_size_mm=sizes, device=device)
+    found, note = second_opinion(np.asarray(mask.dataobj) > 0, data, voxel_size_mm=_sizes(img), device=device)
     return on_grid(found, img), note
+
+
+def _sizes(img):
+    """Of a voxel, in mm."""
+    return tuple(float(size) for size in img.header.get_zooms()[:3])
 
 
 class _CleanMaskInput(BaseInterfaceInputSpec):

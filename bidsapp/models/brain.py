@@ -94,9 +94,9 @@ def second_opinion(
         found = find_brain(image, voxel_size_mm=voxel_size_mm, device=device) > 0.5
     except InputError:
         return mask, "a second method, run for a check, found no brain: look at the brain mask"
-    litres = np.count_nonzero(found) * float(np.prod(voxel_size_mm)) / 1e6
-    if not BRAIN_LITRES[0] <= litres <= BRAIN_LITRES[1]:  # it fails, too: on the noise around an MP2RAGE's head
-        return mask, f"a second method, run for a check, found {litres:.1f} l, no brain: look at the brain mask"
+    wrong = no_brain(found, voxel_size_mm)
+    if wrong:  # it fails, too: on the noise around an MP2RAGE's head
+        return mask, f"a second method, run for a check, found {wrong}: look at the brain mask"
     dice = 2 * np.count_nonzero(mask & found) / (np.count_nonzero(mask) + np.count_nonzero(found))
     if dice >= AGREEMENT:
         return mask, ""
@@ -104,6 +104,12 @@ def second_opinion(
         f"two methods disagree about where the brain is (Dice {dice:.2f}); the network's brain mask was taken, which"
         " has been the better one in such cases: look at it"
     )
+
+
+def no_brain(mask: np.ndarray, voxel_size_mm: tuple[float, float, float]) -> str:
+    """What a mask holds, where that cannot be a brain by its size; else nothing."""
+    litres = np.count_nonzero(mask) * float(np.prod(voxel_size_mm)) / 1e6
+    return "" if BRAIN_LITRES[0] <= litres <= BRAIN_LITRES[1] else f"{litres:.1f} l, no brain"
 
 
 @functools.lru_cache(maxsize=1)

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from bidsapp import cards
-from bidsapp.bids import SessionInputs
+from bidsapp.bids import ScanChoice, SessionInputs
 from bidsapp.config import Config
+from bidsapp.image.load import read_grid
+
+#: On slices of 6.5 and 7.7 mm the network took skull for brain, on those of 3 and 4 mm its border was the best
+#: (docs/decisions/0020-the-network-finds-the-brain-without-a-t1w.md).
+THICK_MM = 5.0
 
 
 @dataclass(frozen=True)
@@ -18,7 +24,7 @@ class Plan:
     tissue_model: str
     lesion_model: str
     no_lesions_because: str = ""
-    check_brain: bool = False  # by the network, which takes over where the two disagree grossly
+    check_brain: bool = False  # by another method, which takes over where the mask cannot be right
     networks: dict[str, str] = field(default_factory=dict)  # packaged ones that are used, and their versions
     own_lesion_model: dict[str, Any] | None = None  # what its card says, where ``lesion_model`` is its name
 
@@ -31,7 +37,7 @@ def plan(inputs: SessionInputs, config: Config) -> Plan:
     """Choose the methods for the contrasts at hand."""
     brain, check = config.brain_extraction, config.brain_extraction == "auto"  # what is asked for by name is done
     if check:
-        brain = "deepbet" if inputs.reference.contrast == "T1w" else "template"
+        brain = _brain_extraction(inputs.reference)
     used = ("brain", "segment") if check or brain == "network" else ("segment",)
     networks = {name: cards.packaged_version(name) for name in used}
     why, own = "", config.own_lesion_model
@@ -48,3 +54,18 @@ def plan(inputs: SessionInputs, config: Config) -> Plan:
     if lesions == "consensus" and "FLAIR" not in inputs.contrasts:
         lesions = "network"  # the other model has no opinion
     return Plan(brain, config.tissue_model, lesions, why, check, networks)
+
+
+def _brain_extraction(reference: ScanChoice) -> str:
+    """deepbet, which knows T1w alone; else the network or, on thick slices, the template."""
+    if reference.contrast == "T1w":
+        return "deepbet"
+    return "template" if _thickness_mm(reference.path) > THICK_MM else "network"
+
+
+def _thickness_mm(path: Path) -> float:
+    """A scan's longest voxel side; 0 of one that cannot be read: its first step says what is wrong with it."""
+    try:
+        return float(max(read_grid(path).header.get_zooms()))
+    except Exception:
+        return 0.0

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from bidsapp.errors import InputError
 from bidsapp.image import mask
 from bidsapp.image.template import load_template, render_template
 from bidsapp.interfaces.files import save
@@ -65,3 +66,44 @@ def test_a_head_whose_mask_the_network_contradicts_gets_the_networks_mask(
     kept, note = run(stripped)  # nothing to check: whoever stripped it has decided
     np.testing.assert_array_equal(kept, wrong > 0)
     assert note == ""
+
+
+@pytest.mark.parametrize(
+    ("answer", "check", "taken", "said"),
+    [
+        ("the brain", True, "network's", ""),
+        ("all of it", True, "template's", "the network found "),
+        ("nothing", True, "template's", "the network found no brain; the template's brain mask was taken"),
+        ("all of it", False, "network's", ""),
+    ],
+)
+def test_the_template_stands_in_where_the_network_finds_no_brain(
+    tmp_path, monkeypatch, head_and_brain, answer: str, check: bool, taken: str, said: str
+) -> None:
+    head, _, inside = head_and_brain
+    other = np.roll(inside, 3, axis=0)
+    answers = {"the brain": inside, "all of it": np.ones(inside.shape, bool)}
+
+    def find(image: np.ndarray, **_: object) -> np.ndarray:
+        if answer == "nothing":
+            raise InputError("no brain was found")
+        return answers[answer].astype(np.float32)
+
+    monkeypatch.setattr(brain, "find_brain", find)
+    template = nib.Nifti1Image(other.astype(np.uint8), head.affine)
+    monkeypatch.setattr(mask, "extract_brain_by_template", lambda img, **_: template)
+    scan = save(head, str(tmp_path), "scan")
+    run = ExtractBrain(in_file=scan, contrast="FLAIR", method="network", check=check).run(cwd=str(tmp_path))
+    found = np.asarray(nib.load(run.outputs.mask_file).dataobj) > 0
+    np.testing.assert_array_equal(found, other if taken == "template's" else answers[answer])
+    assert run.outputs.note.startswith(said) and bool(run.outputs.note) == bool(said)
+
+
+def test_a_network_asked_for_by_name_that_finds_nothing_fails(tmp_path, monkeypatch, head_and_brain) -> None:
+    def find(image: np.ndarray, **_: object) -> np.ndarray:
+        raise InputError("no brain was found in this image")
+
+    monkeypatch.setattr(brain, "find_brain", find)
+    scan = save(head_and_brain[0], str(tmp_path), "scan")
+    with pytest.raises(InputError, match="no brain was found in this image"):
+        ExtractBrain(in_file=scan, contrast="FLAIR", method="network").run(cwd=str(tmp_path))

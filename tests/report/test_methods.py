@@ -62,6 +62,12 @@ def test_a_checked_brain_mask(text_of):
     assert "checked by a small U-Net (brain 0.2.0)" in plain and "Hoopes" in plain
 
 
+def test_a_network_is_not_said_to_check_itself(text_of):
+    about = {"brain_extraction": "network", "check_brain": True, "networks": {"brain": "0.3.0"}}
+    plain = text_of(methods=about).plain
+    assert "extracted by a small U-Net (brain 0.3.0)" in plain and "checked" not in plain
+
+
 def test_an_older_record_does_not_tell_them(text_of):
     assert "a small U-Net trained on" in text_of(methods={"brain_extraction": "network"}).plain
 

@@ -87,15 +87,36 @@ def test_unset_input_would_be_seen(tmp_path: Path) -> None:
     ("contrasts", "brain", "lesions"),
     [
         (("T1w", "FLAIR"), "deepbet", "outlier"),
-        (("FLAIR",), "template", "outlier"),
+        (("FLAIR",), "network", "outlier"),
         (("T1w", "T2w"), "deepbet", "none"),
-        (("T2w",), "template", "none"),
+        (("T2w",), "network", "none"),
     ],
 )
 def test_plan_follows_the_contrasts(tmp_path: Path, contrasts: tuple[str, ...], brain: str, lesions: str) -> None:
     chosen = plan(session(tmp_path, contrasts), config(tmp_path, lesion_model="outlier"))
     assert (chosen.brain_extraction, chosen.lesion_model) == (brain, lesions)
     assert bool(chosen.no_lesions_because) == (lesions == "none")
+
+
+@pytest.mark.parametrize(
+    ("contrasts", "slice_mm", "brain"),
+    [
+        (("FLAIR",), 4.0, "network"),
+        (("FLAIR",), 6.5, "template"),
+        (("T2w",), 6.5, "template"),
+        (("T1w", "FLAIR"), 6.5, "deepbet"),
+    ],
+)
+def test_the_brain_of_thick_slices_is_found_by_the_template(
+    tmp_path: Path, contrasts: tuple[str, ...], slice_mm: float, brain: str
+) -> None:
+    inputs = session(tmp_path, contrasts)
+    for scan in inputs.scans:
+        image = nib.Nifti1Image(np.ones((60, 60, 30), np.int16), np.diag([1, 1, slice_mm, 1]))
+        image.to_filename(tmp_path / "scan.nii.gz")
+        (tmp_path / "scan.nii.gz").rename(scan.path)
+    assert plan(inputs, config(tmp_path)).brain_extraction == brain
+    assert plan(inputs, config(tmp_path, brain_extraction="network")).brain_extraction == "network"
 
 
 def test_the_brain_mask_is_checked_unless_it_was_asked_for_by_name(tmp_path: Path) -> None:
