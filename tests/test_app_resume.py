@@ -51,7 +51,7 @@ def test_another_scan_of_the_same_name(done) -> None:
 
 def test_what_auto_came_to_counts_and_not_the_word(done) -> None:
     inputs, config, record = done
-    edit(record, "methods", brain_extraction="network")
+    edit(record, "methods", brain_extraction="template")
     assert not resume.is_current(inputs, config)
 
 
