@@ -93,14 +93,14 @@ def _freesurfer(data: Path) -> Reference:
 
 
 def other_mask(scan: nib.Nifti1Image, contrast: str) -> np.ndarray:
-    """The mask of the method that the app asks first: deepbet for a T1w, else the template."""
+    """deepbet's mask of a T1w, else the template's."""
     if contrast == "T1w":
         return deepbet_brain(scan.get_fdata(dtype=np.float32)) > 0.5
     return np.asarray(extract_brain_by_template(scan, contrast=contrast).dataobj) > 0
 
 
 def judge(data: Path, *, model: Model | None, others: bool, keep: Path | None) -> list[dict[str, object]]:
-    """A row per scan: Dice and volume (ml) of the network; where asked, Dice of the app's first method."""
+    """A row per scan: Dice and volume (ml) of the network; where asked, Dice of deepbet or the template."""
     rows = []
     for name, (path, reference) in cases(data).items():
         scan = work_image(nib.Nifti1Image.from_filename(path))

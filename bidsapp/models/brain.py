@@ -87,8 +87,8 @@ def second_opinion(
 
     Notes
     -----
-    The network draws the border a little less exactly than deepbet and the template do, but found the brain in heads
-    that these missed (docs/benchmarks.md).
+    The network draws the border less exactly than deepbet (T1w at 1 mm) and the template (thick slices), but found the
+    brain in heads that these missed (docs/benchmarks.md).
     """
     try:
         found = find_brain(image, voxel_size_mm=voxel_size_mm, device=device) > 0.5
