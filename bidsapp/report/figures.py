@@ -297,8 +297,9 @@ def plan_detail(mask: nib.Nifti1Image, lesion: nib.Nifti1Image, *, rows: int = 2
     shares = _shares_of_lesions(found > 0.5, main, sizes[main])
     shares[: box[main, 0]] = shares[box[main, 1] :] = 0  # beyond the picture
     slices = _covering(shares, rows * columns, sizes[main])
-    # Slices without lesions fill the rows: what was not marked matters as much.
-    context = [int(index) for index in _spread(_bounding_box(data, sizes, 0)[main], 2 * rows * columns)]
+    # Slices without lesions fill the rows: what was not marked matters as much; away from the brain's two ends.
+    inner = _bounding_box(data, sizes, 0)[main]
+    context = [int(index) for index in _spread(inner, 2 * rows * columns, inset=0.15)]
     spare = [index for index in context[::2] + context[1::2] if index not in slices]
     chosen = (
         sorted(slices) if len(slices) >= rows * columns else sorted([*slices, *spare[: rows * columns - len(slices)]])
