@@ -11,8 +11,8 @@ from bidsapp.bids import ScanChoice, SessionInputs
 from bidsapp.config import Config
 from bidsapp.image.load import read_grid
 
-#: On slices of 6.5 and 7.7 mm the network took skull for brain, on those of 3 and 4 mm its border was the best
-#: (docs/decisions/0020-the-network-finds-the-brain-without-a-t1w.md).
+#: On slices of 6.5 and 7.7 mm the network took skull for brain; on those of 3 and 4 mm, and of 5 mm on synthetic
+#: heads, its border was the best (docs/decisions/0020-the-network-finds-the-brain-without-a-t1w.md).
 THICK_MM = 5.0
 
 
@@ -66,6 +66,6 @@ def _brain_extraction(reference: ScanChoice) -> str:
 def _thickness_mm(path: Path) -> float:
     """A scan's longest voxel side; 0 of one that cannot be read: its first step says what is wrong with it."""
     try:
-        return float(max(read_grid(path).header.get_zooms()))
+        return round(float(max(read_grid(path).header.get_zooms())), 2)  # 5.0000002 is 5
     except Exception:
         return 0.0

@@ -102,6 +102,7 @@ def test_plan_follows_the_contrasts(tmp_path: Path, contrasts: tuple[str, ...], 
     ("contrasts", "slice_mm", "brain"),
     [
         (("FLAIR",), 4.0, "network"),
+        (("FLAIR",), 5.000002, "network"),
         (("FLAIR",), 6.5, "template"),
         (("T2w",), 6.5, "template"),
         (("T1w", "FLAIR"), 6.5, "deepbet"),
