@@ -500,7 +500,7 @@ def _best(contrast: str, candidates: Sequence[_File]) -> ScanChoice:
 
 def _rank(file: _File) -> tuple[Any, ...]:
     """The fixed rule for several scans of one contrast: lower is better."""
-    readable, shortest_mm, edge_mm, voxel_mm3 = _geometry(file.path)
+    readable, shortest_mm, edge_mm, voxel_mm3 = geometry(file.path)
     return (
         not readable,  # whatever is wrong with it, another run is the better choice
         shortest_mm < SHORTEST_VIEW_MM,
@@ -515,8 +515,11 @@ def _rank(file: _File) -> tuple[Any, ...]:
     )
 
 
-def _geometry(path: Path) -> tuple[bool, float, float, float]:
-    """From the header: readable; shortest side of the field of view, largest edge (mm) and volume of the voxel."""
+def geometry(path: Path) -> tuple[bool, float, float, float]:
+    """From a scan's header: readable; shortest side of the field of view, largest edge (mm) and volume of the voxel.
+
+    Sizes are 0 where it is not.
+    """
     from nibabel.affines import voxel_sizes
 
     try:

@@ -30,6 +30,12 @@ def array(path: str | Path, dtype: Any = np.float32) -> np.ndarray:
     return np.ascontiguousarray(np.moveaxis(data, 3, 0)) if data.ndim == 4 else data
 
 
+def voxel_size_mm(img: nib.Nifti1Image) -> tuple[float, float, float]:
+    """Along the image's axes."""
+    x, y, z = (float(size) for size in img.header.get_zooms()[:3])
+    return x, y, z
+
+
 def save(img: nib.Nifti1Image, folder: str, name: str) -> str:
     """Write an intermediate image, uncompressed (they are read again at once), and return its path."""
     path = Path(folder) / f"{name}.nii"

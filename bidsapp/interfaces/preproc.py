@@ -14,7 +14,7 @@ from nipype.interfaces.base import (
     traits,
 )
 
-from bidsapp.interfaces.files import load, save
+from bidsapp.interfaces.files import load, save, voxel_size_mm
 
 #: Voxels of the work grid around the brain mask where priors are kept: others may put the brain's border elsewhere.
 PRIORS_MARGIN = 15
@@ -98,22 +98,18 @@ class ExtractBrain(SimpleInterface):
 
     def _find_by_network(self, img, device):
         """The network's mask; if that is to be checked and cannot be a brain, the template's, and a note."""
-        from bidsapp.errors import InputError
         from bidsapp.image.grid import on_grid
         from bidsapp.image.mask import extract_brain_by_template, stripped_brain
-        from bidsapp.models.brain import find_brain, no_brain
+        from bidsapp.models.brain import find_brain, find_plausible_brain
 
         stripped = stripped_brain(img)
         if stripped is not None:
             return stripped, ""
-        try:
-            found = find_brain(img.get_fdata(dtype=np.float32), voxel_size_mm=_sizes(img), device=device) > 0.5
-            wrong = no_brain(found, _sizes(img))
-        except InputError:
-            if not self.inputs.check:
-                raise
-            wrong = "no brain"
-        if not self.inputs.check or not wrong:
+        data, size = img.get_fdata(dtype=np.float32), voxel_size_mm(img)
+        if not self.inputs.check:
+            return on_grid(find_brain(data, voxel_size_mm=size, device=device) > 0.5, img), ""
+        found, wrong = find_plausible_brain(data, voxel_size_mm=size, device=device)
+        if found is not None:
             return on_grid(found, img), ""
         mask = extract_brain_by_template(img, contrast=self.inputs.contrast)
         return mask, f"the network found {wrong}; the template's brain mask was taken: look at it"
@@ -128,13 +124,8 @@ def _checked(mask, img, device):
     if stripped_brain(img) is not None:
         return mask, ""
     data = img.get_fdata(dtype=np.float32)
-    found, note = second_opinion(np.asarray(mask.dataobj) > 0, data, voxel_size_mm=_sizes(img), device=device)
+    found, note = second_opinion(np.asarray(mask.dataobj) > 0, data, voxel_size_mm=voxel_size_mm(img), device=device)
     return on_grid(found, img), note
-
-
-def _sizes(img):
-    """Of a voxel, in mm."""
-    return tuple(float(size) for size in img.header.get_zooms()[:3])
 
 
 class _CleanMaskInput(BaseInterfaceInputSpec):

@@ -18,7 +18,7 @@ from nipype.interfaces.base import (
 )
 
 from bidsapp.cards import threshold_of
-from bidsapp.interfaces.files import array, load, save
+from bidsapp.interfaces.files import array, load, save, voxel_size_mm
 
 
 class _ScansInput(BaseInterfaceInputSpec):
@@ -87,7 +87,7 @@ def _see(inputs, images, model, *, tta):
 
     mask_image = load(inputs.mask_file)
     mask = np.asarray(mask_image.dataobj) > 0
-    size = tuple(float(size) for size in mask_image.header.get_zooms()[:3])
+    size = voxel_size_mm(mask_image)
     within = segment.shown(mask, size, model)
     found = segment.segment_network(
         images,
@@ -216,7 +216,7 @@ class SegmentLesions(SimpleInterface):
             np.asarray(mask.dataobj) > 0,
             mixture,
             array(self.inputs.priors_file),
-            voxel_size_mm=tuple(float(size) for size in mask.header.get_zooms()[:3]),
+            voxel_size_mm=voxel_size_mm(mask),
             device=self.inputs.device,
         )
         self._results["mask_file"] = save(on_grid(result.mask.astype(bool), mask), runtime.cwd, "lesions")
@@ -276,7 +276,7 @@ class CombineModels(SimpleInterface):
             probability = consensus.mean_lesions(
                 array(inputs.network_lesion_probability), array(inputs.outlier_lesion_probability)
             )
-            size = tuple(float(size) for size in mask_image.header.get_zooms()[:3])
+            size = voxel_size_mm(mask_image)
             lesion_mask = partial(
                 segment.lesion_mask,
                 threshold=consensus.LESION_THRESHOLD,

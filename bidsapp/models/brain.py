@@ -90,12 +90,8 @@ def second_opinion(
     The network draws the border less exactly than deepbet (T1w at 1 mm) and the template (thick slices), but found the
     brain in heads that these missed (docs/benchmarks.md).
     """
-    try:
-        found = find_brain(image, voxel_size_mm=voxel_size_mm, device=device) > 0.5
-    except InputError:
-        return mask, "a second method, run for a check, found no brain: look at the brain mask"
-    wrong = no_brain(found, voxel_size_mm)
-    if wrong:  # it fails, too: on the noise around an MP2RAGE's head
+    found, wrong = find_plausible_brain(image, voxel_size_mm=voxel_size_mm, device=device)
+    if found is None:  # it fails, too: on the noise around an MP2RAGE's head
         return mask, f"a second method, run for a check, found {wrong}: look at the brain mask"
     dice = 2 * np.count_nonzero(mask & found) / (np.count_nonzero(mask) + np.count_nonzero(found))
     if dice >= AGREEMENT:
@@ -106,10 +102,18 @@ def second_opinion(
     )
 
 
-def no_brain(mask: np.ndarray, voxel_size_mm: tuple[float, float, float]) -> str:
-    """What a mask holds, where that cannot be a brain by its size; else nothing."""
-    litres = np.count_nonzero(mask) * float(np.prod(voxel_size_mm)) / 1e6
-    return "" if BRAIN_LITRES[0] <= litres <= BRAIN_LITRES[1] else f"{litres:.1f} l, no brain"
+def find_plausible_brain(
+    image: np.ndarray, *, voxel_size_mm: tuple[float, float, float], device: str = "cpu"
+) -> tuple[np.ndarray | None, str]:
+    """The mask of `find_brain`, or None and what was found in its stead, where that cannot be a brain by its size."""
+    try:
+        found = find_brain(image, voxel_size_mm=voxel_size_mm, device=device) > 0.5
+    except InputError:
+        return None, "no brain"
+    litres = np.count_nonzero(found) * float(np.prod(voxel_size_mm)) / 1e6
+    if BRAIN_LITRES[0] <= litres <= BRAIN_LITRES[1]:
+        return found, ""
+    return None, f"{litres:.1f} l, no brain"
 
 
 @functools.lru_cache(maxsize=1)

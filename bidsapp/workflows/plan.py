@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from bidsapp import cards
-from bidsapp.bids import ScanChoice, SessionInputs
+from bidsapp.bids import ScanChoice, SessionInputs, geometry
 from bidsapp.config import Config
-from bidsapp.image.load import read_grid
 
 #: On slices of 6.5 and 7.7 mm the network took skull for brain; on those of 3 and 4 mm, and of 5 mm on synthetic
 #: heads, its border was the best (docs/decisions/0020-the-network-finds-the-brain-without-a-t1w.md).
@@ -60,12 +58,5 @@ def _brain_extraction(reference: ScanChoice) -> str:
     """deepbet, which knows T1w alone; else the network or, on thick slices, the template."""
     if reference.contrast == "T1w":
         return "deepbet"
-    return "template" if _thickness_mm(reference.path) > THICK_MM else "network"
-
-
-def _thickness_mm(path: Path) -> float:
-    """A scan's longest voxel side; 0 of one that cannot be read: its first step says what is wrong with it."""
-    try:
-        return round(float(max(read_grid(path).header.get_zooms())), 2)  # 5.0000002 is 5
-    except Exception:
-        return 0.0
+    _, _, edge_mm, _ = geometry(reference.path)  # 0 of one that cannot be read: its first step says what is wrong
+    return "template" if edge_mm > THICK_MM else "network"

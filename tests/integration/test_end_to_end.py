@@ -43,12 +43,13 @@ class Finished:
     seconds: float
 
 
+def command(data: Path, out: Path, level: str, *arguments: str) -> list[str]:
+    return [sys.executable, str(ROOT / "run.py"), str(data), str(out), level, *arguments]
+
+
 def run_app(data: Path, out: Path, *arguments: str, level: str = "participant") -> Finished:
     start = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "run.py"), str(data), str(out), level, *arguments],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = subprocess.run(command(data, out, level, *arguments), capture_output=True, text=True, check=False)
     return Finished(data, out, done.returncode, done.stdout, done.stderr, time.perf_counter() - start)
 
 
@@ -104,8 +105,10 @@ def killed(finished: Finished, demo_dataset: Path) -> Finished:
 
 def kill_after(words: str, data: Path, out: Path, *arguments: str) -> None:
     """Run the participant level of sub-02, and kill it and all it started when its log says these words."""
-    command = [sys.executable, str(ROOT / "run.py"), str(data), str(out), "participant", *arguments]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen(
+        command(data, out, "participant", *arguments),
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
     log = out / "logs" / "sub-02.log"
     deadline = time.monotonic() + 600
     while time.monotonic() < deadline and words not in (log.read_text() if log.is_file() else ""):
