@@ -42,9 +42,9 @@ SEARCH_VOXEL_SIZE_MM = 6.0
 FIXED_MARGIN = 5
 #: The same for the deformation to the template, whose time goes with the voxels.
 SYN_MARGIN = 3
-#: At 2 mm a twentieth of the voxels tells as much of twelve parameters as a quarter does.
+#: No rigid stage before: the start is near enough (heads turned by up to 35 degrees ended within 0.4 mm of each other
+#: with and without). At 2 mm a twentieth of the voxels tells as much of twelve parameters as a quarter does.
 LINEAR = [
-    Stage("Rigid[0.1]", "Mattes", "32,Regular,0.25", "60", "2", "1"),
     Stage("Affine[0.1]", "Mattes", "32,Regular,0.25", "60", "2", "1"),
     Stage("Affine[0.1]", "Mattes", "32,Regular,0.05", "10", "1", "0"),
 ]
