@@ -107,6 +107,16 @@ def salted(scan: Scan, rng: np.random.Generator) -> Scan:
     return np.where(air, rng.uniform(0, top, data.shape), np.minimum(data, top)), affine
 
 
+def defaced(scan: Scan, _: np.random.Generator, *, depth_mm: float) -> Scan:
+    """Zeros up to `depth_mm` behind a plane that leans on the chin and the forehead, as tools that remove faces leave it."""
+    data, affine = scan
+    forward_and_down = np.array([0, 1, -1]) / np.sqrt(2)
+    along = forward_and_down @ affine[:3, :3]
+    depth = sum(step * index for step, index in zip(along, np.ogrid[tuple(map(slice, data.shape))], strict=True))
+    head = np.percentile(depth[data > data.mean()], 99.9)
+    return data * (depth < head - depth_mm), affine
+
+
 CHANGES: dict[str, tuple[str, Callable[[Scan, np.random.Generator], Scan]]] = {
     PLAIN: ("as it is", lambda scan, _: scan),
     "cubes2": ("voxels of 2 mm", partial(coarser, spacing_mm=(2.0, 2.0, 2.0))),
@@ -120,6 +130,7 @@ CHANGES: dict[str, tuple[str, Callable[[Scan, np.random.Generator], Scan]]] = {
     "power14": ("contrast to the power of 1.4", partial(other_contrast, power=1.4)),
     "tilt15": ("tilted by 15 degrees, twice", partial(tilted, degrees=15)),
     "cut20": ("top 20 mm out of view", partial(cut, top_mm=20)),
+    "defaced": ("face removed", partial(defaced, depth_mm=22)),
 }
 
 

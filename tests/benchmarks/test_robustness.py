@@ -25,7 +25,7 @@ def middle(data: np.ndarray, affine: np.ndarray) -> np.ndarray:
     return nib.affines.apply_affine(affine, ndimage.center_of_mass(data))
 
 
-@pytest.mark.parametrize("change", [name for name in robustness.CHANGES if not name.startswith("cut")])
+@pytest.mark.parametrize("change", [name for name in robustness.CHANGES if not name.startswith(("cut", "defaced"))])
 def test_the_head_stays_where_it_was(scan, change):
     data, affine = robustness.CHANGES[change][1](scan, np.random.default_rng(0))
     np.testing.assert_allclose(middle(data, affine), middle(*scan), atol=0.6 if change.startswith("bias") else 0.15)
@@ -44,6 +44,16 @@ def test_the_top_is_cut(scan):
     highest = np.argwhere(data > 200)[:, 2].max()
     assert affine[2, 3] == AFFINE[2, 3]
     assert 1.5 * (np.argwhere(scan[0] > 200)[:, 2].max() - highest) == pytest.approx(9, abs=1.6)
+
+
+def test_the_face_is_cut(scan):
+    data, affine = robustness.defaced(scan, np.random.default_rng(0), depth_mm=9)
+    np.testing.assert_array_equal(affine, AFFINE)
+    forward_and_down = [
+        (nib.affines.apply_affine(AFFINE, np.argwhere(image > 200)) @ [0, 1, -1]).max() for image in (scan[0], data)
+    ]
+    assert (forward_and_down[0] - forward_and_down[1]) / np.sqrt(2) == pytest.approx(9, abs=1.1)
+    np.testing.assert_array_equal(data[data > 0], scan[0][data > 0])
 
 
 def test_noise_is_as_strong_as_said_and_spares_the_empty_background(scan):
