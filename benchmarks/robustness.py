@@ -108,7 +108,7 @@ def salted(scan: Scan, rng: np.random.Generator) -> Scan:
 
 
 def defaced(scan: Scan, _: np.random.Generator, *, depth_mm: float) -> Scan:
-    """Zeros up to `depth_mm` behind a plane that leans on the chin and the forehead, as tools that remove faces leave it."""
+    """Zeros down to `depth_mm` behind a plane that leans on chin and forehead, as tools that remove faces leave it."""
     data, affine = scan
     forward_and_down = np.array([0, 1, -1]) / np.sqrt(2)
     along = forward_and_down @ affine[:3, :3]
