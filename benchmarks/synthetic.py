@@ -3,8 +3,9 @@
 Renders the four heads that no network was trained on, with skull, lesions of held-out patients and the contrasts and
 slices of a research or a clinical protocol, one after the other, runs the app on them with one, two or three contrasts,
 and compares brain mask, tissues and lesions with what was drawn. They are no real scans; but all is known of them, the
-networks saw neither the heads nor the lesions, and there are more of them than real scans with a reference. Writes
-``synthetic.tsv`` and ``synthetic.md`` into the output folder.
+networks saw neither the heads nor the lesions, and there are more of them than real scans with a reference. Tells,
+too, how sure of a lesion the models should have to be (`consensus.LESION_SEED`). Writes ``synthetic.tsv`` and
+``synthetic.md`` into the output folder.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from bidsapp.learn.generator import CONTRASTS, STRIPPED, Generator, Sample
 from bidsapp.learn.heads import load_heads
 from bidsapp.learn.lesion_masks import load_lesions
 from bidsapp.measure.agreement import agreement
+from bidsapp.models.consensus import LESION_THRESHOLD
+from bidsapp.models.segment import lesion_mask
 from training.config import TrainConfig
 
 #: As the networks' samples, but whole heads, drawn once and without the faults that `PROTOCOLS` and noise bring.
@@ -45,6 +48,8 @@ PROTOCOLS = {
 }
 SETS = (("T1w", "T2w", "FLAIR"), ("T1w", "FLAIR"), ("T1w",), ("FLAIR",), ("T2w",))
 SEED = 3 * 10**15
+#: Tried for `consensus.LESION_SEED`.
+LESION_SEEDS = (0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7)
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
         app.run(dataset, derivatives, "--skip-bids-validation")
     table = pd.DataFrame([compare(session, dataset, derivatives) for session in sessions])
     table.to_csv(args.out / "synthetic.tsv", sep="\t", index=False, na_rep="n/a", float_format="%.4f")
-    text = as_markdown(table)
+    text = as_markdown(table) + "\n" + seeds_as_markdown(lesion_seeds(sessions, dataset, derivatives))
     (args.out / "synthetic.md").write_text(text)
     print(text)
     return int(table["brain"].isna().any())
@@ -159,6 +164,42 @@ def compare(session: Session, dataset: Path, derivatives: Path) -> dict[str, obj
     row |= {"lesion": lesions.dsc, "lesion_tpr": lesions.lesion_tpr, "lesion_ppv": lesions.lesion_ppv}
     row |= {f"{name}_ml": mask.sum() * np.prod(size) / 1000 for name, mask in zip(("true", "found"), ill, strict=True)}
     return row
+
+
+def lesion_seeds(sessions: Sequence[Session], dataset: Path, derivatives: Path) -> pd.DataFrame:
+    """How many lesions there are, are found, and are right, by `LESION_SEEDS`: of the sessions with a FLAIR.
+
+    From the probabilities that were written, whatever seed they were written with.
+    """
+    rows = []
+    for session in sessions:
+        anat = derivatives / session.subject / "anat"
+        for path in anat.glob("*_space-orig_label-lesion_probseg.nii.gz") if "FLAIR" in session.contrasts else ():
+            image = nib.load(path)
+            probability, size = np.asarray(image.dataobj), nib.affines.voxel_sizes(image.affine)
+            real = (
+                np.asarray(labels_onto(nib.load(_truth(dataset, session.head)), image).dataobj) == labels.LESION.index
+            )
+            for seed in LESION_SEEDS:
+                found = lesion_mask(probability, threshold=LESION_THRESHOLD, seed=seed, voxel_size_mm=size)
+                lesions = agreement(real, found, voxel_size_mm=size, lesion_wise=True)
+                there, said = lesions.reference_lesions or 0, lesions.prediction_lesions or 0
+                rows.append({
+                    "protocol": session.protocol, "seed": seed, "there": there, "said": said,
+                    "found": there * np.nan_to_num(lesions.lesion_tpr),
+                    "right": said * np.nan_to_num(lesions.lesion_ppv), "lesion": lesions.dsc,
+                })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def seeds_as_markdown(table: pd.DataFrame) -> str:
+    """Lesion-wise TPR and PPV of all lesions of a protocol together, and the mean Dice of its sessions, by seed."""
+    lines = ["| protocol, with a FLAIR | seed | TPR, PPV by lesion | lesions |", "|---|---|---|---|"]
+    for (protocol, seed), rows in table.groupby(["protocol", "seed"], sort=False) if len(table) else ():
+        total = rows.sum(numeric_only=True)
+        tpr, ppv = total["found"] / max(total["there"], 1), total["right"] / max(total["said"], 1)
+        lines.append(f"| {protocol} | {seed} | {tpr:.2f}, {ppv:.2f} | {rows['lesion'].mean():.3f} |")
+    return "\n".join(lines) + "\n"
 
 
 def as_markdown(table: pd.DataFrame) -> str:

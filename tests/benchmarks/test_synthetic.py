@@ -82,3 +82,20 @@ def test_the_table_gives_means_and_the_worst_mask(result: tuple[synthetic.Sessio
     row = synthetic.compare(*result)
     table = pd.DataFrame([row, row | {"head": "19", "brain": 0.5}])
     assert "| 3D, 1 mm | T1w | 0.750 (0.500) | 0.667 |" in synthetic.as_markdown(table)
+
+
+def test_a_seed_leaves_out_what_the_models_are_less_sure_of(result: tuple[synthetic.Session, Path, Path]) -> None:
+    session, dataset, derivatives = result
+    session = synthetic.Session(session.head, session.protocol, ("FLAIR",))
+    truth, probability = np.zeros((2, 30, 10, 10), np.float32)
+    truth[2:6, 5, 5] = truth[12:16, 5, 5] = 7
+    probability[2:6, 5, 5], probability[12:16, 5, 5], probability[22:26, 5, 5] = 0.9, 0.57, 0.62  # the last: false
+    anat = derivatives / session.subject / "anat"
+    anat.mkdir(parents=True)
+    nib.Nifti1Image(truth.astype(np.uint8), np.eye(4)).to_filename(dataset / "derivatives/truth/head-17_dseg.nii.gz")
+    path = anat / f"{session.subject}_space-orig_label-lesion_probseg.nii.gz"
+    nib.Nifti1Image(probability, np.eye(4)).to_filename(path)
+    text = synthetic.seeds_as_markdown(synthetic.lesion_seeds([session], dataset, derivatives))
+    assert "| 3D, 1 mm | 0.55 | 1.00, 0.67 | 0.800 |" in text
+    assert "| 3D, 1 mm | 0.6 | 0.50, 0.50 | 0.500 |" in text
+    assert "| 3D, 1 mm | 0.65 | 0.50, 1.00 | 0.667 |" in text
