@@ -14,7 +14,7 @@ from nipype.interfaces.base import (
     traits,
 )
 
-from bidsapp.interfaces.files import load, save, voxel_size_mm
+from bidsapp.interfaces.files import array, load, save, voxel_size_mm
 
 #: Voxels of the work grid around the brain mask where priors are kept: others may put the brain's border elsewhere.
 PRIORS_MARGIN = 15
@@ -53,14 +53,14 @@ class _ExtractBrainInput(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc="reference on the work grid, whole head")
     contrast = traits.Str(mandatory=True)
     method = traits.Enum("deepbet", "template", "network", mandatory=True)
-    check = traits.Bool(False, usedefault=True, desc="whether it may be a brain, by another method")
+    check = traits.Bool(False, usedefault=True, desc="of the network's: whether it may be a brain")
     device = traits.Str("cpu", usedefault=True)
     use_gpu = traits.Bool(False, usedefault=True, nohash=True)
 
 
 class _ExtractBrainOutput(TraitedSpec):
     mask_file = File()
-    note = traits.Str(desc="what the check said, if it mattered; which device was too small")
+    note = traits.Str(desc="what a check said, if it mattered; which device was too small")
 
 
 class ExtractBrain(SimpleInterface):
@@ -89,12 +89,10 @@ class ExtractBrain(SimpleInterface):
             from bidsapp.models.brain import deepbet_brain
 
             probability = deepbet_brain(img.get_fdata(dtype=np.float32), device=device)
-            mask = clean_mask(on_grid(probability > 0.5, img))
-        else:
-            from bidsapp.image.mask import extract_brain_by_template
+            return clean_mask(on_grid(probability > 0.5, img)), ""
+        from bidsapp.image.mask import extract_brain_by_template
 
-            mask = extract_brain_by_template(img, contrast=self.inputs.contrast)
-        return _checked(mask, img, device) if self.inputs.check else (mask, "")
+        return extract_brain_by_template(img, contrast=self.inputs.contrast), ""
 
     def _find_by_network(self, img, device):
         """The network's mask; if that is to be checked and cannot be a brain, the template's, and a note."""
@@ -115,17 +113,70 @@ class ExtractBrain(SimpleInterface):
         return mask, f"the network found {wrong}; the template's brain mask was taken: look at it"
 
 
-def _checked(mask, img, device):
-    """The mask, or the network's, and a note; a stripped scan needs no check."""
-    from bidsapp.image.grid import on_grid
-    from bidsapp.image.mask import stripped_brain
-    from bidsapp.models.brain import second_opinion
+class _FindBrainInput(BaseInterfaceInputSpec):
+    in_file = File(exists=True, mandatory=True, desc="reference on the work grid, whole head")
+    device = traits.Str("cpu", usedefault=True)
+    use_gpu = traits.Bool(False, usedefault=True, nohash=True)
 
-    if stripped_brain(img) is not None:
-        return mask, ""
-    data = img.get_fdata(dtype=np.float32)
-    found, note = second_opinion(np.asarray(mask.dataobj) > 0, data, voxel_size_mm=voxel_size_mm(img), device=device)
-    return on_grid(found, img), note
+
+class _FindBrainOutput(TraitedSpec):
+    mask_file = File(desc="where it may be a brain, and the scan is not stripped")
+    wrong = traits.Str(desc="what was found instead of a brain")
+    note = traits.Str(desc="which device was too small")
+
+
+class FindBrain(SimpleInterface):
+    """Brain by the network, to check another method's mask by; a stripped scan needs no check."""
+
+    input_spec = _FindBrainInput
+    output_spec = _FindBrainOutput
+
+    def _run_interface(self, runtime):
+        from bidsapp.image.grid import on_grid
+        from bidsapp.image.mask import stripped_brain
+        from bidsapp.models.brain import find_plausible_brain
+        from bidsapp.models.device import or_on_cpu
+
+        img = load(self.inputs.in_file)
+        self._results |= {"wrong": "", "note": ""}
+        if stripped_brain(img) is not None:
+            return runtime
+        data, size = img.get_fdata(dtype=np.float32), voxel_size_mm(img)
+        (found, self._results["wrong"]), self._results["note"] = or_on_cpu(
+            lambda device: find_plausible_brain(data, voxel_size_mm=size, device=device),
+            self.inputs.device,
+            "the brain mask",
+        )
+        if found is not None:
+            self._results["mask_file"] = save(on_grid(found, img), runtime.cwd, "mask")
+        return runtime
+
+
+class _CheckBrainInput(BaseInterfaceInputSpec):
+    in_file = File(exists=True, mandatory=True, desc="mask by another method")
+    second_file = File(exists=True, desc="mask by the network")
+    wrong = traits.Str("", usedefault=True, desc="what the network found instead of a brain")
+    notes = traits.List(traits.Str, usedefault=True, desc="of both")
+
+
+class CheckBrain(SimpleInterface):
+    """A mask, or the network's where the two disagree grossly."""
+
+    input_spec = _CheckBrainInput
+    output_spec = _ExtractBrainOutput
+
+    def _run_interface(self, runtime):
+        from bidsapp.image.grid import on_grid
+        from bidsapp.models.brain import second_opinion
+
+        inputs, mask, said = self.inputs, load(self.inputs.in_file), ""
+        if isdefined(inputs.second_file) or inputs.wrong:
+            found = array(inputs.second_file) > 0 if isdefined(inputs.second_file) else None
+            taken, said = second_opinion(np.asarray(mask.dataobj) > 0, found, inputs.wrong)
+            mask = on_grid(taken, mask)
+        self._results["mask_file"] = save(mask, runtime.cwd, "mask")
+        self._results["note"] = "; ".join(dict.fromkeys(filter(None, [said, *inputs.notes])))
+        return runtime
 
 
 class _CleanMaskInput(BaseInterfaceInputSpec):

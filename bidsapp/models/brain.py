@@ -67,17 +67,15 @@ def find_brain(
     return _one_piece(np.clip(0.5 + (fine - 0.5 + outwards) * steeper, 0, 1).astype(np.float32))
 
 
-def second_opinion(
-    mask: np.ndarray, image: np.ndarray, *, voxel_size_mm: tuple[float, float, float], device: str = "cpu"
-) -> tuple[np.ndarray, str]:
+def second_opinion(mask: np.ndarray, found: np.ndarray | None, wrong: str) -> tuple[np.ndarray, str]:
     """A brain mask that another method made, or the network's in its stead where the two disagree grossly.
 
     Parameters
     ----------
     mask : ndarray of bool, shape (X, Y, Z)
         The other method's.
-    image, voxel_size_mm, device
-        As for `find_brain`; a whole head.
+    found, wrong
+        What `find_plausible_brain` says of the same head.
 
     Returns
     -------
@@ -90,7 +88,6 @@ def second_opinion(
     The network draws the border less exactly than deepbet (T1w at 1 mm) and the template (thick slices), but found the
     brain in heads that these missed (docs/benchmarks.md).
     """
-    found, wrong = find_plausible_brain(image, voxel_size_mm=voxel_size_mm, device=device)
     if found is None:  # it fails, too: on the noise around an MP2RAGE's head
         return mask, f"a second method, run for a check, found {wrong}: look at the brain mask"
     dice = 2 * np.count_nonzero(mask & found) / (np.count_nonzero(mask) + np.count_nonzero(found))

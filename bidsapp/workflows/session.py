@@ -19,11 +19,13 @@ from bidsapp.image.load import read_grid
 from bidsapp.interfaces.compartments import DivideLesions
 from bidsapp.interfaces.outputs import TEMPLATE, Carry, DrawFigures, Measure, TellSides, WriteSession
 from bidsapp.interfaces.preproc import (
+    CheckBrain,
     CleanMask,
     Conform,
     Coregister,
     CorrectBias,
     ExtractBrain,
+    FindBrain,
     Normalize,
     RegisterTemplate,
 )
@@ -137,22 +139,39 @@ def _scan_nodes(workflow: pe.Workflow, scan: ScanChoice) -> ScanNodes:
 def _brain_node(
     workflow: pe.Workflow, reference: ScanNodes, inputs: SessionInputs, chosen: Plan, device: str
 ) -> pe.Node:
-    if chosen.brain_extraction == "bet":
+    method, by_network = chosen.brain_extraction, chosen.brain_extraction == "network"
+    if method == "bet":
         return _bet_nodes(workflow, reference)
+    second_opinion = chosen.check_brain and not by_network
     brain = _node(
         ExtractBrain(
             contrast=inputs.reference.contrast,
-            method=chosen.brain_extraction,
-            check=chosen.check_brain,
+            method=method,
+            check=chosen.check_brain and by_network,
             device=device,
-            use_gpu=device != "cpu" and (chosen.check_brain or chosen.brain_extraction in ("deepbet", "network")),
+            use_gpu=device != "cpu" and method in ("deepbet", "network"),
         ),
-        "brain",
+        f"brain_by_{method}" if second_opinion else "brain",
         reference.size,
         memory="brain",
     )
     workflow.connect(reference.conform, "work_file", brain, "in_file")
-    return brain
+    return _checked_brain(workflow, reference, brain, device) if second_opinion else brain
+
+
+def _checked_brain(workflow: pe.Workflow, reference: ScanNodes, brain: pe.Node, device: str) -> pe.Node:
+    """The network looks for the brain meanwhile, and takes over where the two disagree grossly."""
+    network = _node(
+        FindBrain(device=device, use_gpu=device != "cpu"), "brain_by_network", reference.size, memory="brain"
+    )
+    checked = _node(CheckBrain(), "brain", reference.size)
+    workflow.connect([
+        (reference.conform, network, [("work_file", "in_file")]),
+        (brain, checked, [("mask_file", "in_file")]),
+        (network, checked, [("mask_file", "second_file"), ("wrong", "wrong")]),
+        (merge(workflow, [(brain, "note"), (network, "note")], "brain_notes"), checked, [("out", "notes")]),
+    ])  # fmt: skip
+    return checked
 
 
 def _bet_nodes(workflow: pe.Workflow, reference: ScanNodes) -> pe.Node:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import nibabel as nib
 import numpy as np
 import pytest
+from nipype.interfaces.base import isdefined
 from scipy import ndimage
 
 from bidsapp.errors import InputError
 from bidsapp.image import mask
 from bidsapp.image.template import load_template, render_template
 from bidsapp.interfaces.files import save
-from bidsapp.interfaces.preproc import ExtractBrain
+from bidsapp.interfaces.preproc import CheckBrain, ExtractBrain, FindBrain
 from bidsapp.models import brain
 
 
@@ -53,19 +54,36 @@ def test_a_head_whose_mask_the_network_contradicts_gets_the_networks_mask(
     monkeypatch.setattr(brain, "find_brain", lambda image, **_: inside.astype(np.float32))
     wrong = np.zeros(inside.shape, np.uint8)
     wrong[:10] = 1
-    monkeypatch.setattr(mask, "extract_brain_by_template", lambda img, **_: nib.Nifti1Image(wrong, img.affine))
+    given = save(nib.Nifti1Image(wrong, head.affine), str(tmp_path), "given")
 
     def run(image: nib.Nifti1Image) -> tuple[np.ndarray, str]:
-        scan = save(image, str(tmp_path), "scan")
-        found = ExtractBrain(in_file=scan, contrast="FLAIR", method="template", check=True).run(cwd=str(tmp_path))
-        return np.asarray(nib.load(found.outputs.mask_file).dataobj) > 0, found.outputs.note
+        folders = [tmp_path / f"{step}_{id(image)}" for step in ("second", "checked")]
+        for folder in folders:
+            folder.mkdir()
+        second = FindBrain(in_file=save(image, str(tmp_path), "scan")).run(cwd=str(folders[0])).outputs
+        check = CheckBrain(in_file=given, wrong=second.wrong, notes=["small GPU", second.note, "small GPU"])
+        if isdefined(second.mask_file):
+            check.inputs.second_file = second.mask_file
+        found = check.run(cwd=str(folders[1])).outputs
+        return np.asarray(nib.load(found.mask_file).dataobj) > 0, found.note
 
     found, note = run(head)
     np.testing.assert_array_equal(found, inside)
-    assert "two methods disagree" in note
+    assert "two methods disagree" in note and note.count("small GPU") == 1
     kept, note = run(stripped)  # nothing to check: whoever stripped it has decided
     np.testing.assert_array_equal(kept, wrong > 0)
-    assert note == ""
+    assert note == "small GPU"
+
+
+def test_a_check_that_finds_no_brain_is_told_and_changes_nothing(tmp_path, monkeypatch, head_and_brain) -> None:
+    head, _, inside = head_and_brain
+    monkeypatch.setattr(brain, "find_brain", lambda image, **_: np.ones(image.shape, np.float32))
+    second = FindBrain(in_file=save(head, str(tmp_path), "scan")).run(cwd=str(tmp_path)).outputs
+    assert not isdefined(second.mask_file) and second.wrong.endswith("l, no brain")
+    given = save(nib.Nifti1Image(inside.astype(np.uint8), head.affine), str(tmp_path), "given")
+    found = CheckBrain(in_file=given, wrong=second.wrong).run(cwd=str(tmp_path)).outputs
+    np.testing.assert_array_equal(np.asarray(nib.load(found.mask_file).dataobj) > 0, inside)
+    assert second.wrong in found.note
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,8 @@ def test_a_second_opinion_takes_over_only_where_the_two_disagree_grossly(
     given[10:30, 10:30, 10:30] = True
     found = np.roll(given, shift, axis=0)
     monkeypatch.setattr(brain, "find_brain", lambda image, **_: np.where(found, 0.9, 0.1))
-    mask, note = brain.second_opinion(given, given.astype(np.float32), voxel_size_mm=(5, 5, 5))
+    plausible = brain.find_plausible_brain(given.astype(np.float32), voxel_size_mm=(5, 5, 5))
+    mask, note = brain.second_opinion(given, *plausible)
     np.testing.assert_array_equal(mask, given if taken == "given" else found)
     assert said in note and bool(note) == bool(said)
 
@@ -120,7 +121,7 @@ def test_a_second_opinion_of_another_size_than_a_brain_is_not_taken(monkeypatch:
     given[10:30, 10:30, 10:30] = True
     air = np.ones(given.shape, np.float32)  # as in the noise around an MP2RAGE's head: 8 l
     monkeypatch.setattr(brain, "find_brain", lambda image, **_: air)
-    mask, note = brain.second_opinion(given, air, voxel_size_mm=(5, 5, 5))
+    mask, note = brain.second_opinion(given, *brain.find_plausible_brain(air, voxel_size_mm=(5, 5, 5)))
     assert mask is given and "found 8.0 l, no brain" in note
 
 
@@ -130,7 +131,8 @@ def test_a_second_opinion_that_finds_no_brain_changes_nothing_but_is_told(monkey
 
     monkeypatch.setattr(brain, "find_brain", nothing)
     given = np.ones((20, 20, 20), bool)
-    mask, note = brain.second_opinion(given, np.zeros(given.shape, np.float32), voxel_size_mm=(1, 1, 1))
+    air = np.zeros(given.shape, np.float32)
+    mask, note = brain.second_opinion(given, *brain.find_plausible_brain(air, voxel_size_mm=(1, 1, 1)))
     assert mask is given and "found no brain" in note
 
 

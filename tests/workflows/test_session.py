@@ -130,6 +130,18 @@ def test_the_brain_mask_is_checked_unless_it_was_asked_for_by_name(tmp_path: Pat
     assert workflow.get_node("brain").inputs.check
 
 
+def test_the_network_checks_the_mask_of_another_method_meanwhile(tmp_path: Path) -> None:
+    inputs = session(tmp_path, ("T1w", "FLAIR"))
+    workflow = init_session_wf(inputs, config(tmp_path))
+    assert inputs_of(workflow, "brain") == {
+        "in_file": "brain_by_deepbet", "second_file": "brain_by_network", "wrong": "brain_by_network",
+        "notes": "brain_notes",
+    }  # fmt: skip
+    assert unset_inputs(workflow) == []
+    by_name = init_session_wf(inputs, config(tmp_path, brain_extraction="deepbet"))
+    assert not [name for name in by_name.list_node_names() if name.startswith("brain_")]
+
+
 @pytest.mark.parametrize("contrasts", SUBSETS, ids="+".join)
 def test_network_looks_for_lesions_in_any_contrast(tmp_path: Path, contrasts: tuple[str, ...]) -> None:
     expected = "consensus" if "FLAIR" in contrasts else "network"
@@ -262,7 +274,7 @@ def test_memory_grows_with_the_voxels(
     scans = (ScanChoice("T1w", path, "the only T1w"), inputs.scans[1])
     workflow = init_session_wf(SessionInputs("01", None, scans), config(tmp_path))
     for name, memory in (
-        ("conform_T1w", "other"), ("brain", "brain"), ("carry", "carry"), ("measure", "measure"),
+        ("conform_T1w", "other"), ("brain_by_deepbet", "brain"), ("carry", "carry"), ("measure", "measure"),
         ("figures", "figures"), ("normalize_FLAIR", "other"), ("network", "network"), ("write", "other"),
     ):  # fmt: skip
         assert workflow.get_node(name).mem_gb == pytest.approx(MEMORY_GB[memory] * expected), name
