@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -132,6 +132,8 @@ CHANGES: dict[str, tuple[str, Callable[[Scan, np.random.Generator], Scan]]] = {
     "cut20": ("top 20 mm out of view", partial(cut, top_mm=20)),
     "defaced": ("face removed", partial(defaced, depth_mm=22)),
 }
+#: Of a brain without its skull they would take away a part.
+OF_WHOLE_HEADS = ("defaced",)
 
 
 # --- the run ----------------------------------------------------------------------------------------------------------
@@ -145,6 +147,7 @@ class Head:
     scans: dict[str, Path]
     reference: Path
     lesions: bool  # what the reference holds: lesions, or FreeSurfer's labels
+    stripped: bool
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -160,12 +163,12 @@ def main(argv: list[str] | None = None) -> int:
     if not args.data.is_dir():
         parser.exit(1, f"{args.data}: no such folder; --data names the folder of the real scans.\n")
     wanted = [name for name in CHANGES if name in args.only or name == PLAIN]
-    heads, derivatives = real_heads(args.data), args.out / "derivatives"
+    sessions, derivatives = sessions_of(real_heads(args.data), wanted), args.out / "derivatives"
     if not args.no_run:
-        for head, change in itertools.product(heads, wanted):
+        for head, change in sessions:
             write_session(args.out / "bids", head, change)
         app.run(args.out / "bids", derivatives, "--skip-bids-validation")
-    table = pd.DataFrame([compare(head, change, derivatives) for head, change in itertools.product(heads, wanted)])
+    table = pd.DataFrame([compare(head, change, derivatives) for head, change in sessions])
     table.to_csv(args.out / "robustness.tsv", sep="\t", index=False, na_rep="n/a", float_format="%.4f")
     text = as_markdown(table)
     (args.out / "robustness.md").write_text(text)
@@ -182,14 +185,22 @@ def real_heads(data: Path) -> list[Head]:
             {"T1w": next(healthy.glob("sub-01/anat/*_T1w.nii.gz"))},
             next(healthy.glob("derivatives/freesurfer/sub-01/anat/*_dseg.nii.gz")),
             lesions=False,
+            stripped=False,
         ),
         Head(
             "ms",
             {name: next(patient.glob(f"sub-26/anat/*_{name}.nii.gz")) for name in ("T1w", "T2w", "FLAIR")},
             next(patient.glob("derivatives/**/*label-lesion_mask.nii.gz")),
             lesions=True,
+            stripped=True,
         ),
     ]
+
+
+def sessions_of(heads: Iterable[Head], changes: Iterable[str]) -> list[tuple[Head, str]]:
+    """Each head in each way that makes sense for it."""
+    pairs = itertools.product(heads, changes)
+    return [(head, change) for head, change in pairs if not (head.stripped and change in OF_WHOLE_HEADS)]
 
 
 def write_session(dataset: Path, head: Head, change: str) -> None:

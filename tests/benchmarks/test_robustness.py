@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import nibabel as nib
 import numpy as np
 import pandas as pd
@@ -83,3 +85,12 @@ def test_volumes_are_told_relative_to_the_scan_as_it_is():
     assert "| ms | as it is | 1500.0 ml | 8.0 ml | 0.750 |" in text
     assert "| ms | noise | +2.0 % | 7.0 ml | 0.700 |" in text
     assert "| ms | cut | n/a | n/a |  |" in text
+
+
+def test_a_face_is_only_removed_where_there_is_one() -> None:
+    whole, stripped = (
+        robustness.Head(name, {}, Path("reference"), lesions=False, stripped=name == "stripped")
+        for name in ("whole", "stripped")
+    )
+    sessions = robustness.sessions_of([whole, stripped], ["asIs", "defaced"])
+    assert sessions == [(whole, "asIs"), (whole, "defaced"), (stripped, "asIs")]
