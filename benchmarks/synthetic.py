@@ -127,6 +127,10 @@ def _truth(dataset: Path, name: str) -> Path:
     return dataset / "derivatives/truth" / f"head-{name}_dseg.nii.gz"
 
 
+def _truth_on(grid: nib.Nifti1Image, dataset: Path, name: str) -> np.ndarray:
+    return np.asarray(labels_onto(nib.load(_truth(dataset, name)), grid).dataobj)
+
+
 def _write_scans(sample: Sample, session: Session, dataset: Path) -> None:
     anat = dataset / session.subject / "anat"
     anat.mkdir(parents=True, exist_ok=True)
@@ -149,7 +153,7 @@ def compare(session: Session, dataset: Path, derivatives: Path) -> dict[str, obj
     if not masks:
         return row | dict.fromkeys(names, np.nan)
     brain = nib.load(masks[0])
-    real = np.asarray(labels_onto(nib.load(_truth(dataset, session.head)), brain).dataobj)
+    real = _truth_on(brain, dataset, session.head)
     found = np.asarray(nib.load(next(anat.glob("*_space-orig_seg-tissue_dseg.nii.gz"))).dataobj)
     size = nib.affines.voxel_sizes(brain.affine)
     row["brain"] = agreement(real > 0, np.asarray(brain.dataobj) > 0, voxel_size_mm=size).dsc
@@ -172,14 +176,12 @@ def lesion_seeds(sessions: Sequence[Session], dataset: Path, derivatives: Path) 
     From the probabilities that were written, whatever seed they were written with.
     """
     rows = []
-    for session in sessions:
+    for session in (one for one in sessions if "FLAIR" in one.contrasts):
         anat = derivatives / session.subject / "anat"
-        for path in anat.glob("*_space-orig_label-lesion_probseg.nii.gz") if "FLAIR" in session.contrasts else ():
+        for path in anat.glob("*_space-orig_label-lesion_probseg.nii.gz"):
             image = nib.load(path)
             probability, size = np.asarray(image.dataobj), nib.affines.voxel_sizes(image.affine)
-            real = (
-                np.asarray(labels_onto(nib.load(_truth(dataset, session.head)), image).dataobj) == labels.LESION.index
-            )
+            real = _truth_on(image, dataset, session.head) == labels.LESION.index
             for seed in LESION_SEEDS:
                 found = lesion_mask(probability, threshold=LESION_THRESHOLD, seed=seed, voxel_size_mm=size)
                 lesions = agreement(real, found, voxel_size_mm=size, lesion_wise=True)

@@ -49,13 +49,16 @@ class Conform(SimpleInterface):
         return runtime
 
 
-class _ExtractBrainInput(BaseInterfaceInputSpec):
+class _FindBrainInput(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc="reference on the work grid, whole head")
+    device = traits.Str("cpu", usedefault=True)
+    use_gpu = traits.Bool(False, usedefault=True, nohash=True)
+
+
+class _ExtractBrainInput(_FindBrainInput):
     contrast = traits.Str(mandatory=True)
     method = traits.Enum("deepbet", "template", "network", mandatory=True)
     check = traits.Bool(False, usedefault=True, desc="of the network's: whether it may be a brain")
-    device = traits.Str("cpu", usedefault=True)
-    use_gpu = traits.Bool(False, usedefault=True, nohash=True)
 
 
 class _ExtractBrainOutput(TraitedSpec):
@@ -111,12 +114,6 @@ class ExtractBrain(SimpleInterface):
             return on_grid(found, img), ""
         mask = extract_brain_by_template(img, contrast=self.inputs.contrast)
         return mask, f"the network found {wrong}; the template's brain mask was taken: look at it"
-
-
-class _FindBrainInput(BaseInterfaceInputSpec):
-    in_file = File(exists=True, mandatory=True, desc="reference on the work grid, whole head")
-    device = traits.Str("cpu", usedefault=True)
-    use_gpu = traits.Bool(False, usedefault=True, nohash=True)
 
 
 class _FindBrainOutput(TraitedSpec):
