@@ -195,12 +195,13 @@ def lesion_seeds(sessions: Sequence[Session], dataset: Path, derivatives: Path) 
 
 
 def seeds_as_markdown(table: pd.DataFrame) -> str:
-    """Lesion-wise TPR and PPV of all lesions of a protocol together, and the mean Dice of its sessions, by seed."""
-    lines = ["| protocol, with a FLAIR | seed | TPR, PPV by lesion | lesions |", "|---|---|---|---|"]
+    """Lesion-wise TPR, PPV and F1 of all lesions of a protocol together, and the mean Dice of its sessions, by seed."""
+    lines = ["| protocol, with a FLAIR | seed | TPR, PPV, F1 by lesion | lesions |", "|---|---|---|---|"]
     for (protocol, seed), rows in table.groupby(["protocol", "seed"], sort=False) if len(table) else ():
         total = rows.sum(numeric_only=True)
         tpr, ppv = total["found"] / max(total["there"], 1), total["right"] / max(total["said"], 1)
-        lines.append(f"| {protocol} | {seed} | {tpr:.2f}, {ppv:.2f} | {rows['lesion'].mean():.3f} |")
+        f1 = 2 * tpr * ppv / max(tpr + ppv, 1e-9)
+        lines.append(f"| {protocol} | {seed} | {tpr:.2f}, {ppv:.2f}, {f1:.3f} | {rows['lesion'].mean():.3f} |")
     return "\n".join(lines) + "\n"
 
 

@@ -96,6 +96,6 @@ def test_a_seed_leaves_out_what_the_models_are_less_sure_of(result: tuple[synthe
     path = anat / f"{session.subject}_space-orig_label-lesion_probseg.nii.gz"
     nib.Nifti1Image(probability, np.eye(4)).to_filename(path)
     text = synthetic.seeds_as_markdown(synthetic.lesion_seeds([session], dataset, derivatives))
-    assert "| 3D, 1 mm | 0.55 | 1.00, 0.67 | 0.800 |" in text
-    assert "| 3D, 1 mm | 0.6 | 0.50, 0.50 | 0.500 |" in text
-    assert "| 3D, 1 mm | 0.65 | 0.50, 1.00 | 0.667 |" in text
+    assert "| 3D, 1 mm | 0.55 | 1.00, 0.67, 0.800 | 0.800 |" in text
+    assert "| 3D, 1 mm | 0.6 | 0.50, 0.50, 0.500 | 0.500 |" in text
+    assert "| 3D, 1 mm | 0.65 | 0.50, 1.00, 0.667 | 0.667 |" in text
