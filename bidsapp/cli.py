@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import errno
+import gc
 import logging
 import os
 import sys
@@ -20,6 +22,8 @@ from bidsapp.machine import available_cpus, available_memory_gb, fixed_environme
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the app; the return value is the process's exit code (see ``docs/usage.md``)."""
     arguments = sys.argv[1:] if argv is None else list(argv)
+    # Python looks for garbage once more when it ends: two seconds in all that torch, ants and nipype brought along.
+    atexit.register(gc.freeze)
     try:
         if arguments[:1] == ["train"]:
             from bidsapp import train

@@ -28,8 +28,9 @@ CPU_WHEELS = {"2.13.0": {"cp311 linux x86_64": "6746dbcbeb526eb61330b76b41ff1b4e
 def main() -> None:
     """Write all four."""
     upgrade = sys.argv[1:]
-    runtime = resolve(*upgrade)
-    dev = resolve("--extra", "dev", *upgrade, constraints=runtime)
+    kept = {} if upgrade else pinned()
+    runtime = resolve(kept, *upgrade)
+    dev = resolve(kept | {name: text.split()[0] for name, text in runtime.items()}, "--extra", "dev", *upgrade)
     torch = runtime.pop("torch")
     version = torch.split()[0].partition("==")[2]
     for digest in CPU_WHEELS.get(version, {}).values():
@@ -41,18 +42,17 @@ def main() -> None:
     write("requirements-dev.txt", {n: text for n, text in dev.items() if n != "torch" and not CUDA.match(n)})
 
 
-def resolve(*options: str, constraints: dict[str, str] | None = None) -> dict[str, str]:
+def pinned() -> dict[str, str]:
+    """What the locks hold now, as ``name==version`` by name."""
+    files = (ROOT / f"requirements-{name}.txt" for name in ("dev", "torch", "cuda"))
+    lines = (line for path in files if path.exists() for line in path.read_text().splitlines())
+    return {line.partition("==")[0]: line.split()[0] for line in lines if "==" in line}
+
+
+def resolve(constraints: dict[str, str], *options: str) -> dict[str, str]:
     """Packages by name, each with its version and hashes as requirement files have them."""
     kept = ROOT / ".lock-constraints.txt"
-    if constraints is not None:
-        kept.write_text("\n".join(text.split()[0] for text in constraints.values()) + "\n")
-    elif "--upgrade" not in options:
-        files = ("requirements-dev.txt", "requirements-torch.txt", "requirements-cuda.txt")
-        known = [ROOT / name for name in files if (ROOT / name).exists()]
-        pinned = {line.split()[0] for path in known for line in path.read_text().splitlines() if "==" in line}
-        kept.write_text("\n".join(sorted(pinned)) + "\n")
-    else:
-        kept.write_text("")
+    kept.write_text("".join(f"{one}\n" for one in sorted(constraints.values())))
     command = ["uv", "pip", "compile", "--quiet", "pyproject.toml", "--generate-hashes", "--python-version", "3.11",
                "--python-platform", "linux", "--no-annotate", "--no-header", "--no-config", "-c", kept.name,
                *options]  # fmt: skip

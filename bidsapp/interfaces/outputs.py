@@ -41,6 +41,53 @@ class TellSides(SimpleInterface):
         return runtime
 
 
+class _PackScansInput(BaseInterfaceInputSpec):
+    preprocessed = traits.List(File(exists=True), mandatory=True, desc="native grid, reference first")
+    to_template = File(exists=True, mandatory=True)
+    to_subject = File(exists=True, mandatory=True)
+    in_template = traits.Bool(mandatory=True, desc="the reference is wanted in the template's space")
+
+
+class _PackScansOutput(TraitedSpec):
+    preprocessed = traits.List(File)
+    to_template = File()
+    to_subject = File()
+    results = traits.List(File, desc="mni_preproc.nii.gz, where it is wanted")
+
+
+class PackScans(SimpleInterface):
+    """Scans and transforms as they are written: they need no model, and are ready before one is."""
+
+    input_spec = _PackScansInput
+    output_spec = _PackScansOutput
+
+    def _run_interface(self, runtime):
+        from bidsapp.image.register import Resampler
+        from bidsapp.image.save import as_int16
+        from bidsapp.image.template import load_template
+
+        scans, to_template = [load(path) for path in self.inputs.preprocessed], load(self.inputs.to_template)
+        fields = {"to_template": to_template, "to_subject": load(self.inputs.to_subject)}
+        self._results |= _written(runtime.cwd, fields)
+        packed = _written(runtime.cwd, {f"preproc_{index}": as_int16(scan) for index, scan in enumerate(scans)})
+        self._results["preprocessed"] = list(packed.values())
+        carried = {}
+        if self.inputs.in_template:
+            carried["mni_preproc"] = as_int16(Resampler(load_template(1).t1, to_template)(scans[0]))
+        self._results["results"] = list(_written(runtime.cwd, carried).values())
+        return runtime
+
+
+def _written(folder: str, images: Mapping[str, nib.Nifti1Image]) -> dict[str, str]:
+    """Write images, compressed; their paths, by name."""
+    from bidsapp.image.save import write_image
+
+    paths = {name: Path(folder) / f"{name}.nii.gz" for name in images}
+    for name, image in images.items():
+        write_image(image, paths[name])
+    return {name: str(path) for name, path in paths.items()}
+
+
 class _CarryInput(BaseInterfaceInputSpec):
     reference_file = File(exists=True, mandatory=True, desc="harmonised reference on its native grid")
     mask_file = File(exists=True, mandatory=True)
@@ -51,7 +98,6 @@ class _CarryInput(BaseInterfaceInputSpec):
     structures_file = File(exists=True, mandatory=True, desc="left and right told apart")
     to_template = File(exists=True, mandatory=True)
     to_subject = File(exists=True, mandatory=True)
-    preprocessed = traits.List(File(exists=True), mandatory=True, desc="native grid, reference first")
     grids = traits.List(traits.Enum("native", "mni"), mandatory=True)
     fill_lesions = traits.Bool(False, usedefault=True, desc="of a T1w, where lesions are those of white matter")
     flair_file = File(exists=True, desc="harmonised FLAIR, where it is not the reference")
@@ -74,7 +120,7 @@ class Carry(SimpleInterface):
         from bidsapp.image.cortex import cortical_regions
         from bidsapp.image.filling import fill_lesions
         from bidsapp.image.register import Resampler, read_itk_affine
-        from bidsapp.image.save import as_int16, as_probability, write_image
+        from bidsapp.image.save import as_probability
         from bidsapp.image.template import load_template
 
         inputs = self.inputs
@@ -102,16 +148,12 @@ class Carry(SimpleInterface):
             images["mni_cortex"] = cortical_regions(images["mni_structures"])
             if found.separable:
                 images["mni_modulated_GM"] = as_probability(results.modulated(images["mni_tissue_GM"], to_template))
-            images["mni_preproc"] = as_int16(onto_template(load(inputs.preprocessed[0])))
         if lesions and isdefined(inputs.flair_file):
             flair, flair_work = load(inputs.flair_file), load(inputs.flair_work_file)
             matrix = read_itk_affine(Path(inputs.flair_transform))
             mask, probability = results.lesions_on_scan(found, flair, flair_work, matrix)
             images |= {"flair_lesion_mask": mask, "flair_lesion_probability": probability}
-        paths = {name: Path(runtime.cwd) / f"{name}.nii.gz" for name in images}
-        for name, image in images.items():
-            write_image(image, paths[name])
-        self._results["results"] = [str(path) for path in paths.values()]
+        self._results["results"] = list(_written(runtime.cwd, images).values())
         return runtime
 
 
@@ -570,12 +612,8 @@ def _prefix(scan: Mapping[str, str]) -> str:
 
 
 def _copy(source: str, target: Path) -> None:
-    """Copy aside, then rename; images that are not compressed yet are."""
-    from bidsapp.image.save import as_int16, replacing, write_image
+    """Copy aside, then rename."""
+    from bidsapp.image.save import replacing
 
-    if target.name.endswith(".nii.gz") and not source.endswith(".gz"):
-        image = load(source)
-        write_image(image if image.ndim == 5 else as_int16(image), target)
-        return
     with replacing(target) as aside:
         shutil.copyfile(source, aside)

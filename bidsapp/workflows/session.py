@@ -17,7 +17,7 @@ from bidsapp.cards import WHITE_MATTER
 from bidsapp.config import Config
 from bidsapp.image.load import read_grid
 from bidsapp.interfaces.compartments import DivideLesions
-from bidsapp.interfaces.outputs import TEMPLATE, Carry, DrawFigures, Measure, TellSides, WriteSession
+from bidsapp.interfaces.outputs import TEMPLATE, Carry, DrawFigures, Measure, PackScans, TellSides, WriteSession
 from bidsapp.interfaces.preproc import (
     CheckBrain,
     CleanMask,
@@ -374,6 +374,7 @@ def _output_nodes(
     size = reference.size
     own_kind = (chosen.own_lesion_model or {}).get("lesion_kind", WHITE_MATTER)
     fill = inputs.reference.contrast == "T1w" and own_kind == WHITE_MATTER
+    pack = _node(PackScans(in_template=TEMPLATE in config.output_spaces), "pack", size, memory="carry")
     carries = [_node(Carry(grids=["native"], fill_lesions=fill), "carry", size, memory="carry")]
     if TEMPLATE in config.output_spaces:  # a node of its own: it takes as long as all that needs the native grid
         carries.append(_node(Carry(grids=["mni"]), "carry_mni", size, memory="carry"))
@@ -407,12 +408,15 @@ def _output_nodes(
         (carry, figures, [("results", "results")]),
         (preproc, figures, [("out", "preprocessed")]),
         (template, figures, [("to_subject", "to_subject")]),
-        (merge(workflow, [(node, "results") for node in carries], "results"), write, [("out", "results")]),
-        (preproc, write, [("out", "preprocessed")]),
+        (preproc, pack, [("out", "preprocessed")]),
+        (template, pack, [("to_template", "to_template"), ("to_subject", "to_subject")]),
+        (merge(workflow, [(node, "results") for node in (*carries, pack)], "results"), write, [("out", "results")]),
+        (pack, write, [
+            ("preprocessed", "preprocessed"), ("to_template", "to_template"), ("to_subject", "to_subject"),
+        ]),
         (found.brain, write, [("note", "brain_note")]),
         (found.network, write, [("note", "network_note")]),
         (found.mixture, write, [("note", "tissue_note")]),
-        (template, write, [("to_template", "to_template"), ("to_subject", "to_subject")]),
         (measure, write, [("tables", "tables"), ("flags", "flags")]),
         (figures, write, [("pictures", "pictures")]),
     ])  # fmt: skip
@@ -420,7 +424,7 @@ def _output_nodes(
         workflow.connect(found.own, "note", write, "lesion_note")
         _connect_compartments(workflow, found.own, carry, (measure, figures, write), chosen, size)
     for node in carries:
-        _connect_carry(workflow, node, reference, template, preproc, found)
+        _connect_carry(workflow, node, reference, template, found)
     if found.tissue is not None:
         workflow.connect([
             (found.tissue, measure, [("separable", "separable")]),
@@ -463,12 +467,11 @@ def _connect_compartments(
 
 
 def _connect_carry(
-    workflow: pe.Workflow, carry: pe.Node, reference: ScanNodes, template: pe.Node, preproc: pe.Node, found: _Found
+    workflow: pe.Workflow, carry: pe.Node, reference: ScanNodes, template: pe.Node, found: _Found
 ) -> None:
     workflow.connect([
         (reference.conform, carry, [("native_file", "reference_file")]),
         (template, carry, [("to_template", "to_template"), ("to_subject", "to_subject")]),
-        (preproc, carry, [("out", "preprocessed")]),
     ])  # fmt: skip
     for (node, source), sink in (
         (found.mask, "mask_file"), (found.posteriors, "posteriors_file"), (found.structures, "structures_file"),
