@@ -31,3 +31,8 @@ def images() -> ModuleType:
 @pytest.fixture
 def stress() -> ModuleType:
     return load("stress")
+
+
+@pytest.fixture
+def lock() -> ModuleType:
+    return load("lock")
