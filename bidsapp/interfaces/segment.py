@@ -236,13 +236,14 @@ class _CombineModelsInput(BaseInterfaceInputSpec):
     outlier_lesions = File(exists=True, desc="where there is a FLAIR")
     outlier_lesion_probability = File(exists=True)
     excess_file = File(exists=True, desc="FLAIR less that of white matter")
-    structures_file = File(exists=True, desc="left and right")
+    structures_file = File(exists=True, mandatory=True, desc="left and right")
 
 
 class _CombineModelsOutput(TraitedSpec):
     posteriors_file = File(desc="mean of both; the network's, where the mixture does not tell GM from WM")
     lesion_mask = File(desc="by the mean of both; the network's, where it is alone")
     lesion_probability = File()
+    structures_file = File(desc="cortex redrawn by the mean; the network's, where that has the tissues alone")
     agreement = traits.Dict(desc="Dice of the two by class; None where one has no opinion")
 
 
@@ -265,11 +266,15 @@ class CombineModels(SimpleInterface):
         if both_lesions:
             lesions = tuple(array(path, np.uint8) > 0 for path in (inputs.network_lesions, inputs.outlier_lesions))
         self._results["agreement"] = model_agreement(network, mixture, separable=inputs.separable, lesions=lesions)
+        structures = array(inputs.structures_file, np.int32)
         self._results["posteriors_file"] = inputs.network_posteriors
+        self._results["structures_file"] = inputs.structures_file
         if inputs.separable:
             tissues = consensus.mean_tissues(network, mixture, np.asarray(mask_image.dataobj) > 0)
             image = on_grid(np.moveaxis(tissues, 0, 3), mask_image)
             self._results["posteriors_file"] = save(image, runtime.cwd, "posteriors")
+            redrawn = consensus.redraw_cortex(structures, tissues).astype(np.uint8)
+            self._results["structures_file"] = save(on_grid(redrawn, mask_image), runtime.cwd, "structures")
         self._results["lesion_mask"] = inputs.network_lesions
         self._results["lesion_probability"] = inputs.network_lesion_probability
         if both_lesions:
@@ -285,7 +290,6 @@ class CombineModels(SimpleInterface):
             )
             found = without_rim(lesion_mask(probability), array(inputs.excess_file), voxel_size_mm=size)
             found = lesion_mask(np.where(found, probability, 0))  # what is left of small ones may be too short
-            structures = array(inputs.structures_file, np.int32)
             found = consensus.without_septum(found, structures, voxel_width_mm=size[0])
             self._results["lesion_mask"] = save(on_grid(found, mask_image), runtime.cwd, "lesions")
             self._results["lesion_probability"] = save(on_grid(probability, mask_image), runtime.cwd, "probability")

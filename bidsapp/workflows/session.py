@@ -295,6 +295,7 @@ def _segmentation_nodes(
             ("lesion_mask", "network_lesions"), ("lesion_probability", "network_lesion_probability"),
         ]),
         (tissue, combine, [("posteriors_file", "mixture_posteriors"), ("separable", "separable")]),
+        (sides, combine, [("out_file", "structures_file")]),
     ])  # fmt: skip
     lesions = None
     if chosen.lesion_model != "none" and "FLAIR" in inputs.contrasts:
@@ -308,7 +309,6 @@ def _segmentation_nodes(
                 ("mask_file", "outlier_lesions"), ("probability_file", "outlier_lesion_probability"),
                 ("excess_file", "excess_file"),
             ]),
-            (sides, combine, [("out_file", "structures_file")]),
         ])  # fmt: skip
     of_tissue = {"network": network, "mixture": tissue, "consensus": combine}[chosen.tissue_model]
     named = {"network": network, "outlier": lesions, "consensus": combine, "none": None}
@@ -318,7 +318,7 @@ def _segmentation_nodes(
         brain=brain,
         mask=(brain if chosen.tissue_model == "mixture" else network, "mask_file"),
         posteriors=(of_tissue, "posteriors_file"),
-        structures=(sides, "out_file"),
+        structures=(combine, "structures_file") if of_tissue is combine else (sides, "out_file"),
         lesion_mask=None if of_lesions is None else (of_lesions, masks),
         lesion_probability=None if of_lesions is None else (of_lesions, probabilities),
         combine=combine,

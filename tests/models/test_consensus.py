@@ -11,6 +11,7 @@ from bidsapp.models.consensus import (
     between_ventricles,
     mean_lesions,
     mean_tissues,
+    redraw_cortex,
     without_septum,
 )
 
@@ -23,6 +24,32 @@ def test_mean_of_tissues() -> None:
     found = mean_tissues(network, mixture, mask)[:, :, 0, 0]
     expected = np.array([[0.6, 0, 0.5, 0, 0], [0.4, 0.6, 0.5, 0, 0], [0, 0.4, 0, 0, 0]])
     np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_cortex_is_as_thick_as_the_tissues_have_it() -> None:
+    """Along a line from fluid into white matter; a voxel of grey matter apart from the cortex is no cortex."""
+    fluid, cortex, white, ventricle = 24, 42, 41, 43
+    before = np.array([0, fluid, fluid, cortex, cortex, white, white, white, white, ventricle])
+    likeliest = [-1, 0, 0, 2, 0, 0, 0, 1, 0, 0]  # -1: outside the brain
+    tissues = np.array([[index == tissue for index in likeliest] for tissue in range(3)], np.float32)
+    after = redraw_cortex(before.reshape(10, 1, 1), tissues.reshape(3, 10, 1, 1)).ravel()
+    assert after.tolist() == [0, fluid, fluid, fluid, cortex, cortex, white, white, white, ventricle]
+    tissues[:, 4] = 0, 1, 0
+    after = redraw_cortex(before.reshape(10, 1, 1), tissues.reshape(3, 10, 1, 1)).ravel()
+    assert after.tolist() == [0, fluid, fluid, fluid, white, cortex, white, white, white, ventricle]
+
+
+def test_where_no_tissue_is_known_the_structures_stay() -> None:
+    before = np.arange(8).reshape(2, 2, 2)
+    assert np.array_equal(redraw_cortex(before, np.zeros((3, 2, 2, 2))), before)
+
+
+def test_each_side_and_the_cerebellum_keep_their_own() -> None:
+    before = np.array([2, 3, 8, 7, 0, 41, 42, 47, 46]).reshape(9, 1, 1)
+    tissues = np.zeros((3, 9, 1, 1), np.float32)
+    tissues[0] = 1  # all of it grey
+    after = redraw_cortex(before, tissues).ravel()
+    assert after.tolist() == [3, 3, 8, 8, 0, 42, 42, 47, 47]
 
 
 def test_a_lesion_needs_one_sure_opinion_and_some_of_the_other() -> None:
