@@ -159,7 +159,9 @@ def test_results_come_from_the_models_asked_for(tmp_path: Path, tissue: str, les
     sources = inputs_of(workflow, "carry")
     assert sources["mask_file"] == ("brain" if tissue == "mixture" else "network")
     assert sources["posteriors_file"] == {"network": "network", "mixture": "tissue", "consensus": "combine"}[tissue]
-    assert sources["structures_file"] == "sides" and inputs_of(workflow, "sides")["in_file"] == "network"
+    assert sources["structures_file"] == ("combine" if tissue == "consensus" else "sides")
+    assert inputs_of(workflow, "combine")["structures_file"] == "sides"
+    assert inputs_of(workflow, "sides")["in_file"] == "network"
     node = {"network": "network", "outlier": "lesions", "consensus": "combine", "none": None}[lesions]
     assert sources.get("lesion_mask") == sources.get("lesion_probability") == node
 
