@@ -104,6 +104,12 @@ STRUCTURES = (
     Structure("ventral DC", 28, 60, GM, "#a52a2a"),
 )
 
+
+def structure_named(name: str) -> Structure:
+    """The one of `STRUCTURES` of that name."""
+    return next(structure for structure in STRUCTURES if structure.name == name)
+
+
 #: What is left of a brain mask: fluid around the brain.
 EXTRA_AXIAL_CSF = 24
 #: Lesions among the structures: FreeSurfer's white-matter hypointensities, as in WMH-SynthSeg.
@@ -188,7 +194,7 @@ CORTICAL_REGIONS = (
     CorticalRegion(34, "transverse temporal", "temporal", "#9696c8"),
     CorticalRegion(35, "insula", "insular", "#ffc020"),
 )
-CORTEX = next(structure for structure in STRUCTURES if structure.name == "cerebral cortex")
+CORTEX = structure_named("cerebral cortex")
 
 #: The structures, and the cortex in its regions: what FreeSurfer calls aparc+aseg.
 CORTICAL_LOOKUP = (

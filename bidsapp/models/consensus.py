@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from bidsapp.image.grid import bounding_box
 from bidsapp.image.mask import label_lesions
-from bidsapp.labels import EXTRA_AXIAL_CSF, STRUCTURES, TISSUES
+from bidsapp.labels import EXTRA_AXIAL_CSF, TISSUES, structure_named
 
 #: A lesion is where the mean of both probabilities exceeds this: half of the Dice coefficient that can be hoped for,
 #: 0.8, is the threshold that gives it (Lipton et al. 2014, doi:10.1007/978-3-662-44851-9_15) ...
@@ -29,10 +29,10 @@ DOUBT = 0.25
 #: (27 patients, ``training/lesion_masks_ms``; docs/decisions/0012-no-lesions-of-the-septum.md).
 SEPTUM_WIDTH_MM = 12.0
 SEPTUM_SHARE = 0.5
-LATERAL_VENTRICLE = next(structure for structure in STRUCTURES if structure.name == "lateral ventricle")
+LATERAL_VENTRICLE = structure_named("lateral ventricle")
 #: Cortex and the white matter that it covers.
 COVERED = tuple(
-    tuple(next(one for one in STRUCTURES if one.name == f"{brain} {part}") for part in ("cortex", "white matter"))
+    (structure_named(f"{brain} cortex"), structure_named(f"{brain} white matter"))
     for brain in ("cerebral", "cerebellar")
 )
 
@@ -80,8 +80,8 @@ def redraw_cortex(structures: np.ndarray, tissues: np.ndarray) -> np.ndarray:
         return out
     box = bounding_box(known, margin=1)
     before, after = structures[box], out[box]
-    likeliest = np.where(known[box], 1 + tissues[(slice(None), *box)].argmax(0), 0)
-    gm, wm, csf = (likeliest == tissue.index for tissue in TISSUES)
+    likeliest = tissues[(slice(None), *box)].argmax(0)
+    gm, wm, csf = ((likeliest == place) & known[box] for place in range(len(TISSUES)))
     for cortex, white in COVERED:
         for inner, outer in ((white.left, cortex.left), (white.right, cortex.right)):
             of_cortex = before == outer
