@@ -61,10 +61,23 @@ def test_one_version_everywhere():
     assert re.search(r"^## (\S+)", (ROOT / "CHANGES.md").read_text(), re.MULTILINE)[1] == __version__
 
 
-@pytest.mark.parametrize("page", ["README.md", *(f"docs/{p.name}" for p in sorted((ROOT / "docs").glob("*.md")))])
+PAGES = ["README.md", "CHANGES.md", *(p.relative_to(ROOT).as_posix() for p in sorted((ROOT / "docs").rglob("*.md")))]
+
+
+def _anchors(page: Path) -> set[str]:
+    """Of the headings, as GitHub makes them: lower case, words joined by dashes, without other signs."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_links_and_pictures_are_there(page):
-    targets = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", (ROOT / page).read_text())
-    assert [target for target in targets if not (ROOT / page).parent.joinpath(target).exists()] == []
+    lost = []
+    for target, anchor in re.findall(r"\]\(([^)#:]*)(?:#([^)]*))?\)", (ROOT / page).read_text()):
+        file = (ROOT / page).parent / target if target else ROOT / page
+        if not file.exists() or (anchor and anchor not in _anchors(file)):
+            lost.append(f"{target}#{anchor}")
+    assert lost == []
 
 
 def test_the_image_holds_what_the_dockerfile_copies():
