@@ -9,7 +9,7 @@ from bidsapp.image.grid import bounding_box, on_grid
 from bidsapp.image.itk import to_ants
 
 #: N4 at these settings takes a twentieth of the default's time (spec/stack.md). A tolerance of 1e-4 takes 2.6 times as
-#: long; the field is then another by 0.1-0.3 % (docs/benchmarks.md).
+#: long; the field is then another by 0.1-0.3 % (docs/speed.md).
 SHRINK_FACTOR = 4
 ITERATIONS = (50, 50, 30, 20)
 TOLERANCE = 1e-3

@@ -50,7 +50,7 @@ LINEAR = [
 ]
 #: Chosen on real scans: Mattes at 2 mm carries the priors better, and in a fifth of the time, than cross-correlation.
 #: Twelve and three steps of 0.6 on all voxels come further than twelve and four of 0.5 on half of them; these as far
-#: as thirty and six of 0.25 (docs/benchmarks.md).
+#: as thirty and six of 0.25 (docs/speed.md).
 SYN = Stage("SyN[0.6,3,0]", "Mattes", "32,None", "12x3", "2x1", "1x0")
 #: Axes are parallel where their direction cosines differ by less, 0.001 voxels over a thousand: interpolation is then
 #: separable, an axis after the other, and several times as fast.

@@ -26,6 +26,7 @@ from bidsapp.report.group_models import (
     signed,
     view_comparisons,
     view_models,
+    view_refused,
     view_terms,
 )
 from bidsapp.report.read import Session
@@ -138,6 +139,7 @@ class GroupView:
     levels: tuple[str, ...]
     terms: tuple[ModelTerm, ...]
     models: tuple[ModelView, ...]
+    refused: tuple[tuple[str, tuple[str, ...]], ...]
     comparisons: tuple[Comparison, ...]
     harmonized: tuple[str, str, tuple[tuple[str, ...], ...], tuple[str, ...]] | None
     files: tuple[str, ...]
@@ -249,6 +251,7 @@ def view_group(
         levels=levels,
         terms=view_terms(analysis.terms, name),
         models=view_models(analysis.fits, name, (analysis.frame, analysis.intervals), who),
+        refused=view_refused(analysis.fits, name),
         comparisons=view_comparisons(analysis.comparisons, name),
         harmonized=_harmonized(analysis, name),
         files=tuple(f"group_{name}.tsv" for name in tables(analysis)),

@@ -67,14 +67,13 @@ class ModelTerm:
 
 @dataclass(frozen=True)
 class ModelView:
-    """A model with its checks, or the reason why it was not fitted."""
+    """A model that was fitted, with its checks."""
 
     title: str
     formula: str
     method: str
     size: str
     summary: str
-    refused: str
     notes: tuple[str, ...]
     checks: tuple[tuple[str, str, str, bool], ...]
     plots: tuple[Plot, ...]
@@ -172,19 +171,33 @@ def view_models(
     frames: Sequence[pd.DataFrame],
     href: Callable[[Mapping[str, Any]], tuple[str, str]],
 ) -> tuple[ModelView, ...]:
-    """Every model with its checks shown; `frames` are those of sessions and of intervals."""
+    """Every model that was fitted, with its checks; `frames` are those of sessions and of intervals."""
     views = []
     for fit in fits:
+        if fit.refused:
+            continue
         frame = next(some for some in frames if set(fit.formula.variables) <= set(some.columns))
         checks = tuple((check.name, check.finding, p_text(check.p), check.doubtful) for check in fit.checks)
-        part = f", {fit.part}" if fit.part else ""
         views.append(ModelView(
-            title=f"{name(fit.formula.outcome)}{part}", formula=fit.formula.text, method=fit.method,
+            title=_title(fit, name), formula=fit.formula.text, method=fit.method,
             size=f"{fit.sessions} sessions of {fit.subjects} subjects" if fit.sessions else "", summary=fit.summary,
-            refused=fit.refused, notes=fit.notes, checks=checks, plots=_plots(fit, frame, href),
+            notes=fit.notes, checks=checks, plots=_plots(fit, frame, href),
             doubtful=any(check.doubtful for check in fit.checks),
         ))  # fmt: skip
     return tuple(views)
+
+
+def view_refused(fits: Sequence[Fit], name: Callable[[str], str]) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """Why models were not fitted, each reason with the titles of its models."""
+    found: dict[str, list[str]] = {}
+    for fit in fits:
+        if fit.refused:
+            found.setdefault(fit.refused, []).append(_title(fit, name))
+    return tuple((reason, tuple(titles)) for reason, titles in found.items())
+
+
+def _title(fit: Fit, name: Callable[[str], str]) -> str:
+    return name(fit.formula.outcome) + (f", {fit.part}" if fit.part else "")
 
 
 def view_comparisons(table: pd.DataFrame, name: Callable[[str], str]) -> tuple[Comparison, ...]:

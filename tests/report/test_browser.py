@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from bidsapp.measure.volumes import VOLUME_COLUMNS
 from bidsapp.report import assemble
 from bidsapp.report.analysis import analyse
 from bidsapp.report.covariates import Covariates
@@ -244,6 +245,19 @@ def test_group_table_of_models_fits_the_printed_page(group_models_page):
     page.set_viewport_size({"width": 700, "height": 1000})
     assert page.evaluate("document.querySelector('#terms').getBoundingClientRect().right") <= 700
     assert not page.locator("input[data-filter=terms]").is_visible()
+
+
+def test_group_table_of_volumes_does_not_shrink_the_printed_page(tmp_path, write_session, visit):
+    columns = [*VOLUME_COLUMNS, *(f"{side}_thalamus_{i}_mm3" for side in ("left", "right") for i in range(20))]
+    for i in range(3):
+        write_session(f"{i}", volumes=dict.fromkeys(columns, "50000"))
+    page = visit(assemble.assemble_group(tmp_path))
+    every = page.locator("#volumes thead th:visible").count()
+    page.emulate_media(media="print")
+    page.set_viewport_size({"width": 700, "height": 1000})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 700
+    assert page.locator("#volumes thead th:visible").count() == 3 + len(VOLUME_COLUMNS) < every
+    assert page.get_by_text("all are in group_volumes.tsv").is_visible()
 
 
 def test_long_group_tables_show_the_first_rows_and_find_all(tmp_path, write_session, visit):

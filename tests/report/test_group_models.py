@@ -81,6 +81,7 @@ def test_default_models_find_the_effect_in_ml(tmp_path, cohort):
     checks = tables["group_checks.tsv"]
     refused = checks[(checks["part"] == "any lesion") & (checks["check"] == "not fitted")]
     assert "1 of 24 sessions are without lesions" in refused["finding"].iloc[0]
+    assert page.count('class="refused">') == checks.loc[checks["check"] == "not fitted", "finding"].nunique()
     assert "Shapiro-Wilk" in page and "1 of 24 sessions are without lesions" in page
 
 
