@@ -37,6 +37,8 @@ NEIGHBOURS = ((GM, WM), (GM, SULCAL), (WM, CSF))
 #: Voxels around the brain that are worked on with it: as far as a blur of 2 voxels reaches. Its box begins at a
 #: multiple of `STEP`, so that the coarser grids lie the same way whatever surrounds the head.
 MARGIN, STEP = 8, 4
+#: Voxels that are worked on at a time: so few that their components stay in a processor's cache.
+BLOCK = 2**16
 #: Fewer voxels than this (1 ml at 1 mm) are no brain.
 MINIMUM_VOXELS = 1000
 
@@ -126,6 +128,10 @@ class _Model:
     covariances: torch.Tensor  # (G, C, C)
     weights: torch.Tensor  # (K,)
 
+    def at(self, voxels: slice) -> _Model:
+        """The same for some voxels."""
+        return self if self.means.shape[-1] == 1 else replace(self, means=self.means[..., voxels])
+
 
 def fit_mixture(
     images: Mapping[str, np.ndarray],
@@ -198,8 +204,6 @@ def _segment(
     composition = _composition(settings.fractions).to(device)  # (K, G)
     to_tissue = torch.tensor(TISSUE_OF, dtype=torch.float32, device=device)  # (G, 3)
     tissue_prior = _soften(priors, mask, settings).to(device)  # (3, N)
-    prior = to_tissue @ tissue_prior  # (G, N)
-    log_prior = composition @ torch.log(prior)  # (K, N)
 
     # Every 2nd voxel along each axis holds all there is to know about a few dozen parameters.
     usable = mask.copy()
@@ -207,12 +211,12 @@ def _segment(
     half = np.zeros_like(mask)
     half[::2, ::2, ::2] = usable[::2, ::2, ::2]
     pick = torch.tensor(half[mask], device=device)
-    sample = _Sample(x[:, pick], log_prior[:, pick], prior[:, pick], usable[::2, ::2, ::2])
-    model, n_iterations, log_likelihood = _fit(sample, composition, settings)
-    fields, local = _fit_local(sample, model, composition, settings)
+    sample = _Sample(x[:, pick], to_tissue @ tissue_prior[:, pick], composition, usable[::2, ::2, ::2])
+    model, n_iterations, log_likelihood = _fit(sample, settings)
+    fields, local = _fit_local(sample, model, settings)
 
     full = _Model(_values(fields, mask), local.covariances, local.weights)
-    shares = _regularise(x, full, log_prior, composition, to_tissue, mask, empty, seen, settings)
+    shares = _regularise(x, full, tissue_prior, composition, to_tissue, mask, empty, seen, settings)
 
     separation = _separation(local.covariances, model.means[..., 0])
     reason = _why_inseparable(names, separation, settings)
@@ -324,14 +328,28 @@ def _soften(priors: np.ndarray, mask: np.ndarray, settings: MixtureSettings) -> 
 # ---- expectation-maximisation
 
 
-@dataclass(frozen=True)
 class _Sample:
-    """The voxels the parameters are fitted on."""
+    """The voxels the parameters are fitted on.
 
-    x: torch.Tensor  # (C, n)
-    log_prior: torch.Tensor  # (K, n)
-    prior: torch.Tensor  # (G, n)
-    grid: np.ndarray  # bool, where on the half-resolution grid they lie
+    Attributes
+    ----------
+    x : (C, n)
+    prior : (G, n)
+    grid : bool, where on the half-resolution grid they lie
+    component_prior, log_prior : (K, n)
+        Of the components, which sum to 1, and before they do.
+    """
+
+    def __init__(self, x: torch.Tensor, prior: torch.Tensor, composition: torch.Tensor, grid: np.ndarray) -> None:
+        self.x, self.prior, self.composition, self.grid = x, prior, composition, grid
+        self.log_prior = composition @ torch.log(prior)
+        self.component_prior = torch.softmax(self.log_prior, 0)
+
+
+def _blocks(count: int, device: torch.device) -> Iterator[slice]:
+    """All voxels, a few at a time where that is faster: on a CPU."""
+    step = BLOCK if device.type == "cpu" else count
+    return (slice(start, start + step) for start in range(0, count, step))
 
 
 def _log_likelihood(
@@ -354,30 +372,46 @@ def _log_likelihood(
     return torch.logaddexp(log_density, outlier.min()), typical
 
 
-def _fit(sample: _Sample, composition: torch.Tensor, settings: MixtureSettings) -> tuple[_Model, int, float]:
+def _expect(
+    sample: _Sample, model: _Model, settings: MixtureSettings
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Posteriors of the components (K, n), of the pure ones where typical (G, n), and log density of a voxel (n,)."""
+    posterior = torch.empty_like(sample.log_prior)
+    pure, density = torch.empty_like(sample.prior), torch.empty_like(sample.x[0])
+    log_weights = torch.log(model.weights)[:, None]
+    for block in _blocks(len(density), density.device):
+        log_likelihood, typical = _log_likelihood(
+            sample.x[:, block], model.at(block), sample.composition, settings.typicality
+        )
+        joint = log_likelihood + sample.log_prior[:, block] + log_weights
+        posterior[:, block] = torch.softmax(joint, 0)
+        # Pure voxels alone give unbiased moments: the mixed ones have components of their own.
+        pure[:, block] = (posterior[:, block] * typical)[: len(TISSUE_OF)]
+        density[block] = torch.logsumexp(joint, 0)
+    return posterior, pure, density
+
+
+def _fit(sample: _Sample, settings: MixtureSettings) -> tuple[_Model, int, float]:
     """One mean and covariance per tissue."""
-    model = _initial(sample, len(composition))
+    model = _initial(sample)
     last = -math.inf
     for n_iterations in range(1, settings.fit_iterations + 1):  # noqa: B007
-        log_likelihood, typical = _log_likelihood(sample.x, model, composition, settings.typicality)
-        joint = log_likelihood + sample.log_prior + torch.log(model.weights)[:, None]
-        posterior = torch.softmax(joint, 0)
-        # Pure voxels alone give unbiased moments: the mixed ones have components of their own.
-        pure = (posterior * typical)[: len(TISSUE_OF)]
+        posterior, pure, density = _expect(sample, model, settings)
         means, covariances = _moments(sample.x, pure)
-        model = _Model(means, covariances, _weights(posterior, sample.log_prior, model.weights))
-        mean_log = float(torch.logsumexp(joint, 0).double().mean())
+        model = _Model(means, covariances, _weights(posterior, sample.component_prior, model.weights))
+        mean_log = float(density.double().mean())
         if abs(mean_log - last) < settings.tolerance:
             break
         last = mean_log
     return model, n_iterations, mean_log
 
 
-def _initial(sample: _Sample, n_components: int) -> _Model:
+def _initial(sample: _Sample) -> _Model:
     # To the 4th power: mostly the voxels whose tissue the atlas is sure of.
     means, covariances = _moments(sample.x, sample.prior**4)
     means[SULCAL] = (means[GM] + means[CSF]) / 2
-    return _Model(means, covariances, torch.full((n_components,), 1 / n_components, device=sample.x.device))
+    count = len(sample.composition)
+    return _Model(means, covariances, torch.full((count,), 1 / count, device=sample.x.device))
 
 
 def _moments(x: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -401,30 +435,25 @@ def _covariances(x: torch.Tensor, means: torch.Tensor, weight: torch.Tensor) -> 
     return (basis @ torch.diag_embed(values.clamp_min(0.25)) @ basis.mT).float()
 
 
-def _weights(posterior: torch.Tensor, log_prior: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+def _weights(posterior: torch.Tensor, prior: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """Global weights of the components given voxel-wise priors (Ashburner and Friston 2005, eq. 27)."""
-    prior = torch.softmax(log_prior, 0)
     expected = (prior / (weights @ prior)).sum(1)
     updated = (posterior.sum(1) / expected).clamp_min(1e-6)
     return updated / updated.sum()
 
 
-def _fit_local(
-    sample: _Sample, model: _Model, composition: torch.Tensor, settings: MixtureSettings
-) -> tuple[torch.Tensor, _Model]:
+def _fit_local(sample: _Sample, model: _Model, settings: MixtureSettings) -> tuple[torch.Tensor, _Model]:
     """Let the means vary over the brain; also the covariances about them. Means as fields on a grid of 4 voxels."""
     where = torch.tensor(sample.grid, device=sample.x.device)
     brain = model.means
     local = _Model(brain.expand(-1, -1, sample.x.shape[1]), model.covariances, model.weights)
     for _ in range(settings.local_iterations):
-        log_likelihood, typical = _log_likelihood(sample.x, local, composition, settings.typicality)
-        posterior = torch.softmax(log_likelihood + sample.log_prior + torch.log(local.weights)[:, None], 0)
-        pure = (posterior * typical)[: len(TISSUE_OF)]
+        posterior, pure, _ = _expect(sample, local, settings)
         # Weighted by the prior too: a tissue is averaged where the atlas expects it.
         fields = _local_fields(sample.x, pure * sample.prior, brain, where, settings)
         means = _enlarge(fields, sample.grid.shape)[..., where]
         weight = pure.double() / pure.double().sum(1, keepdim=True).clamp_min(1e-6)
-        weights = _weights(posterior, sample.log_prior, local.weights)
+        weights = _weights(posterior, sample.component_prior, local.weights)
         local = _Model(means, _covariances(sample.x, means, weight), weights)
     return fields, local
 
@@ -456,7 +485,7 @@ def _enlarge(fields: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
 def _regularise(
     x: torch.Tensor,
     model: _Model,
-    log_prior: torch.Tensor,
+    tissue_prior: torch.Tensor,
     composition: torch.Tensor,
     to_tissue: torch.Tensor,
     mask: np.ndarray,
@@ -465,21 +494,29 @@ def _regularise(
     settings: MixtureSettings,
 ) -> torch.Tensor:
     """(3, N) expected shares after mean-field iterations over 26 neighbours."""
-    log_likelihood = _log_likelihood_seen(x, seen, model, composition, settings.typicality)
+    device, content = x.device, composition @ to_tissue  # (K, 3)
     # Background in one scan: priors and neighbours decide. In all of them: there is no tissue.
-    log_likelihood[:, torch.tensor((empty & seen).any(axis=0), device=x.device)] = 0
-    evidence = log_likelihood + log_prior + torch.log(model.weights)[:, None]
-    evidence += torch.where(torch.tensor(empty.all(axis=0), device=x.device), 50 * composition[:, CSF, None], 0)
-    del log_likelihood
-    where = torch.tensor(mask, device=x.device)
+    some, every = (torch.tensor(where, device=device) for where in ((empty & seen).any(axis=0), empty.all(axis=0)))
+    evidence = torch.empty((len(composition), x.shape[1]), device=device)
+    shares = torch.empty_like(tissue_prior)
+    for block in _blocks(x.shape[1], device):
+        log_likelihood = _log_likelihood_seen(
+            x[:, block], seen[:, block], model.at(block), composition, settings.typicality
+        )
+        log_likelihood[:, some[block]] = 0
+        log_prior = composition @ torch.log(to_tissue @ tissue_prior[:, block])
+        log_prior += torch.where(every[block], 50 * composition[:, CSF, None], 0)
+        evidence[:, block] = log_likelihood + log_prior + torch.log(model.weights)[:, None]
+        shares[:, block] = content.T @ torch.softmax(evidence[:, block], 0)
+    where = torch.tensor(mask, device=device)
     neighbours_inside = _neighbour_sum(where.float()[None])[0, where].clamp_min(1)
-    volume = torch.zeros((len(TISSUES), *mask.shape), device=x.device)
-    content = composition @ to_tissue  # (K, 3)
-    shares = content.T @ torch.softmax(evidence, 0)
+    volume = torch.zeros((len(TISSUES), *mask.shape), device=device)
     for _ in range(settings.field_iterations):
         volume[:, where] = shares
         mean = _neighbour_sum(volume)[:, where] / neighbours_inside
-        shares = content.T @ torch.softmax(evidence + settings.smoothness * (content @ mean), 0)
+        for block in _blocks(x.shape[1], device):
+            field = settings.smoothness * (content @ mean[:, block])
+            shares[:, block] = content.T @ torch.softmax(evidence[:, block] + field, 0)
     return shares / shares.sum(0)
 
 

@@ -138,9 +138,9 @@ def segment_lesions(
     names = mixture.contrasts
     flair = names.index("FLAIR")
     x = np.stack([images[name][mask] for name in names]).astype(np.float32)  # (C, N)
-    tissue = np.stack([_blur(p, mask, settings.prior_blur)[mask] for p in priors]) + settings.prior_floor
+    tissue = _blur(priors, mask, settings.prior_blur) + settings.prior_floor
     tissue /= tissue.sum(axis=0)
-    region = _blur(priors[WM], mask, settings.region_blur)[mask]
+    (region,) = _blur(priors[WM, None], mask, settings.region_blur)
     tissue = np.stack([*tissue, tissue[CSF] * (1 - region) ** 4 + 1e-6])
     local = enlarge(mixture.fields, mask)
     sd = np.sqrt(mixture.covariances[WM][flair, flair])
@@ -208,10 +208,11 @@ def _check(images: Mapping[str, np.ndarray], mask: np.ndarray, mixture: MixtureR
             raise ValueError(f"{name} and the brain mask differ in shape: {image.shape} and {mask.shape}.")
 
 
-def _blur(prior: np.ndarray, mask: np.ndarray, sigma: float) -> np.ndarray:
-    """Gaussian mean of a map within the mask."""
-    weight = ndimage.gaussian_filter(mask.astype(np.float32), sigma)
-    return ndimage.gaussian_filter(np.where(mask, prior, 0).astype(np.float32), sigma) / np.maximum(weight, 0.1)
+def _blur(priors: np.ndarray, mask: np.ndarray, sigma: float) -> np.ndarray:
+    """Gaussian means of maps (M, X, Y, Z) within the mask: (M, N)."""
+    weight = np.maximum(ndimage.gaussian_filter(mask.astype(np.float32), sigma)[mask], 0.1)
+    inside = (np.where(mask, prior, 0).astype(np.float32) for prior in priors)
+    return np.stack([ndimage.gaussian_filter(prior, sigma)[mask] / weight for prior in inside])
 
 
 def _gaussian(x: np.ndarray, mean: np.ndarray, covariance: np.ndarray) -> np.ndarray:
