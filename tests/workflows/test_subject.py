@@ -124,6 +124,12 @@ def test_a_new_lesion_from_files_to_tables(dataset, tmp_path, rng, monkeypatch):
     assert workflow.init_changes(options, ["01"]) == ["01"]
     workflow.run_changes(options, ["01"])
     assert {path.name: path.read_bytes() for path in anat.iterdir()} == before
+    # taken away with a session that is gone
+    assert workflow.left_over(options, ["01"]) == []
+    shutil.rmtree(out / "sub-01" / "ses-10")
+    assert workflow.left_over(options, ["01"]) == ["01"]
+    change.remove_changes(out, "01")
+    assert not list(anat.iterdir()) and workflow.left_over(options, ["01"]) == []
 
 
 def test_a_failure_is_told_and_costs_nothing(dataset, tmp_path, rng):
@@ -179,20 +185,6 @@ def test_sessions_go_by_number_or_by_date():
     visits = [one(label) for label in ("1", "2", "3")]
     some = {"1": datetime(2022, 1, 1), "2": datetime(2020, 1, 1)}
     assert [s.record["session"] for s in change.in_order(visits, some)] == ["2", "3", "1"]  # no time runs backwards
-
-
-def test_changes_of_sessions_that_are_gone_are_taken_away(dataset, tmp_path, rng):
-    out = tmp_path / "out"
-    for label in ("1", "2"):
-        session(out, label, rng, with_new=label == "2")
-    given = config(dataset, out)
-    assert workflow.run_changes(given, ["01"]) == {"01": ""}
-    folder = out / "sub-01" / "anat"
-    assert (folder / "sub-01_changes.tsv").is_file() and workflow.left_over(given, ["01"]) == []
-    shutil.rmtree(out / "sub-01" / "ses-2")
-    assert workflow.left_over(given, ["01"]) == ["01"]
-    change.remove_changes(out, "01")
-    assert not list(folder.iterdir()) and workflow.left_over(given, ["01"]) == []
 
 
 @pytest.mark.parametrize(
