@@ -31,7 +31,7 @@ def train(data: Path, out: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def data(demo_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One scan of each subject of the demo dataset, the T1w or the FLAIR: nothing to register, each predicted once."""
+    """One scan of each subject of the demo dataset, a T1w and a FLAIR: nothing to register, each predicted once."""
     folder = tmp_path_factory.mktemp("data") / "bids"
     return Path(
         shutil.copytree(demo_dataset, folder, ignore=shutil.ignore_patterns("sub-01_*FLAIR.*", "*_T2w.*", "ses-2"))
