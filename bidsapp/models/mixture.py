@@ -37,7 +37,7 @@ NEIGHBOURS = ((GM, WM), (GM, SULCAL), (WM, CSF))
 #: Voxels around the brain that are worked on with it: as far as a blur of 2 voxels reaches. Its box begins at a
 #: multiple of `STEP`, so that the coarser grids lie the same way whatever surrounds the head.
 MARGIN, STEP = 8, 4
-#: Voxels that are worked on at a time: so few that their components stay in a processor's cache.
+#: Voxels that are worked on at a time: less memory is asked for, and more of it is found in the processor's cache.
 BLOCK = 2**16
 #: Fewer voxels than this (1 ml at 1 mm) are no brain.
 MINIMUM_VOXELS = 1000
@@ -347,7 +347,7 @@ class _Sample:
 
 
 def _blocks(count: int, device: torch.device) -> Iterator[slice]:
-    """All voxels, a few at a time where that is faster: on a CPU."""
+    """All voxels, on a CPU some at a time."""
     step = BLOCK if device.type == "cpu" else count
     return (slice(start, start + step) for start in range(0, count, step))
 

@@ -188,11 +188,11 @@ def view_models(
 
 
 def view_refused(fits: Sequence[Fit], name: Callable[[str], str]) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    """Why models were not fitted, each reason with the titles of its models."""
+    """Why models were not fitted, each reason with its models: title and formula."""
     found: dict[str, list[str]] = {}
     for fit in fits:
         if fit.refused:
-            found.setdefault(fit.refused, []).append(_title(fit, name))
+            found.setdefault(fit.refused, []).append(f"{_title(fit, name)} ({fit.formula.text})")
     return tuple((reason, tuple(titles)) for reason, titles in found.items())
 
 
