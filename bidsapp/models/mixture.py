@@ -499,6 +499,7 @@ def _regularise(
     some, every = (torch.tensor(where, device=device) for where in ((empty & seen).any(axis=0), empty.all(axis=0)))
     evidence = torch.empty((len(composition), x.shape[1]), device=device)
     shares = torch.empty_like(tissue_prior)
+    log_weights = torch.log(model.weights)[:, None]
     for block in _blocks(x.shape[1], device):
         log_likelihood = _log_likelihood_seen(
             x[:, block], seen[:, block], model.at(block), composition, settings.typicality
@@ -506,7 +507,7 @@ def _regularise(
         log_likelihood[:, some[block]] = 0
         log_prior = composition @ torch.log(to_tissue @ tissue_prior[:, block])
         log_prior += torch.where(every[block], 50 * composition[:, CSF, None], 0)
-        evidence[:, block] = log_likelihood + log_prior + torch.log(model.weights)[:, None]
+        evidence[:, block] = log_likelihood + log_prior + log_weights
         shares[:, block] = content.T @ torch.softmax(evidence[:, block], 0)
     where = torch.tensor(mask, device=device)
     neighbours_inside = _neighbour_sum(where.float()[None])[0, where].clamp_min(1)

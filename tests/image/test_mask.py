@@ -58,11 +58,12 @@ def test_constant_scan_and_unknown_contrast_are_refused():
 
 
 @pytest.mark.slow
-def test_a_whole_head_with_thick_slices(real_data):
-    scan = load_scan(real_data / "bids_ms_longitudinal/sub-01/ses-1/anat/sub-01_ses-1_FLAIR.nii.gz").image
+@pytest.mark.parametrize("contrast", ["FLAIR", "T2w"])
+def test_whole_heads_with_thick_slices(real_data, contrast):
+    scan = load_scan(real_data / f"bids_ms_longitudinal/sub-01/ses-1/anat/sub-01_ses-1_{contrast}.nii.gz").image
     truth = real_data / "ms_longitudinal_truth/sub-01"
     work = work_image(scan)
     to_common = np.linalg.inv(read_itk_affine(truth / "study1_FLAIR_to_common_space.txt"))
     common = nib.load(truth / "sub-01_space-common_desc-brain_mask.nii.gz")
     expected = resample(common, work, transform=to_common, interpolation="nearest")
-    assert dice(extract_brain_by_template(work, contrast="FLAIR"), expected) > 0.93
+    assert dice(extract_brain_by_template(work, contrast=contrast), expected) > 0.93

@@ -31,11 +31,9 @@ def train(data: Path, out: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def data(demo_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One scan of each subject of the demo dataset, a T1w and a FLAIR: nothing to register, each predicted once."""
+    """The demo dataset without its T2w: one scan less to prepare."""
     folder = tmp_path_factory.mktemp("data") / "bids"
-    return Path(
-        shutil.copytree(demo_dataset, folder, ignore=shutil.ignore_patterns("sub-01_*FLAIR.*", "*_T2w.*", "ses-2"))
-    )
+    return Path(shutil.copytree(demo_dataset, folder, ignore=shutil.ignore_patterns("*_T2w.*", "ses-2")))
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +67,7 @@ def test_the_held_out_predictions_were_judged(trained: Path, data: Path) -> None
 
 def test_the_model_tells_where_it_comes_from_and_how_good_it_is(trained: Path) -> None:
     card = json.loads((trained / "model/model.json").read_text())
-    assert card["training"]["contrasts"] == {"sub-01_ses-1": ["T1w"], "sub-02_ses-1": ["FLAIR"]}
+    assert card["training"]["contrasts"] == {"sub-01_ses-1": ["T1w", "FLAIR"], "sub-02_ses-1": ["FLAIR"]}
     assert card["figures"]["held-out subjects"] and card["lesion_kind"] == "white-matter"
     assert card["channels"] == ["T1w", "T2w", "FLAIR"]  # those of what it began with
 
