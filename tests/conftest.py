@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
+from bidsapp.machine import fixed_environment
+
+# As the app does, before numpy and ITK are imported: results do not depend on the machine's load. One thread for each
+# of pytest's processes.
+os.environ.update(fixed_environment(threads=1, seed=1))
+
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

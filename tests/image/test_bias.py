@@ -1,10 +1,5 @@
 from __future__ import annotations
 
-import os
-
-os.environ.setdefault("ANTS_RANDOM_SEED", "1")
-os.environ.setdefault("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", "1")
-
 import nibabel as nib
 import numpy as np
 import pytest

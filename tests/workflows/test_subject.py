@@ -91,8 +91,7 @@ def config(data: Path, out: Path) -> Config:
 
 
 @pytest.mark.slow
-def test_a_new_lesion_from_files_to_tables(dataset, tmp_path, rng, monkeypatch):
-    monkeypatch.setenv("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", "1")  # as the app does: sums depend on the threads
+def test_a_new_lesion_from_files_to_tables(dataset, tmp_path, rng):
     out = tmp_path / "out"
     session(out, "10", rng, with_new=True)
     session(out, "1", rng, with_new=False)
