@@ -1,4 +1,5 @@
-# `make demo` and `make test` are the whole set-up. Needs Python 3.11-3.13, pip and make.
+# `make demo` and `make test` are the whole set-up. Needs Python 3.11-3.13, pip and make; on Debian and Ubuntu the
+# package python3-venv, too.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -85,7 +86,7 @@ $(TOOLS):
 image: ## build the Docker image (buildah where there is no engine), check its size and speed; VARIANT=cuda
 	$(PYTHON) scripts/images.py build --variant $(VARIANT)
 
-sif: ## make the Apptainer image from the Docker image
+sif: ## make the Apptainer image from the Docker image for CPUs: IMAGE_STORE/sif/bidsapp.sif
 	$(PYTHON) scripts/images.py sif
 
 clean: ## remove the demo's data and output

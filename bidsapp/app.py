@@ -9,8 +9,8 @@ import logging
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,8 +94,8 @@ def _participant(config: Config) -> int:
         changed = dict.fromkeys([*_changed_subjects(outcomes, config.out_dir), *mended, *compared])
         without_page = _assemble_reports(config.out_dir, changed, say)
         failed = any(outcome.status == "failed" for outcome in outcomes) or any(compared.values()) or without_page
-        if here.alone():
-            _clean_up(config, keep_work=failed or config.keep_work or config.work_dir is not None)
+        if here.alone() and not (failed or config.keep_work or config.work_dir is not None):
+            shutil.rmtree(config.work, ignore_errors=True)
     say.table(
         "Sessions",
         ("subject", "session", "contrasts", "status", "seconds", ""),
@@ -140,17 +140,18 @@ def _group(config: Config) -> int:
         random_seed=config.random_seed,
         processes=config.nprocs,
     )
-    try:
-        page = assemble.assemble_group(
-            config.out_dir,
-            bids_dir=config.bids_dir,
-            options=options,
-            only_subjects=config.participant_label,
-            only_sessions=config.session_label,
-        )
-    except assemble.FormulaError as error:
-        raise errors.UsageError(f"--model: {error}") from error
-    _link_pages(config.out_dir)
+    with _at_work(config.out_dir, progress.Progress()):
+        try:
+            page = assemble.assemble_group(
+                config.out_dir,
+                bids_dir=config.bids_dir,
+                options=options,
+                only_subjects=config.participant_label,
+                only_sessions=config.session_label,
+            )
+        except assemble.FormulaError as error:
+            raise errors.UsageError(f"--model: {error}") from error
+        _link_pages(config.out_dir)
     print(f"Group report: {page}")
     return errors.OK
 
@@ -166,7 +167,9 @@ def _reports_only(config: Config) -> int:
         raise errors.NothingSelectedError(
             f"{config.out_dir}: no results to report on. Run the participant level first."
         )
-    return errors.PARTICIPANT_FAILED if _assemble_reports(config.out_dir, subjects, say) else errors.OK
+    with _at_work(config.out_dir, say):
+        failed = _assemble_reports(config.out_dir, subjects, say)
+    return errors.PARTICIPANT_FAILED if failed else errors.OK
 
 
 # --- before the work ------------------------------------------------------------------------------------------------
@@ -265,15 +268,22 @@ def _index_lock(config: Config) -> AbstractContextManager[object]:
     return held
 
 
-def _at_work(out_dir: Path, say: progress.Progress) -> locks.Held:
-    """Tell others that this process is at work in OUT_DIR, so that nobody tidies up behind it."""
+@contextmanager
+def _at_work(out_dir: Path, say: progress.Progress) -> Iterator[locks.Held]:
+    """Tell others that this process is at work in OUT_DIR, so that nobody tidies up behind it; the last one does.
+
+    The locks go last, as another process may begin its work once they are gone.
+    """
     here = locks.take(out_dir, "run", shared=True)
     assert here is not None  # it waits
     if not here.sound:
         say.note(
             f"warning: the file system of {out_dir} has no locks. Take care that no two processes work on one session."
         )
-    return here
+    with here:
+        yield here
+        if here.alone():
+            locks.tidy(out_dir)
 
 
 def _work_through(outcomes: list[Outcome], config: Config, say: progress.Progress) -> None:
@@ -329,24 +339,19 @@ def execute(
 
     device = resolve(config.device)
     crashes = config.work / f"crashes-{secrets.token_hex(8)}"
-    # Named after the dataset, too: two may share a work folder, and both have a sub-01.
-    place = hashlib.sha256(str(config.bids_dir.resolve()).encode()).hexdigest()[:8]
-    base = config.work / f"bidsapp-{__version__}-{resume.code_fingerprint()}-{place}"
     _configure_nipype(config, crashes)
     from nipype.pipeline import engine as pe
 
     from bidsapp.workflows.plugin import make_plugin
     from bidsapp.workflows.session import init_session_wf, workflow_name
 
-    workflow = pe.Workflow(name="bidsapp", base_dir=str(base))
+    workflow = pe.Workflow(name="bidsapp")
     workflow.add_nodes([(build or init_session_wf)(outcome.inputs, config, device=device) for outcome in outcomes])
     by_name = {workflow_name(outcome.inputs): outcome for outcome in outcomes}
-    for name in by_name:
-        resume.drop_broken_results(base / "bidsapp" / name)
 
     def clean_up(session: str) -> None:
         if not config.keep_work:
-            shutil.rmtree(base / "bidsapp" / session, ignore_errors=True)
+            shutil.rmtree(Path(workflow.base_dir) / workflow.name / session, ignore_errors=True)
 
     watch = progress.Watch(
         config.out_dir / "logs", by_name, say, total=len(workflow.list_node_names()), on_written=clean_up
@@ -366,7 +371,11 @@ def execute(
     gc.collect()
     gc.freeze()  # nipype collects garbage at every poll: what lives through the run need not be looked at again
     try:
-        workflow.run(plugin=make_plugin(plugin, plugin_args, order=list(by_name), environment=_environment(config)))
+        with _work_folder(config, list(by_name)) as base:
+            for name in by_name:
+                resume.drop_broken_results(base / workflow.name / name)
+            workflow.base_dir = str(base)
+            workflow.run(plugin=make_plugin(plugin, plugin_args, order=list(by_name), environment=_environment(config)))
     except Exception as error:  # nipype raises at the end when any node failed; which ones is in the crash files
         logging.getLogger("bidsapp").debug("workflow: %s", error)
         if not crashes.is_dir():
@@ -385,6 +394,29 @@ def execute(
         else:
             outcome.status, outcome.message = "failed", UNFINISHED
     shutil.rmtree(crashes, ignore_errors=True)
+
+
+@contextmanager
+def _work_folder(config: Config, names: Sequence[str]) -> Iterator[Path]:
+    """Where the steps of sessions are kept, to be found again by a later run with the same app, code and dataset.
+
+    Runs into several OUT_DIRs may share a --work-dir, and steps that are the same for all; but where one is at work on
+    one of the sessions, whoever comes later has a folder of its own.
+    """
+    base = config.work / f"bidsapp-{__version__}-{resume.code_fingerprint()}-{_short_hash(config.bids_dir)}"
+    with ExitStack() as stack:
+        held = [locks.take(base, name, wait=False) for name in names]
+        for lock in held:
+            if lock is not None:
+                stack.enter_context(lock)
+        if None in held:
+            stack.close()
+            base = base.with_name(f"{base.name}-{_short_hash(config.out_dir)}")
+        yield base
+
+
+def _short_hash(folder: Path) -> str:
+    return hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]
 
 
 def _configure_nipype(config: Config, crashes: Path) -> None:
@@ -445,13 +477,6 @@ def _changes_lock(out_dir: Path, subject: str) -> locks.Held:
 
 
 # --- after the work -------------------------------------------------------------------------------------------------
-
-
-def _clean_up(config: Config, *, keep_work: bool) -> None:
-    """Remove what nobody needs; the locks last, as another process may begin its work once they are gone."""
-    if not keep_work:
-        shutil.rmtree(config.work, ignore_errors=True)
-    locks.tidy(config.out_dir)
 
 
 def _write_problems(out_dir: Path, outcomes: Iterable[Outcome]) -> list[str]:

@@ -207,7 +207,7 @@ class _File:
 def _units(
     bids_dir: Path, participant_label: Sequence[str], session_label: Sequence[str], problems: dict[_Unit, str]
 ) -> set[_Unit]:
-    """Sessions with any file at all, so that those without a usable scan are told of.
+    """Sessions with any file at all, and empty subjects, so that those without a usable scan are told of.
 
     Labels of folders that are no BIDS labels are left out: nothing else ends up in the names of what is written.
     Of those that cannot be read `problems` says why.
@@ -235,7 +235,7 @@ def _sessions(subject: str, folder: Path, session_label: Sequence[str], problems
         except OSError as error:
             problems[subject, session] = _unreadable(path, error)
     # A file of the subject as a whole (sub-X_sessions.tsv, sub-X_scans.tsv) makes no session of its own.
-    if not session_label and (_has_scan(folder / "anat") if found else _has_file(folder)):
+    if not session_label and (_has_scan(folder / "anat") if found else _has_file(folder) or _is_empty(folder)):
         found.add((subject, None))
     return found
 
@@ -284,6 +284,10 @@ def _has_file(folder: Path) -> bool:
     with os.scandir(folder) as entries:
         inside = [entry for entry in entries if not entry.name.startswith((".", "ses-"))]
     return any(not entry.is_dir() or _holds_anything(entry.path) for entry in inside)
+
+
+def _is_empty(folder: Path) -> bool:
+    return not os.listdir(folder)
 
 
 def _holds_anything(folder: str) -> bool:
@@ -453,6 +457,8 @@ def _anat(bids_dir: Path, unit: _Unit) -> Path:
 
 def _why_nothing(folder: Path) -> str:
     """Why a session has no usable scan: what is there may need one step only."""
+    if folder.parent.is_dir() and _is_empty(folder.parent):
+        return f"{NO_SCAN}: its folder is empty. In a DataLad dataset run 'datalad get {folder.parent.name}' first."
     left_out = sorted(path.name for contrast in REFERENCE_ORDER for path in folder.glob(f"*_{contrast}.nii*"))
     if left_out:
         return (
@@ -532,7 +538,7 @@ def geometry(path: Path) -> tuple[bool, float, float, float]:
 
 
 def header_problem(scan: ScanChoice) -> str:
-    """What its header shows to be wrong with a scan, or an empty string."""
+    """What its header and its size show to be wrong with a scan, or an empty string."""
     from bidsapp.errors import InputError
 
     try:
@@ -557,11 +563,6 @@ def derived_prefix(name: str) -> str:
     return "_".join(part for part in parts if part.partition("-")[0] not in _AFTER_SPACE)
 
 
-def raw_uri(path: Path, bids_dir: Path) -> str:
-    """BIDS URI of a file of the input dataset (``DatasetLinks`` names it ``raw``)."""
-    return f"bids:raw:{path.relative_to(bids_dir).as_posix()}"
-
-
 def sha256(path: Path) -> str:
     """Checksum of a file's bytes."""
     with path.open("rb") as stream:
@@ -571,7 +572,7 @@ def sha256(path: Path) -> str:
 def write_text(path: Path, text: str) -> None:
     """Write aside, then rename: a reader never sees half a file."""
     with replacing(path) as aside:
-        aside.write_text(text)
+        aside.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

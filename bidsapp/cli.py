@@ -92,7 +92,7 @@ def _parser() -> Parser:
         epilog="Two commands beside it, each with a --help of its own: 'bidsapp train' (a lesion model from labels of"
         " your own) and 'bidsapp evaluate' (segmentations against references). Exit codes: 0 fine, 1 a participant"
         " failed, 16 not a BIDS dataset, 17 unknown analysis level, 18 nothing selected, 64 bad command line, 66 input"
-        " not readable, 75 try again.",
+        " not readable, 70 damaged installation, 75 try again, 130 interrupted, 143 ended from outside.",
     )
     add = parser.add_argument
     add(
@@ -124,8 +124,8 @@ def _parser() -> Parser:
     group = parser.add_argument_group("how to segment")
     add = group.add_argument
     add("--brain-extraction", default="auto", metavar="NAME",
-        help="auto (deepbet with a T1w, else template; checked by network), deepbet, template, network, or bet"
-        " (FSL's)")  # fmt: skip
+        help="auto (deepbet with a T1w; without one network, or template on slices thicker than 5 mm; network checks"
+        " the other two), deepbet, template, network, or bet (FSL's)")  # fmt: skip
     add("--tissue-model", default="consensus", metavar="NAME", help=", ".join(config.TISSUE_MODELS))
     add("--lesion-model", default="consensus", metavar="NAME|FOLDER",
         help=", ".join((*config.LESION_MODELS, *cards.packaged_lesion_models()))
@@ -150,7 +150,8 @@ def _parser() -> Parser:
     add("--model", action="append", default=[], metavar="FORMULA",
         help='statistical model, such as "gm ~ group + age + sex + tiv"; may be given several times')  # fmt: skip
     add("--harmonize", metavar="COLUMN", help="take away the effects of sites (ComBat); the column that names them")
-    add("--no-maps", action="store_true", help="make no lesion frequency and tissue maps")
+    add("--no-maps", action="store_true",
+        help="make no lesion frequency and tissue maps, and no voxel-based morphometry")  # fmt: skip
 
     group = parser.add_argument_group("machine")
     add = group.add_argument

@@ -664,7 +664,8 @@ def _raw(options: Options) -> list[Path]:
         if folder.parent.name == "derivatives":
             found.append(folder.parent.parent)
         try:
-            links = json.loads((folder / "dataset_description.json").read_text()).get("DatasetLinks", {})
+            about = json.loads((folder / "dataset_description.json").read_text(encoding="utf-8"))
+            links = about.get("DatasetLinks", {})
             found += [(folder / str(link).removeprefix("file://")).resolve() for link in links.values() if "://" not in
                       str(link).removeprefix("file://")]  # fmt: skip
         except (OSError, ValueError, AttributeError):

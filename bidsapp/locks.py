@@ -43,8 +43,11 @@ class Held:
         return True
 
     def release(self) -> None:
-        """Give the lock back, and leave no file behind (a shared one's may be in use by others)."""
-        if not self.shared:
+        """Give the lock back, and leave no file behind (a shared one's may be in use by others).
+
+        Nor does it take another's: after `tidy` that name may be the lock of whoever came since.
+        """
+        if not self.shared and _is_still(self.path, self.descriptor):
             with contextlib.suppress(OSError):
                 self.path.unlink()
             with contextlib.suppress(OSError):  # others may have locks in it

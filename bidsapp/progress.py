@@ -108,7 +108,7 @@ class Watch:
         """Append to ``logs/sub-X.log``."""
         inputs = self.outcomes[session].inputs
         stamp = time.strftime("%Y-%m-%d %H:%M:%S")
-        with (self.logs / f"sub-{inputs.subject}.log").open("a") as stream:
+        with (self.logs / f"sub-{inputs.subject}.log").open("a", encoding="utf-8") as stream:
             stream.write(f"{stamp} {inputs.name} {text}\n")
 
     def close(self) -> None:

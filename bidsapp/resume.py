@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
+import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ def _is_same(path: Path, recorded: Mapping[str, Any], *, by_checksum: bool) -> b
 def read_record(path: Path) -> dict[str, Any] | None:
     """A session's record, or None where there is none that can be read."""
     try:
-        record = json.loads(path.read_text())
+        record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return record if isinstance(record, dict) else None
@@ -74,13 +74,34 @@ def code_fingerprint() -> str:
 
 
 def drop_broken_results(session: Path) -> None:
-    """Forget nodes whose result file was cut short when an earlier run was killed."""
-    for result in session.rglob("result_*.pklz"):
-        try:
-            with gzip.open(result) as stream:
-                stream.read()
-        except (OSError, EOFError):
+    """Forget steps whose result cannot be read, or whose files are gone: after a power cut, a quota, a purge by age.
+
+    nipype reads the results of all sessions before it does anything, so that one of these would end the whole run.
+    """
+    for result in sorted(session.rglob("result_*.pklz")):
+        if not _is_whole(result):
             shutil.rmtree(result.parent, ignore_errors=True)
+
+
+def _is_whole(result_file: Path) -> bool:
+    from nipype.pipeline.engine.utils import load_resultfile
+
+    try:
+        outputs = load_resultfile(str(result_file)).outputs
+        return all(map(os.path.exists, _absolute_paths(outputs.get() if outputs is not None else None)))
+    except Exception:  # whatever unpickling what is no pickle raises
+        return False
+
+
+def _absolute_paths(value: object) -> Iterator[str]:
+    """Those in a step's outputs, nested as they may be."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        for each in value:
+            yield from _absolute_paths(each)
+    elif isinstance(value, (str, Path)) and os.path.isabs(value):
+        yield str(value)
 
 
 def page_is_stale(inputs: SessionInputs, out_dir: Path) -> bool:

@@ -166,6 +166,9 @@ def _parser() -> Parser:
         prog="bidsapp train",
         description="Train or fine-tune a model on the labelled scans of a BIDS dataset, and cross-validate it by"
         " subject. The model is used with: bidsapp BIDS_DIR OUT participant --lesion-model OUT_DIR/model",
+        epilog="Exit codes: 0 fine, 16 not a BIDS dataset, 18 no labels of the chosen sessions, 64 bad command line (or"
+        " more folds than subjects), 66 scans or labels not readable, 70 a checkpoint or the model to begin with cannot"
+        " be used, 75 --minutes are over or try again, 130 interrupted.",
     )
     add = parser.add_argument
     add("bids_dir", type=Path, help="root of the BIDS dataset (read only)")
@@ -224,7 +227,7 @@ def _parser() -> Parser:
     add("--dry-run", action="store_true", help="show cases, folds, memory and time; train nothing")
     add("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or cuda:N")
     add("--nprocs", type=int, default=available_cpus(), metavar="N", help="processes that prepare scans")
-    add("--omp-nthreads", type=int, metavar="N", help="threads of the network")
+    add("--omp-nthreads", type=int, metavar="N", help="threads of the network (default: 2, or --nprocs if less)")
     add("--workers", type=int, default=1, metavar="N", help="processes that make patches ahead, on a CPU")
     add("--random-seed", type=int, default=1, metavar="N", help="seed of everything random")
     add("-w", "--work-dir", type=Path, metavar="DIR", help="intermediate files (default: OUT_DIR/.work)")
@@ -546,7 +549,7 @@ def _judge(cases: Sequence[Found], options: TrainOptions, names: Sequence[str], 
     ])  # fmt: skip
     if code:
         say.note("Some held-out predictions could not be compared with their labels: see above.")
-    with (folder / "evaluation/evaluation_summary.tsv").open() as stream:
+    with (folder / "evaluation/evaluation_summary.tsv").open(encoding="utf-8") as stream:
         return {"held-out subjects": list(csv.DictReader(stream, delimiter="\t"))}
 
 

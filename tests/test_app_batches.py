@@ -84,10 +84,11 @@ def test_a_session_whose_folder_cannot_be_read_fails(tmp_path: Path) -> None:
 
 def test_the_locks_go_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once they are gone another process may begin, and its intermediate files must not be removed."""
-    chosen = config(tmp_path)
-    chosen.work.mkdir()
-    seen: list[bool] = []
-    monkeypatch.setattr(locks, "tidy", lambda out: seen.append(chosen.work.exists()))
-    app._clean_up(chosen, keep_work=True)
-    app._clean_up(chosen, keep_work=False)
-    assert seen == [True, False]
+    tidied: list[Path] = []
+    monkeypatch.setattr(locks, "tidy", tidied.append)
+    with app._at_work(tmp_path, Progress()):
+        assert not tidied
+    assert tidied == [tmp_path]
+    with locks.take(tmp_path, "sub-01"), pytest.raises(KeyError), app._at_work(tmp_path, Progress()):
+        raise KeyError
+    assert tidied == [tmp_path]  # not after an error: what it left may tell why

@@ -102,3 +102,38 @@ def test_a_problem_that_is_no_longer_one_is_taken_off_the_page(done) -> None:
     assert app._write_problems(config.out_dir, [app.Outcome(inputs, "failed", message="no")]) == []
     assert app._write_problems(config.out_dir, [app.Outcome(inputs, "up to date")]) == ["01"]
     assert app._write_problems(config.out_dir, [app.Outcome(inputs, "up to date")]) == []
+
+
+def _result(folder: Path) -> Path:
+    """What nipype keeps of a step with one file."""
+    from nipype.interfaces import utility
+    from nipype.pipeline import engine as pe
+
+    def step() -> str:
+        from pathlib import Path
+
+        Path("made.txt").write_text("whole")
+        return str(Path("made.txt").resolve())
+
+    node = pe.Node(utility.Function(output_names=["out"], function=step), name="step", base_dir=str(folder))
+    node.run()
+    return folder / "step" / "result_step.pklz"
+
+
+def test_steps_whose_results_are_whole_are_kept(tmp_path: Path) -> None:
+    result = _result(tmp_path)
+    resume.drop_broken_results(tmp_path)
+    assert result.is_file() and (result.parent / "made.txt").is_file()
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "zeros", "other", "gone"])
+def test_steps_whose_results_are_not_are_forgotten(damage: str, tmp_path: Path) -> None:
+    result = _result(tmp_path)
+    packed = result.read_bytes()
+    if damage == "gone":
+        (result.parent / "made.txt").unlink()
+    else:
+        whole = {"empty": b"", "cut": packed[:200], "zeros": packed[:-60] + bytes(60), "other": b"no pickle"}
+        result.write_bytes(whole[damage])
+    resume.drop_broken_results(tmp_path)
+    assert not result.parent.exists()

@@ -120,8 +120,11 @@ def test_phase_images_are_no_candidates(root: Path) -> None:
 
 def test_a_readable_scan_is_preferred_to_a_broken_one(root: Path) -> None:
     scan(root, "sub-01_run-1_T1w")
-    (root / "sub-01/anat/sub-01_run-2_T1w.nii.gz").write_bytes(b"broken")
-    assert collect(root)[0].reference.path.name == "sub-01_run-1_T1w.nii.gz"
+    second = root / "sub-01/anat/sub-01_run-2_T1w.nii.gz"
+    whole = (root / "sub-01/anat/sub-01_run-1_T1w.nii.gz").read_bytes()
+    for broken in (b"broken", whole[: len(whole) // 2]):
+        second.write_bytes(broken)
+        assert collect(root)[0].reference.path.name == "sub-01_run-1_T1w.nii.gz"
 
 
 def test_a_whole_head_is_preferred_to_a_fine_slab(root: Path) -> None:
@@ -182,6 +185,15 @@ def test_labels_select_and_what_is_missing_is_known(root: Path) -> None:
     assert missing_labels(sessions, ("02", "03")) == ["03"]
 
 
+def test_an_empty_subject_is_told_of(root: Path) -> None:
+    """In DataLad datasets a subject may be a dataset of its own that was not fetched."""
+    scan(root, "sub-01_T1w")
+    (root / "sub-02").mkdir()
+    _, empty = collect(root)
+    assert empty.subject == "02" and not empty.scans
+    assert "its folder is empty" in empty.nothing_because and "datalad get sub-02" in empty.nothing_because
+
+
 def test_nothing_selected_names_what_there_is(root: Path) -> None:
     scan(root, "sub-01_ses-a_T1w")
     with pytest.raises(NothingSelectedError, match=r"sub-09.*Subjects found: sub-01"):
@@ -211,6 +223,16 @@ def test_header_problem_is_empty_for_a_good_header(root: Path) -> None:
     assert header_problem(choice) == ""
     choice.path.write_bytes(b"")
     assert "0 bytes" in header_problem(choice)
+
+
+def test_files_are_utf_8_whatever_the_locale(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from bidsapp.bids import write_json;"
+        " write_json(Path(sys.argv[1]), {'Name': '\\u00c9tude \\u8133'})"
+    )
+    where = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.json")], env=where, check=True)
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"Name": "Étude 脳"}
 
 
 def test_writing_leaves_nothing_but_the_file(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,8 +11,10 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from isal import igzip
 from nibabel.affines import voxel_sizes
 from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
 
 from bidsapp.errors import InputError
 
@@ -25,6 +28,8 @@ SIZE_TOLERANCE = 0.01
 GEOMETRY_TOLERANCE_MM = 0.1
 
 
+#: Files of git-annex and Git LFS that stand for others are smaller.
+POINTER_BYTES = 1000
 #: Share of exact zeros from which they are a background that was set to 0.
 BLANK_SHARE = 0.1
 #: Share of the range of values that may lie below zero without meaning anything.
@@ -88,12 +93,13 @@ def read_grid(path: Path) -> nib.Nifti1Image:
     Raises
     ------
     InputError
-        For what the header shows to be unusable.
+        For what the header, and the size of the file, show to be unusable.
     """
     img = open_image(path)
     _check_axes(img.shape, path)
     affine, _, _ = _harmonise_affine(img, path)
     _check_voxel_size(affine, path)
+    _check_size(img, path)
     grid = nib.Nifti1Image(np.broadcast_to(np.uint8(0), img.shape[:3]), affine)
     _set_codes(grid, img)
     return grid
@@ -113,9 +119,9 @@ def open_image(path: Path) -> nib.Nifti1Image:
         img = nib.load(path)
     except PermissionError as error:
         raise InputError(f"{path}: may not be read. Allow whoever runs the app to read it.") from error
-    except (ImageFileError, OSError, EOFError, ValueError, zlib.error) as error:
+    except (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, zlib.error) as error:
         raise InputError(
-            f"{path}: not a readable NIfTI file ({error}). Convert it again from the original images."
+            _pointer(path) or f"{path}: not a readable NIfTI file ({error}). Convert it again from the original images."
         ) from error
     if not isinstance(img, nib.Nifti1Image):  # Nifti2Image derives from Nifti1Image
         raise InputError(f"{path}: not a NIfTI image but {type(img).__name__}. Convert it to .nii.gz.")
@@ -125,6 +131,17 @@ def open_image(path: Path) -> nib.Nifti1Image:
             " Use the magnitude image, not RGB or complex."
         )
     return img
+
+
+def _pointer(path: Path) -> str:
+    """What to do about a few bytes that stand for the content: git-annex' or Git LFS', or a link written as text."""
+    if path.stat().st_size > POINTER_BYTES:
+        return ""
+    text = path.read_bytes()
+    for sign, command in ((b"annex/objects/", "datalad get"), (b"git-lfs", "git lfs pull")):
+        if sign in text:
+            return f"{path}: holds the name of its content only. Run '{command}' on it first."
+    return ""
 
 
 def _set_codes(out: nib.Nifti1Image, img: nib.Nifti1Image) -> None:
@@ -210,11 +227,37 @@ def _nearest_orthogonal(affine: np.ndarray, shape: tuple[int, ...]) -> np.ndarra
     return affine if np.allclose(out, affine, atol=1e-4) else out
 
 
+def _check_size(img: nib.Nifti1Image, path: Path) -> None:
+    """Whether the file ends before its voxels do, as where a download or a copy broke off.
+
+    Of most files the size tells, which gzip keeps at their end; only where that is another one the file is read.
+    """
+    needed = int(img.dataobj.offset) + int(np.prod(img.shape)) * img.get_data_dtype().itemsize  # type: ignore[attr-defined]
+    if _is_cut_short(path, needed):
+        raise InputError(f"{path}: the file ends before its voxels do. Copy or convert it again.")
+
+
+def _is_cut_short(path: Path, needed: int) -> bool:
+    if path.suffix != ".gz":
+        return path.stat().st_size < needed
+    with path.open("rb") as packed:
+        packed.seek(-4, os.SEEK_END)
+        if int.from_bytes(packed.read(), "little") == needed % 2**32:
+            return False
+    try:
+        with igzip.open(path) as stream:  # in several parts, perhaps, each with a size of its own
+            while needed > 0 and (part := stream.read(2**22)):
+                needed -= len(part)
+    except Exception:  # those of isal derive from nothing else
+        return True
+    return needed > 0
+
+
 def read_voxels(img: nib.Nifti1Image, path: Path, dtype: type | None = None) -> np.ndarray:
     """All values, scaled as the header says; `InputError` where the file ends too early or is damaged."""
     try:
         return np.asarray(img.dataobj) if dtype is None else np.asarray(img.get_fdata(dtype=dtype, caching="unchanged"))
-    except (OSError, EOFError, ValueError, zlib.error) as error:
+    except (OSError, EOFError, ValueError, MemoryError, zlib.error) as error:
         raise InputError(
             f"{path}: the voxel data are truncated or damaged ({error}). Copy or convert the file again."
         ) from error

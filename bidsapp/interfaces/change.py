@@ -109,7 +109,7 @@ def finished_sessions(out_dir: Path, subject: str) -> list[Finished]:
     found = []
     for path in sorted((out_dir / f"sub-{subject}").glob(f"ses-*/anat/sub-{subject}_ses-*_provenance.json")):
         try:
-            record = json.loads(path.read_text())
+            record = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue
         if isinstance(record, dict) and record.get("session") and isinstance(record.get("outputs"), dict):
@@ -143,7 +143,7 @@ def record_of_changes(sessions: Sequence[Finished], dates: Mapping[str, Any]) ->
 def is_current(out_dir: Path, subject: str, wanted: Mapping[str, Any]) -> bool:
     """Whether the changes on disk were made from just that, and all their files are in place."""
     try:
-        record = json.loads(_record_file(out_dir, subject).read_text())
+        record = json.loads(_record_file(out_dir, subject).read_text(encoding="utf-8"))
         outputs = record.pop("outputs")
         sizes = {name: (out_dir / name).stat().st_size for name in outputs}
     except (OSError, ValueError, KeyError, AttributeError):

@@ -12,7 +12,7 @@ import numpy as np
 from nipype.interfaces.base import BaseInterfaceInputSpec, File, SimpleInterface, TraitedSpec, isdefined, traits
 
 from bidsapp import __version__, bids
-from bidsapp.interfaces.files import array, by_name, load, save
+from bidsapp.interfaces.files import array, by_name, load, save, voxel_size_mm
 from bidsapp.interfaces.lesions import lesion_tables
 
 TEMPLATE = "MNI152NLin2009aSym"
@@ -407,6 +407,7 @@ class WriteSession(SimpleInterface):
         out_dir = Path(self.inputs.out_dir)
         folder = out_dir / session["folder"]
         record_file = folder / f"{session['name']}_provenance.json"
+        record = self._record()
         self._remove_earlier(out_dir, folder, record_file)
         written: list[Path] = []
         for name, source, sidecar in self._products():
@@ -425,7 +426,7 @@ class WriteSession(SimpleInterface):
             written.append(out_dir / f"sub-{session['subject']}" / "figures" / f"{session['name']}_{Path(source).name}")
             _copy(source, written[-1])
         outputs = {path.relative_to(out_dir).as_posix(): path.stat().st_size for path in sorted(written)}
-        bids.write_json(record_file, self._record(outputs))
+        bids.write_json(record_file, record | {"outputs": outputs})
         self._results["record_file"] = str(record_file)
         return runtime
 
@@ -554,19 +555,22 @@ class WriteSession(SimpleInterface):
             bids.write_text(folder / name, bids.lookup_table(table))
             yield name
 
-    def _record(self, outputs: dict[str, int]) -> dict[str, Any]:
+    def _record(self) -> dict[str, Any]:
+        """All but the ``outputs``."""
+        from bidsapp.image.load import read_grid
+
         session = self.inputs.session
         inputs = []
         for scan, notes in zip([*session["scans"], *session.get("more_scans", [])], self.inputs.notes, strict=True):
-            header = nib.load(scan["path"])
+            grid = read_grid(Path(scan["path"]))  # as it was used, whatever else the header says
             inputs.append(
                 {key: value for key, value in scan.items() if key != "path"}
                 | {
                     "bytes": Path(scan["path"]).stat().st_size,
                     "sha256": bids.sha256(Path(scan["path"])),
-                    "shape": list(header.shape),
-                    "voxel_size_mm": [round(float(size), 3) for size in header.header.get_zooms()[:3]],
-                    "orientation": "".join(nib.aff2axcodes(header.affine)),
+                    "shape": list(grid.shape),
+                    "voxel_size_mm": [round(size, 3) for size in voxel_size_mm(grid)],
+                    "orientation": "".join(nib.aff2axcodes(grid.affine)),
                     "notes": list(notes),
                 }
             )
@@ -591,7 +595,6 @@ class WriteSession(SimpleInterface):
             "not_measured": self._not_measured(),
             "warnings": warnings,
             "reservations": reservations,
-            "outputs": outputs,
         }
 
     def _not_measured(self) -> dict[str, str]:

@@ -215,7 +215,7 @@ def _write_table(path: Path, values: Sequence[int], names: Sequence[str]) -> Non
     """The look-up table of a dseg."""
     lines = ["index\tname", *(f"{value}\t{name}" for value, name in zip(values, names, strict=True))]
     with replacing(path) as aside:
-        aside.write_text("\n".join(lines) + "\n")
+        aside.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 class _Teller:

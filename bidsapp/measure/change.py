@@ -194,7 +194,8 @@ INTERVAL_COLUMNS: dict[str, dict[str, Any]] = {
     },
     "lesion_change_mm3_per_year": {
         "LongName": "Change of the lesion load, confirmed, per year",
-        "Description": "lesion_change_mm3 / years.",
+        "Description": "lesion_change_mm3 / years; n/a where the dataset gives no dates or they are less than half a "
+        "year apart.",
         "Units": "mm^3/year",
     },
     "brain_change_percent": {

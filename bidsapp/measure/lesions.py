@@ -116,7 +116,7 @@ LESION_COLUMNS: dict[str, dict[str, Any]] = {
             "juxtacortical": "abuts or lies in the cerebral cortex",
             "infratentorial": "in brainstem or cerebellum",
             "deep_white_matter": "elsewhere in the cerebrum",
-            "deep_gray_matter": "in thalamus, striatum, pallidum, hippocampus or amygdala",
+            "deep_gray_matter": "in thalamus, striatum, pallidum, hippocampus, amygdala or ventral diencephalon",
         },
     },
     "hemisphere": {

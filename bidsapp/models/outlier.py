@@ -116,8 +116,8 @@ def segment_lesions(
         (3, X, Y, Z) GM, WM and CSF priors.
     voxel_size_mm : tuple of float
     minimum_volume_mm3 : float
-        Smaller lesions are dropped from the mask. 10 mm3: a lesion of 3 mm across in clinical practice (Grahl et al.,
-        NeuroImage Clin 2019) has 14 mm3.
+        Smaller lesions are dropped, from the probability, too; what `without_rim` leaves of others in the mask may be
+        less. 10 mm3: a lesion of 3 mm across in clinical practice (Grahl et al., NeuroImage Clin 2019) has 14 mm3.
     device : str
         Unused: the work is light.
 

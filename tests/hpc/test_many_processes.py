@@ -123,6 +123,32 @@ def test_a_broken_session_fails_for_all_and_costs_no_other(
     assert len(list((tmp_path / "out").rglob("*_provenance.json"))) == 2
 
 
+@pytest.mark.slow
+def test_two_output_folders_may_share_a_work_folder(data: Path, clean: dict[str, bytes], tmp_path: Path) -> None:
+    work, outs = tmp_path / "work", [tmp_path / "one", tmp_path / "two"]
+    first = start(data, outs[0], "-w", str(work), pause=0.2)
+    _until(lambda: list(outs[0].glob("sub-*/**/.*.tmp")))  # it is at work on a session that the second will do, too
+    finish(start(data, outs[1], "-w", str(work)))
+    finish(first)
+    assert tree(outs[0]) == tree(outs[1]) == clean
+
+
+@pytest.mark.slow
+def test_broken_intermediate_files_of_one_session_cost_no_other(
+    data: Path, clean: dict[str, bytes], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    finish(start(data, out, "--keep-work", pause=0))
+    for record in out.rglob("*_provenance.json"):
+        record.unlink()
+    (one,) = out.glob(".work/*/bidsapp/sub_04_ses_a/conform/sums.txt")
+    (two,) = out.glob(".work/*/bidsapp/sub_05/conform/result_conform.pklz")
+    one.unlink()  # the system removes old files where intermediate ones lie
+    two.write_bytes(b"")  # a power cut
+    finish(start(data, out, pause=0))
+    assert tree(out) == clean
+
+
 def _until(what, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not what():
@@ -178,6 +204,16 @@ def test_shared_locks_are_several_until_one_is_left(tmp_path: Path) -> None:
     assert mine.alone()
     mine.release()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_who_leaves_does_not_take_the_lock_of_who_came_since(tmp_path: Path) -> None:
+    mine = locks.take(tmp_path, "x", shared=True)
+    assert mine is not None and mine.alone()
+    locks.tidy(tmp_path)
+    holder = _holder(tmp_path, ", shared=True")
+    mine.release()
+    assert locks.take(tmp_path, "x", wait=False) is None
+    holder.communicate("\n", timeout=20)
 
 
 def test_a_file_system_without_locks_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

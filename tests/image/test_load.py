@@ -61,6 +61,12 @@ def nan_affine(path: Path) -> None:
     path.write_bytes(gzip.compress(nib.Nifti1Image(voxels(), None, img.header).to_bytes()))
 
 
+def unknown_datatype(path: Path) -> None:
+    header = bytearray(image().to_bytes())
+    header[70:72] = np.int16(999).tobytes()
+    path.write_bytes(gzip.compress(bytes(header)))
+
+
 def rgb() -> nib.Nifti1Image:
     data = np.zeros(SHAPE, dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
     return image(data)
@@ -69,8 +75,11 @@ def rgb() -> nib.Nifti1Image:
 REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
     "missing-file": (lambda path: None, "no such file"),
     "annex-content-missing": (dangling, "datalad get"),
+    "annex-pointer": (lambda path: path.write_text("/annex/objects/MD5E-s9--d1.nii.gz\n"), "datalad get"),
+    "lfs-pointer": (lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\n"), "git lfs pull"),
     "empty-file": (lambda path: path.touch(), "0 bytes"),
     "not-nifti": (lambda path: path.write_bytes(b"this is no image" * 50), "not a readable NIfTI"),
+    "unknown-datatype": (unknown_datatype, "not a readable NIfTI"),
     "gzip-of-text": (lambda path: path.write_bytes(gzip.compress(b"no image" * 100)), "not a readable NIfTI"),
     "truncated-gzip": (truncated, "truncated or damaged"),
     "truncated-voxels": (truncated_uncompressed, "truncated or damaged"),
@@ -211,6 +220,21 @@ def test_header_check_finds_what_needs_no_voxels(tmp_path: Path) -> None:
         read_grid(tmp_path / "a.nii.gz")
     nib.save(with_voxel(np.nan), tmp_path / "b.nii.gz")
     read_grid(tmp_path / "b.nii.gz")  # voxels are not read
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_header_check_finds_files_that_end_too_early(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    nib.save(image(), path)
+    whole = path.read_bytes()
+    read_grid(path)
+    if path.suffix == ".gz":  # as some programs write it: several gzips after each other
+        plain = gzip.decompress(whole)
+        path.write_bytes(gzip.compress(plain[:5000]) + gzip.compress(plain[5000:]))
+        read_grid(path)
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=rf"{name}: the file ends before"):
+        read_grid(path)
 
 
 def test_every_case_is_documented() -> None:

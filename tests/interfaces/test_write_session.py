@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from bidsapp.errors import InputError
 from bidsapp.interfaces.outputs import WriteSession
 
 
 def scan(data: Path, name: str, contrast: str) -> dict[str, Any]:
     path = data / "sub-01" / "anat" / f"{name}.nii.gz"
     path.parent.mkdir(parents=True, exist_ok=True)
-    nib.Nifti1Image(np.zeros((7, 8, 9), np.uint8), np.eye(4)).to_filename(path)
+    nib.Nifti1Image(np.zeros((11, 12, 13), np.uint8), np.eye(4)).to_filename(path)
     file = path.relative_to(data).as_posix()
     return {"contrast": contrast, "path": str(path), "file": file, "chosen_because": "the only one", "not_chosen": []}
 
@@ -87,6 +89,29 @@ def test_without_compartments_there_is_no_such_file(tmp_path: Path, inputs: dict
     WriteSession(**inputs).run(cwd=str(tmp_path))
     assert not list((tmp_path / "out").rglob("*seg-lesions*"))
     assert len(list((tmp_path / "out").rglob("*_dseg.tsv"))) == 3
+
+
+def test_the_grid_that_was_used_is_recorded(tmp_path: Path, inputs: dict[str, Any]) -> None:
+    """Of a header whose sform has a code but holds zeros: the qform was used."""
+    about = inputs["session"]["scans"][0]
+    img = nib.load(about["path"])
+    img.set_qform(np.diag([-1.0, 2, 3, 1]), 1)
+    header = bytearray(img.to_bytes())
+    header[254:256] = np.int16(1).tobytes()
+    header[280:328] = bytes(48)
+    Path(about["path"]).write_bytes(gzip.compress(bytes(header)))
+    WriteSession(**inputs).run(cwd=str(tmp_path))
+    record = json.loads((tmp_path / "out/sub-01/anat/sub-01_provenance.json").read_text())
+    assert record["inputs"][0]["voxel_size_mm"] == [1, 2, 3] and record["inputs"][0]["orientation"] == "LAS"
+
+
+def test_a_record_that_cannot_be_made_costs_no_earlier_results(tmp_path: Path, inputs: dict[str, Any]) -> None:
+    WriteSession(**inputs).run(cwd=str(tmp_path))
+    before = left_behind(tmp_path / "out")
+    Path(inputs["session"]["scans"][0]["path"]).unlink()
+    with pytest.raises(InputError, match="no such file"):
+        WriteSession(**inputs).run(cwd=str(tmp_path))
+    assert left_behind(tmp_path / "out") == before
 
 
 def test_a_scan_without_notes_is_an_error(tmp_path: Path, inputs: dict[str, Any]) -> None:
