@@ -14,6 +14,9 @@ WORK_VOXEL_SIZE_MM = 1.0
 KEPT_VOXEL_SIZE_MM = (0.9, 1.1)
 #: Voxels of the edge repeated around a scan, so that its splines end as if it went on (as scipy does).
 SPLINE_MARGIN = 12
+#: Voxels by which labels and masks are moved on their way to another grid. A slice of 2 or 4 mm is often half one label
+#: and half the other: neither the label's number may decide, nor may such a slice always belong to the mask.
+TIE_BREAK = 1e-3
 
 
 def work_image(scan: nib.Nifti1Image) -> nib.Nifti1Image:
@@ -80,18 +83,23 @@ def average_onto(img: nib.Nifti1Image, grid: nib.Nifti1Image) -> nib.Nifti1Image
     Nifti1Image
         float32, on the exact affine of `grid`.
     """
-    to_img = np.linalg.inv(img.affine) @ grid.affine  # grid voxel -> img voxel
-    axes = np.abs(to_img[:3, :3]).argmax(axis=0)  # img axis of each grid axis
-    data = np.transpose(np.asanyarray(img.dataobj, dtype=np.float32), axes)
-    weights = [
-        _axis_weights(data.shape[axis], grid.shape[axis], step=to_img[axes[axis], axis], start=to_img[axes[axis], 3])
-        for axis in range(3)
-    ]
-    out = along_axes(data, weights)
+    axes, weights = _weights(img, grid)
+    out = along_axes(np.transpose(np.asanyarray(img.dataobj, dtype=np.float32), axes), weights)
     return _with_affine(out, grid.affine, like=grid)
 
 
-def labels_onto(labels: nib.Nifti1Image, grid: nib.Nifti1Image) -> nib.Nifti1Image:
+def mask_onto(mask: nib.Nifti1Image, grid: nib.Nifti1Image) -> np.ndarray:
+    """Carry a mask from the work grid to a grid with the same axes (as in `average_onto`): what it covers by half.
+
+    Returns
+    -------
+    ndarray of bool
+    """
+    axes, weights = _weights(mask, grid, moved=TIE_BREAK)
+    return along_axes(np.transpose(np.asanyarray(mask.dataobj) > 0, axes), weights) >= 0.5
+
+
+def labels_onto(labels: nib.Nifti1Image, grid: nib.Nifti1Image, *, background: bool = True) -> nib.Nifti1Image:
     """Carry a label map from the work grid to a grid with the same axes: each voxel gets what covers most of it.
 
     Parameters
@@ -100,21 +108,19 @@ def labels_onto(labels: nib.Nifti1Image, grid: nib.Nifti1Image) -> nib.Nifti1Ima
         3D, integers, 0 for none.
     grid : Nifti1Image
         As in `average_onto`.
+    background : bool
+        Whether 0 counts as a label; not where a mask tells what belongs to the labels, whichever they are.
 
     Returns
     -------
     Nifti1Image
-        In the type of `labels`, on the exact affine of `grid`. On a tie the lowest label wins.
+        In the type of `labels`, on the exact affine of `grid`.
     """
-    data = np.asanyarray(labels.dataobj)
-    to_img = np.linalg.inv(labels.affine) @ grid.affine
-    axes = np.abs(to_img[:3, :3]).argmax(axis=0)
-    data = np.transpose(data, axes)
-    weights = [
-        _axis_weights(data.shape[axis], grid.shape[axis], step=to_img[axes[axis], axis], start=to_img[axes[axis], 3])
-        for axis in range(3)
-    ]
-    best, out = 1 - along_axes(data > 0, weights), np.zeros(grid.shape, data.dtype)
+    axes, weights = _weights(labels, grid, moved=TIE_BREAK)
+    data = np.transpose(np.asanyarray(labels.dataobj), axes)
+    best, out = np.zeros(grid.shape, np.float32), np.zeros(grid.shape, data.dtype)
+    if background:
+        best = 1 - along_axes(data > 0, weights)
     for value, source in enumerate(ndimage.find_objects(data.astype(np.int32)), start=1):
         if source is None:
             continue
@@ -165,10 +171,21 @@ def _span(present: np.ndarray) -> slice:
     return slice(int(where[0]), int(where[-1]) + 1) if len(where) else slice(0, 0)
 
 
+def _weights(img: nib.Nifti1Image, grid: nib.Nifti1Image, *, moved: float = 0) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Axis of `img` for each axis of `grid`, and the weights along it; `moved` by so many voxels of `img`."""
+    to_img = np.linalg.inv(img.affine) @ grid.affine  # grid voxel -> img voxel
+    axes = np.abs(to_img[:3, :3]).argmax(axis=0)
+    return axes, [
+        _axis_weights(img.shape[axis], n, step=to_img[axis, side], start=to_img[axis, 3] + moved)
+        for side, (axis, n) in enumerate(zip(axes, grid.shape, strict=True))
+    ]
+
+
 def _axis_weights(n_from: int, n_to: int, *, step: float, start: float) -> np.ndarray:
     """Rows: how much each source voxel of an axis gives to a target voxel centred at ``start + step * index``.
 
-    Coarser targets take the mean of what they cover, finer ones interpolate between two source voxels.
+    Coarser targets take the mean of what they cover, finer ones interpolate between two source voxels. Where the
+    source ends within a target voxel, what there is of it counts as the whole.
     """
     centres = start + step * np.arange(n_to)[:, None]
     source = np.arange(n_from)[None, :]
@@ -176,7 +193,8 @@ def _axis_weights(n_from: int, n_to: int, *, step: float, start: float) -> np.nd
     # Overlap of [centre - width/2, centre + width/2] with the source voxel; for width 1 that is linear interpolation.
     low = np.maximum(centres - width / 2, source - 0.5)
     high = np.minimum(centres + width / 2, source + 0.5)
-    return (np.clip(high - low, 0, None) / width).astype(np.float32)
+    overlap = np.clip(high - low, 0, None)
+    return (overlap / np.maximum(overlap.sum(axis=1, keepdims=True), 1e-6)).astype(np.float32)
 
 
 def on_grid(data: np.ndarray, grid: nib.Nifti1Image) -> nib.Nifti1Image:

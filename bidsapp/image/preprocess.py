@@ -5,7 +5,7 @@ from __future__ import annotations
 import nibabel as nib
 import numpy as np
 
-from bidsapp.image.grid import average_onto, on_grid
+from bidsapp.image.grid import average_onto, mask_onto, on_grid
 from bidsapp.image.intensity import IntensityMap, intensity_map
 from bidsapp.image.intensity import denoise as denoise_image
 from bidsapp.image.register import field_of_view, resample
@@ -85,7 +85,8 @@ def normalize_pair(
     transform : array, shape (4, 4), or None
         Rigid transform that resamples the scan onto the reference (RAS mm); None for the reference itself.
     contrast, method : str
-        Contrast and "zscore" or "nyul".
+        Contrast, and "zscore" or "nyul" for the native grid. On the work grid it is always z-scores: the network was
+        trained on them, and the other models take the brightness of a scan as it is, but for its scale.
     denoise : bool
         Non-local means first.
     seen : ndarray of bool, optional
@@ -103,10 +104,12 @@ def normalize_pair(
     corrected = np.asanyarray(carried.dataobj) / _native_field(field, reference)
     native_out = on_grid(corrected.astype(np.float32), reference)
     if denoise:
-        native_mask = on_grid(np.asanyarray(average_onto(mask, reference).dataobj) >= 0.5, reference)
+        native_mask = on_grid(mask_onto(mask, reference), reference)
         work, native_out = denoise_image(work, mask), denoise_image(native_out, native_mask)
-    mapping = _mapping(work, mask, method=method, contrast=contrast, whole=seen is None)
-    work_out = mapping.apply(work)
+    zscore, mapping = (
+        _mapping(work, mask, method=name, contrast=contrast, whole=seen is None) for name in ("zscore", method)
+    )
+    work_out = zscore.apply(work)
     if seen is not None:
         work_out = on_grid(np.where(seen, np.asarray(work_out.dataobj), np.float32(np.nan)), work)
     return work_out, mapping.apply(native_out)
@@ -145,7 +148,5 @@ def _mapping(work: nib.Nifti1Image, mask: nib.Nifti1Image, *, method: str, contr
 
 def _native_field(field: nib.Nifti1Image, reference: nib.Nifti1Image) -> np.ndarray:
     """The bias field on the reference's own grid; 1 outside the work grid, where there is no estimate."""
-    covered = average_onto(nib.Nifti1Image(np.ones(field.shape, np.float32), field.affine), reference)
-    share = np.asanyarray(covered.dataobj)
-    total = np.asanyarray(average_onto(field, reference).dataobj)
-    return np.where(share > 0, total / np.maximum(share, 1e-6), 1)
+    values = np.asanyarray(average_onto(field, reference).dataobj)
+    return np.where(values > 0, values, 1)

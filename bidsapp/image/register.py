@@ -77,9 +77,10 @@ class TemplateRegistration:
     to_subject : Nifti1Image
         Its inverse on the subject's grid at 2 mm: pulls template images onto the subject.
     similarity : float
-        Pearson correlation of the template, rendered in the subject's contrast, and the subject carried onto it, in
-        the template's brain and 6 mm around it (within the subject's field of view). Measured on ten real scans:
-        0.93-0.95 (T1w, FLAIR) and 0.82-0.84 (T2w) when right; at most 0.7 and 0.5 when 15 mm or 15 degrees off.
+        Pearson correlation of the template, rendered in the subject's contrast, and the subject carried onto it, 4 mm
+        or more below the surface of the template's brain (within the subject's field of view). Measured on 14 real
+        scans: 0.66-0.81 (T1w), 0.49-0.69 (FLAIR) and 0.72 (T2w) when right; at most 0.35 where the head lay back to
+        front, upside down or with axes exchanged.
     """
 
     affine: np.ndarray
@@ -555,8 +556,11 @@ def _mutual_information(first: np.ndarray, second: np.ndarray, bins: int = 32) -
 
 
 def _similarity(moving: nib.Nifti1Image, fixed: nib.Nifti1Image, transform: nib.Nifti1Image) -> float:
-    """Pearson correlation in the template's brain and 6 mm around it, as far as the subject's field of view goes."""
+    """Pearson correlation within the template's brain, 4 mm below its surface, as far as the scan goes.
+
+    At the surface any brain resembles any other: with it, a head that lay back to front had 0.92 instead of 0.95.
+    """
     brain = np.asarray(load_template(2).mask.dataobj) > 0
-    where = ndimage.binary_dilation(brain, iterations=3) & field_of_view(moving, fixed, transform)
+    where = ndimage.binary_erosion(brain, iterations=2) & field_of_view(moving, fixed, transform)
     x, y = (np.asarray(img.dataobj)[where] for img in (resample(moving, fixed, transform=transform), fixed))
     return float(np.corrcoef(x, y)[0, 1]) if min(x.std(), y.std()) > 0 else 0.0

@@ -10,7 +10,7 @@ import numpy as np
 from nibabel.affines import apply_affine, voxel_sizes
 from scipy import ndimage
 
-from bidsapp.image.grid import average_onto, bounding_box, labels_onto, on_grid
+from bidsapp.image.grid import average_onto, bounding_box, labels_onto, mask_onto, on_grid
 from bidsapp.image.itk import displacements
 from bidsapp.image.mask import label_lesions, largest_piece
 from bidsapp.image.register import Resampler, jacobian_determinant
@@ -65,10 +65,11 @@ class Results:
 def on_native(found: Segmentation, reference: nib.Nifti1Image) -> Results:
     """Results on the grid of the reference scan, each voxel the mean of what it covers."""
     maps = {name: _array(average_onto(img, reference)) for name, img in _maps(found).items()}
-    structures = None if found.structures is None else labels_onto(found.structures, reference)
+    structures = None if found.structures is None else labels_onto(found.structures, reference, background=False)
+    lesion = None if found.lesion_mask is None else mask_onto(found.lesion_mask, reference)
     # Averaging over thick slices can cut specks off the mask's rim.
-    mask = largest_piece(_array(average_onto(_as_float(found.mask), reference)) >= 0.5)
-    return _assemble(mask, maps, structures, found, reference)
+    mask = largest_piece(mask_onto(found.mask, reference))
+    return _assemble(mask, maps, lesion, structures, separable=found.separable, grid=reference)
 
 
 def in_template(found: Segmentation, to_template: Resampler) -> Results:
@@ -84,7 +85,8 @@ def in_template(found: Segmentation, to_template: Resampler) -> Results:
     in_brain = to_template.only(mask)  # a fifth of the grid
     maps = {name: _array(in_brain(img)) for name, img in _maps(found).items()}
     structures = None if found.structures is None else in_brain(found.structures, interpolation="nearest")
-    return _assemble(mask, maps, structures, found, to_template.grid)
+    lesion = None if found.lesion_mask is None else _array(in_brain(_as_float(found.lesion_mask))) >= 0.5
+    return _assemble(mask, maps, lesion, structures, separable=found.separable, grid=to_template.grid)
 
 
 def modulated(share: nib.Nifti1Image, to_template: nib.Nifti1Image) -> nib.Nifti1Image:
@@ -156,7 +158,7 @@ def lesions_on_scan(
     lesions = [_as_float(img) for img in (found.lesion_mask, found.lesion_probability)]
     some = onto_scan.only(_reached(sum(_array(img) != 0 for img in lesions) > 0, lesions[0].affine, scan_work, matrix))
     mask, probability = (average_onto(some(img), scan) for img in lesions)
-    return on_grid(_lesions(_array(mask), scan), scan), as_probability(probability)
+    return on_grid(_lesions(_array(mask) >= 0.5, scan), scan), as_probability(probability)
 
 
 def carry_points(points: np.ndarray, field: nib.Nifti1Image) -> np.ndarray:
@@ -183,12 +185,12 @@ def carry_points(points: np.ndarray, field: nib.Nifti1Image) -> np.ndarray:
 
 
 def _maps(found: Segmentation) -> dict[str, nib.Nifti1Image]:
-    """What is carried to another grid besides the mask, by name, as float images."""
+    """The probabilities that are carried to another grid, by name, as float images."""
     maps: dict[str, nib.Nifti1Image | None] = {
         label.abbreviation: found.posteriors.slicer[..., index] for index, label in enumerate(TISSUES)
     }
-    if found.lesion_mask is not None:
-        maps |= {"lesion_mask": found.lesion_mask, "lesion_probability": found.lesion_probability}
+    if found.lesion_probability is not None:
+        maps["lesion_probability"] = found.lesion_probability
     return {name: _as_float(img) for name, img in maps.items() if img is not None}
 
 
@@ -209,11 +211,13 @@ def _reached(present: np.ndarray, affine: np.ndarray, grid: nib.Nifti1Image, mat
 def _assemble(
     mask: np.ndarray,
     maps: dict[str, np.ndarray],
+    lesion: np.ndarray | None,
     structures: nib.Nifti1Image | None,
-    found: Segmentation,
+    *,
+    separable: bool,
     grid: nib.Nifti1Image,
 ) -> Results:
-    lesion = _lesions(maps["lesion_mask"], grid) & mask if "lesion_mask" in maps else None
+    lesion = None if lesion is None else _lesions(lesion, grid) & mask
     keep = mask if lesion is None else mask & ~lesion
     posteriors = np.zeros((len(TISSUES), *mask.shape), np.float32)
     dseg = np.zeros(mask.shape, np.uint8)
@@ -224,7 +228,7 @@ def _assemble(
         for tissue, out in zip(classes, posteriors, strict=True):
             out[brain] = np.round(np.where(keep[brain], tissue / total, 0), 3)
         shares = posteriors[(slice(None), *brain)]
-        dseg[brain] = np.where(keep[brain], _likeliest(shares, separable=found.separable), np.uint8(0))
+        dseg[brain] = np.where(keep[brain], _likeliest(shares, separable=separable), np.uint8(0))
     if lesion is not None:
         dseg[lesion] = LESION.index
     probability = None
@@ -240,11 +244,11 @@ def _assemble(
     )
 
 
-def _lesions(share: np.ndarray, grid: nib.Nifti1Image) -> np.ndarray:
-    """Voxels of which half or more is lesion, without fragments (26-connected) that are no lesion by themselves."""
+def _lesions(lesion: np.ndarray, grid: nib.Nifti1Image) -> np.ndarray:
+    """Voxels of lesions, without fragments (26-connected) that are no lesion by themselves."""
     voxel_mm3 = float(np.prod(voxel_sizes(grid.affine)))
     least = int(np.ceil(SMALLEST_LESION_MM3 * (1 - 1e-3) / voxel_mm3))  # the header's digits are rounded
-    return label_lesions(share >= 0.5, minimum_voxels=least)[0] > 0
+    return label_lesions(lesion, minimum_voxels=least)[0] > 0
 
 
 def _structures(structures: nib.Nifti1Image, mask: np.ndarray, lesion: np.ndarray | None) -> np.ndarray:

@@ -31,7 +31,8 @@ VOLUME_COLUMNS: dict[str, dict[str, str]] = {
     "tiv_mm3": {
         "LongName": "Total intracranial volume, estimated",
         "Description": "Volume of the template's brain mask times the determinant of the affine registration "
-        "(Buckner et al. 2004, NeuroImage 23:724-738).",
+        "(Buckner et al. 2004, NeuroImage 23:724-738). The registration is one of the masked brain: a mask that is "
+        "wrong makes it wrong.",
         "Units": "mm^3",
     },
     "brain_mask_mm3": {

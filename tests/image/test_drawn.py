@@ -35,8 +35,9 @@ def test_labels_are_found_on_the_scan_they_were_drawn_on(tmp_path: Path, scans: 
 
 
 def test_only_the_header_of_a_scan_is_read(tmp_path: Path, scans: dict[str, Path]) -> None:
+    scans["FLAIR"] = saved(tmp_path / "FLAIR.nii.gz", np.asarray(nib.load(scans["FLAIR"]).dataobj))
     whole = scans["FLAIR"].read_bytes()
-    scans["FLAIR"].write_bytes(whole[: len(whole) // 2])
+    scans["FLAIR"].write_bytes(whole[: len(whole) // 2] + whole[-8:])  # the end of a gzip tells its size
     assert scan_under(saved(tmp_path / "label.nii", np.ones(SHAPE, np.uint8)), scans)[0] == "FLAIR"
 
 

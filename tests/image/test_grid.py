@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from bidsapp.image.grid import average_onto, bounding_box, labels_onto, on_grid, work_image
+from bidsapp.image.grid import average_onto, bounding_box, labels_onto, mask_onto, on_grid, work_image
 
 # LPS, 2 x 2 x 4 mm, oblique by 10 degrees about x
 ANGLE = np.deg2rad(10)
@@ -114,6 +114,53 @@ def test_a_voxel_gets_the_label_that_covers_most_of_it() -> None:
     assert values[3, 4].tolist() == [1, 0, 5]  # the corner of low x and y is that of high i and j
     values[3, 4] = 0
     assert not values.any()
+
+
+def slices(thickness: float, number: int) -> nib.Nifti1Image:
+    return nib.Nifti1Image(np.zeros((12, 12, number), np.float32), np.diag([1, 1, thickness, 1]))
+
+
+def test_a_tie_is_decided_by_the_place_not_by_the_label() -> None:
+    """Slices of 4 mm, half one label and half the other: as many go to either, whatever their numbers."""
+    scan = slices(4, 6)
+    work = work_image(scan)
+    labels = np.full(work.shape, 2, np.uint8)
+    labels[:, :, 6:14] = 3  # 1.5 slices from the bottom, 2.5 from the top
+    found = np.asarray(labels_onto(on_grid(labels, work), scan).dataobj)
+    swapped = np.asarray(labels_onto(on_grid((5 - labels).astype(np.uint8), work), scan).dataobj)
+    np.testing.assert_array_equal(swapped, 5 - found)
+    assert (found == 3).sum() * 4 == (labels == 3).sum()
+
+
+@pytest.mark.parametrize("thickness", [2, 4, 6])
+def test_a_mask_neither_grows_nor_shrinks_on_even_slices(thickness: int, rng: np.random.Generator) -> None:
+    """Blobs with borders anywhere; slices of an even number of work voxels often hold as much of them as not."""
+    scan = slices(thickness, 60 // thickness)
+    work = work_image(scan)
+    mask = ndimage.gaussian_filter(rng.normal(size=work.shape), (0, 0, 4)) > 0.02
+    found = mask_onto(on_grid(mask, work), scan)
+    assert found.sum() * thickness == pytest.approx(mask.sum(), rel=0.03)
+
+
+def test_the_mask_decides_what_belongs_to_the_labels() -> None:
+    """A voxel of 5 mm: 1 mm of one label, 2 of another, 2 of none."""
+    scan = slices(5, 4)
+    work = work_image(scan)
+    labels = np.zeros(work.shape, np.uint8)
+    labels[:, :, 5:8] = (7, 8, 8)
+    assert (np.asarray(labels_onto(on_grid(labels, work), scan, background=False).dataobj)[:, :, 1] == 8).all()
+    labels[:, :, 5:9] = (0, 0, 8, 7)
+    assert not np.asarray(labels_onto(on_grid(labels, work), scan).dataobj)[:, :, 1].any()
+
+
+@pytest.mark.parametrize("size", [0.5, 0.6, 0.7, 0.8])
+def test_the_last_plane_of_fine_scans_is_whole(size: float) -> None:
+    """The work grid may end up to half a millimetre before the scan does."""
+    scan = nib.Nifti1Image(np.zeros((40, 41, 163), np.float32), np.diag([size, size, size, 1]))
+    work = work_image(scan)
+    everything = on_grid(np.ones(work.shape, bool), work)
+    assert mask_onto(everything, scan).all()
+    np.testing.assert_allclose(np.asarray(average_onto(everything, scan).dataobj), 1, atol=1e-5)
 
 
 def test_labels_on_finer_voxels_keep_their_place() -> None:

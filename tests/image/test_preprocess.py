@@ -44,6 +44,21 @@ def test_native_version_gets_the_same_correction_and_scale(scan: nib.Nifti1Image
     np.testing.assert_array_equal(out_native.affine, native.affine)
 
 
+def test_models_see_z_scores_whatever_is_written(scan: nib.Nifti1Image) -> None:
+    work = work_image(scan)
+    flat = nib.Nifti1Image(np.ones(work.shape, np.float32), work.affine)
+    mask = on_grid(np.asarray(work.dataobj) > 40, work)
+    of = {
+        method: normalize_pair(
+            work, mask, native=scan, field=flat, reference=scan, transform=None, contrast="T1w", method=method,
+            denoise=False,
+        )
+        for method in ("zscore", "nyul")
+    }  # fmt: skip
+    np.testing.assert_array_equal(of["nyul"][0].dataobj, of["zscore"][0].dataobj)
+    assert np.abs(np.asarray(of["nyul"][1].dataobj) - np.asarray(of["zscore"][1].dataobj)).max() > 0.1
+
+
 def test_another_scan_lands_on_the_grid_of_the_reference(scan: nib.Nifti1Image) -> None:
     moved = nib.Nifti1Image(np.asarray(scan.dataobj), scan.affine.copy())
     moved.affine[0, 3] += 3  # the head lay 3 mm further right
