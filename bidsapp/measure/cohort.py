@@ -289,6 +289,12 @@ def even_out(values: pd.DataFrame) -> pd.DataFrame:
     return values.assign(**{str(name): np.log(values[name].where(values[name] > 0)) for name in skewed})
 
 
+def middle(values: pd.DataFrame) -> pd.Series:
+    """The median of every column; of lesion loads and counts that of those above 0, which are what is compared."""
+    lesions = [str(name) for name in values if is_lesion(str(name))]
+    return values.assign(**{name: values[name].where(values[name] > 0) for name in lesions}).median()
+
+
 def modified_z(values: pd.DataFrame) -> pd.DataFrame:
     """Modified z-score of every value within its column (Iglewicz and Hoaglin 1993).
 
@@ -349,7 +355,7 @@ def outliers(frame: pd.DataFrame, *, limit: float = MODIFIED_Z_LIMIT, minimum: i
             "session_id": frame["session_id"].to_numpy()[rows] if "session_id" in frame else np.nan,
             "column": values.columns.to_numpy()[columns],
             "value": values.to_numpy()[rows, columns],
-            "median": values.median().to_numpy()[columns],
+            "median": middle(values).to_numpy()[columns],
             "modified_z": z,
             "direction": np.where(z > 0, "high", "low"),
         }

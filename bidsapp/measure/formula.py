@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import keyword
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 
 import numpy as np
 import pandas as pd
 
-from bidsapp.measure.cohort import AGE_COLUMNS, GROUP_COLUMNS, KEYS, SEX_COLUMNS, SITE_COLUMNS, moments
+from bidsapp.measure.cohort import (
+    AGE_COLUMNS,
+    GROUP_COLUMNS,
+    KEYS,
+    SEX_COLUMNS,
+    SITE_COLUMNS,
+    moments,
+    natural,
+    order_sessions,
+)
 
 #: Names that people use, and the column each stands for in a model. Any column may also go without ``_mm3``.
 SHORT_NAMES = {
@@ -29,7 +40,11 @@ PATSY_FUNCTIONS = ("C", "I", "Q", "center", "scale", "standardize", "bs", "cr", 
 _KEYWORDS = ("df", "degree", "reference")
 
 #: A level that reads like one of these is what the others are compared with.
-REFERENCE_LEVEL = re.compile(r"^(hc|hcs|healthy.*|controls?|ctrls?|con|cn|nc|hv|reference|none|0|0\.0)$", re.IGNORECASE)
+REFERENCE_LEVEL = re.compile(
+    r"^(hcs?|healthy.*|controls?|ctrls?|ctls?|con|cn|nc|hv|normals?|(cognitively[-_ ]?)?normal([-_ ]controls?)?"
+    r"|non[-_ ]?demented|unaffected|reference|none|0|0\.0)$",
+    re.IGNORECASE,
+)
 
 #: Fewer subjects in a level of a factor say nothing about it.
 MINIMUM_PER_LEVEL = 3
@@ -189,9 +204,11 @@ class Design:
     group, age, sex, site, tiv, time : str or None
         Columns of the model frame; None where there is none that varies.
     notes : tuple of str
-        Why a column was not used.
+        Why a column, or the product of group and time, was not used.
     session_age : str or None
         The age at each session, where `age` is the one at the first.
+    by_group : bool
+        Whether every group has subjects enough who were seen again to tell its own course.
     """
 
     group: str | None
@@ -202,11 +219,12 @@ class Design:
     time: str | None
     notes: tuple[str, ...] = ()
     session_age: str | None = None
+    by_group: bool = True
 
     def predictors(self, *, outcome: str = "") -> list[str]:
         """Terms of the default model of an outcome."""
         head = [self.group or "", self.time or ""]
-        first = ["*".join(head)] if all(head) else [term for term in head if term]
+        first = ["*".join(head)] if all(head) and self.by_group else [term for term in head if term]
         rest = [term for term in (self.age, self.sex, self.site) if term]
         return first + rest + ([self.tiv] if self.tiv and not relative(outcome) else [])
 
@@ -252,7 +270,35 @@ def find_design(frame: pd.DataFrame, *, site: str | None = None) -> Design:
     repeated = frame["participant_id"].duplicated().any()
     if repeated and chosen["time"] is None and 2 <= frame["session_id"].nunique() <= 4:
         chosen["time"] = "session_id"
-    return Design(**chosen, notes=tuple(notes))
+    few = _too_few_followed(frame, chosen) if repeated and chosen["group"] and chosen["time"] else []
+    if few:
+        head = chosen["group"], chosen["time"]
+        notes.append(
+            f"Default models have {' + '.join(map(str, head))}, not {'*'.join(map(str, head))}: fewer than"
+            f" {MINIMUM_PER_LEVEL} subjects were followed in {', '.join(few)}."
+        )
+    return Design(**chosen, notes=tuple(notes), by_group=not few)
+
+
+def find_years(intervals: pd.DataFrame) -> tuple[str | None, list[str]]:
+    """The length of the intervals as a predictor of changes: where half of them have one, and it differs.
+
+    Parameters
+    ----------
+    intervals : DataFrame
+        From `model_frame`, of changes between sessions.
+
+    Returns
+    -------
+    years : str or None
+        Its column.
+    notes : list of str
+        Why it is not used.
+    """
+    if "years" not in intervals:
+        return None, []
+    why = _number_problem(intervals, "years").replace("sessions", "intervals")
+    return (None, [f"years is not used in models of changes: {why}."]) if why else ("years", [])
 
 
 def without_small_levels(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
@@ -414,6 +460,21 @@ def _factor_problem(frame: pd.DataFrame, column: str) -> str:
     return f"fewer than {MINIMUM_PER_LEVEL} subjects are {', '.join(small)}" if small else ""
 
 
+def _too_few_followed(frame: pd.DataFrame, chosen: Mapping[str, str | None]) -> list[str]:
+    """Groups (of labels as time: at a session) of whom too few were seen at several times to tell their own course.
+
+    With controls who were scanned once, ``group*time`` says nothing that ``time`` does not, and cannot be fitted.
+    """
+    group, time = str(chosen["group"]), str(chosen["time"])
+    known = frame.loc[frame[[name for name in chosen.values() if name]].notna().all(axis=1)]
+    several = known.groupby("participant_id")[time].transform("nunique") > 1
+    by = [group, time] if time == "session_id" else [group]
+    followed = known[several].drop_duplicates(["participant_id", *by])
+    count = Counter(followed[by].itertuples(index=False, name=None))
+    cells = product(*(sorted(known[name].unique(), key=natural) for name in by))
+    return [" at ".join(map(str, cell)) for cell in cells if count[cell] < MINIMUM_PER_LEVEL]
+
+
 def _number_problem(frame: pd.DataFrame, column: str) -> str:
     values = frame[column]
     if not pd.api.types.is_numeric_dtype(values):
@@ -446,10 +507,11 @@ def _with_time(frame: pd.DataFrame) -> pd.DataFrame:
     subject = frame["participant_id"]
     if not subject.duplicated().any():
         return frame
-    by_date, by_age = _years_by_date(frame), _years_by_age(frame)
+    by_date = _years_by_date(frame)
+    ordered = frame if "time" in frame or by_date is None else frame.assign(time=by_date)
+    by_age = _years_by_age(ordered)
     if by_age is not None:
-        age = frame[_age_column(frame.columns)]
-        frame = frame.assign(age_first=age.groupby(subject).transform("min"))
+        frame = frame.assign(age_first=_first_of(frame[_age_column(frame.columns)], ordered))
     if "time" in frame or (by_date is None and by_age is None):
         return frame
     if by_date is None or by_age is None:
@@ -459,16 +521,16 @@ def _with_time(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _years_by_date(frame: pd.DataFrame) -> pd.Series | None:
-    """Years since the subject's first date; None where there are no dates that differ."""
+    """Years since the subject's first session; None where there are no dates that differ."""
     if "acq_time" not in frame:
         return None
     dates = moments(frame["acq_time"])
-    days = (dates - dates.groupby(frame["participant_id"]).transform("min")).dt.total_seconds() / 86400
+    days = (dates - _first_of(dates, frame)).dt.total_seconds() / 86400
     return days / 365.25 if (days > 0).any() else None
 
 
 def _years_by_age(frame: pd.DataFrame) -> pd.Series | None:
-    """Years since the subject's youngest age; None where ages do not differ within any subject.
+    """Years since the age at the subject's first session; None where ages do not differ within any subject.
 
     Where they do for some, a subject whose age is the same at all of several sessions has the one of participants.tsv:
     nothing is known of the time between them.
@@ -477,8 +539,22 @@ def _years_by_age(frame: pd.DataFrame) -> pd.Series | None:
     if age is None or not pd.api.types.is_numeric_dtype(frame[age]):
         return None
     by_subject = frame[age].groupby(frame["participant_id"])
-    years = frame[age] - by_subject.transform("min")
+    years = frame[age] - _first_of(frame[age], frame)
     if not (years > 0).any():
         return None
     stale = (by_subject.transform("size") > 1) & (by_subject.transform("nunique") < 2)
     return years.where(~stale)
+
+
+def _first_of(values: pd.Series, frame: pd.DataFrame) -> pd.Series:
+    """Each subject's first date or age, in all of its rows.
+
+    Missing where a session that has none may be the first, being before the earliest known one in the order of the
+    sessions: time would begin too late.
+    """
+    subject = frame["participant_id"]
+    place = pd.Series(np.argsort(order_sessions(frame)), frame.index)
+    first = values.groupby(subject).transform("min")
+    known = place.where(values == first).groupby(subject).transform("min")
+    unknown = values.isna() & ~(place > known)
+    return first.where(~unknown.groupby(subject).transform("any"))

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import linalg
 
-from bidsapp.measure.cohort import order_sessions
+from bidsapp.measure.cohort import natural, order_sessions
 from bidsapp.measure.formula import FUNCTIONS, Formula
 
 #: Residual degrees of freedom below which a model is not fitted: its intervals would be guesses.
@@ -93,6 +93,8 @@ def build(formula: Formula, frame: pd.DataFrame) -> tuple[ModelMatrix | None, li
     whole = complete.notna().all(axis=1)
     notes = _left_out(complete, whole, needed)
     used = complete[whole].copy()
+    if "session_id" in needed:  # patsy would sort it as text: ses-10 before ses-2
+        used["session_id"] = pd.Categorical(used["session_id"], sorted(used["session_id"].unique(), key=natural))
     for name in needed:
         if isinstance(used[name].dtype, pd.CategoricalDtype):
             used[name] = used[name].cat.remove_unused_categories()
@@ -292,15 +294,23 @@ def is_product(name: str) -> bool:
 
     Examples
     --------
-    >>> is_product("group[T.MS]:time"), is_product("stage[T.I:a]")
-    (True, False)
+    >>> is_product("group[T.MS]:time"), is_product("stage[T.I:a]"), is_product("group[T.MS:RR [x]]")
+    (True, False, False)
     """
     return len(_factors(name)) > 1
 
 
 def _factors(name: str) -> list[str]:
-    """The parts of a coefficient's name; colons within a level's brackets are the level's own."""
-    return re.split(r":(?![^\[\]]*\])", name)
+    """The parts of a coefficient's name; colons within brackets are a level's or a column's own."""
+    parts, level, call = [""], 0, 0
+    for letter in name:
+        level += (letter == "[") - (letter == "]")
+        call += 0 if level else (letter == "(") - (letter == ")")
+        if letter == ":" and level <= 0 and call <= 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return parts
 
 
 def plain_term(name: str) -> str:

@@ -155,6 +155,7 @@ def analyse(
     in_ml = [*measures, *map(str, cortex), *map(str, beside), *map(str, changed)]
     result = replace(result, terms=_with_units(result.terms, in_ml), comparisons=_with_units(result.comparisons, in_ml))
     notes += [*merge.unlike(scans), *merge.unlike_options(sessions), *unharmonized, *_without_site(result)]
+    notes += [] if options.models else formula.find_years(result.intervals)[1]
     about = {**covariates.dictionary, **about_loads, **about_cortex, **dictionary, "contrasts": _CONTRASTS}
     described = {**_dictionaries(result, about, about_lesions), **changes.dictionaries}
     told = (*covariates.notes, *notes, *few, *result.design.notes, *changes.notes)
@@ -239,8 +240,8 @@ def _fit_all(
     if not asked:
         found += [(one, sessions) for one in formula.default_formulas(design, measures)]
         if len(intervals):
-            years = "years" if "years" in intervals and intervals["years"].nunique() > 1 else None
-            own = formula.find_design(intervals)
+            own = replace(formula.find_design(intervals), time=None)  # a session is no time of a change
+            years, _ = formula.find_years(intervals)
             found += [(one, intervals) for one in formula.default_formulas(own, changed, years=years)]
     for text in asked:
         try:
@@ -351,7 +352,8 @@ _COMPARISONS = {
     "effect_size": "Effect size, see `effect`.",
     "effect": "Hedges' g, or Cohen's d of the changes.",
     "rank_test": "Which of Wilcoxon's tests.",
-    "q_t": "p_t adjusted after Benjamini and Hochberg 1995 over the measures of the comparison.",
+    "q_t": "p_t adjusted after Benjamini and Hochberg 1995 over the measures of the comparison: those of"
+    " sessions, and those of changes between sessions, apart.",
     "q_rank": "p_rank adjusted in the same way.",
     "unit": "Unit of means, medians and difference.",
 }
@@ -430,7 +432,7 @@ def _dictionaries(
     scores = {
         str(name): {
             "LongName": f"z-score of {name}",
-            "Description": "Distance from what the other subjects predict (this subject left out), in standard"
+            "Description": "Distance from what the first sessions of the other subjects predict, in standard"
             f" deviations, adjusted for {adjusted} (TIV not for itself and for fractions)."
             + (
                 " Compared as logarithms, n/a without lesions."

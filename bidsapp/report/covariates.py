@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from bidsapp.measure.cohort import KEYS, covariate_label, moments
-from bidsapp.report.read import BrokenFile, read_json, read_table
+from bidsapp.report.read import BrokenFile, NotUnicode, read_json, read_table
 
 
 @dataclass(frozen=True)
@@ -54,20 +54,26 @@ class Covariates:
 
 
 def read_covariates(bids_dir: Path | None, out_dir: Path) -> Covariates:
-    """Read the small tables of the dataset; where it is not at hand, those kept in the derivatives. Never an image."""
+    """Read the small tables of the dataset; where it is not at hand, those kept in the derivatives. Never an image.
+
+    A participants.tsv in the derivatives takes the place of one that the dataset does not have.
+    """
     tables: list[tuple[str, pd.DataFrame]] = []
     dictionary: dict[str, Mapping[str, Any]] = {}
     notes: list[str] = []
-    root = next((place for place in (bids_dir, out_dir) if place and (place / "participants.tsv").is_file()), bids_dir)
-    if root is None or not root.is_dir():
+    people = next((place for place in (bids_dir, out_dir) if place and (place / "participants.tsv").is_file()), None)
+    root = bids_dir if bids_dir is not None and bids_dir.is_dir() else people
+    if root is None:
         return Covariates(notes=("There is no participants.tsv: nothing is known of the subjects but their scans.",))
-    paths = [root / "participants.tsv", *sorted(root.glob("phenotype/*.tsv"))]
-    for path in paths:
-        table = _attempt(read_table, path, notes, root)
+    files = [(people or root, "participants.tsv")]
+    files += [(root, f"phenotype/{path.name}") for path in sorted(root.glob("phenotype/*.tsv"))]
+    for place, name in files:
+        path = place / name
+        table = _table(path, notes, place)
         if table is not None:
             tables.append((path.name, table))
-            dictionary |= {k: v for k, v in _dictionary(path, notes, root).items() if k not in dictionary}
-    if not (root / "participants.tsv").is_file():
+            dictionary |= {k: v for k, v in _dictionary(path, notes, place).items() if k not in dictionary}
+    if people is None:
         notes.append(f"There is no participants.tsv in {root.name}: nothing is known of the subjects but their scans.")
     dates = _dates_of_scans(root, notes)
     if len(dates):
@@ -75,13 +81,13 @@ def read_covariates(bids_dir: Path | None, out_dir: Path) -> Covariates:
         dictionary.setdefault("acq_time", {"Description": "When the session's first scan was made, of scans.tsv."})
     sessions = []
     for path in sorted(root.glob("sub-*/sub-*_sessions.tsv")):
-        table = _attempt(read_table, path, notes, root)
+        table = _table(path, notes, root)
         if table is not None and "session_id" in table:
             sessions.append(table.assign(participant_id=path.name.removesuffix("_sessions.tsv")))
             if len(sessions) == 1:
                 dictionary |= _dictionary(path, notes, root)
     if (root / "sessions.tsv").is_file():
-        table = _attempt(read_table, root / "sessions.tsv", notes, root)
+        table = _table(root / "sessions.tsv", notes, root)
         if table is not None:
             sessions.append(table)
     if sessions:
@@ -94,7 +100,7 @@ def _dates_of_scans(root: Path, notes: list[str]) -> pd.DataFrame:
     """The earliest date of every session's scans: BIDS's usual place for it. A date in sessions.tsv wins over it."""
     rows = []
     for path in sorted(root.glob("sub-*/ses-*/sub-*_ses-*_scans.tsv")):
-        table = _attempt(read_table, path, notes, root)
+        table = _table(path, notes, root)
         if table is None or "acq_time" not in table:
             continue
         when = moments(table["acq_time"])
@@ -107,6 +113,22 @@ def _dates_of_scans(root: Path, notes: list[str]) -> pd.DataFrame:
 def _dictionary(path: Path, notes: list[str], root: Path) -> dict[str, Mapping[str, Any]]:
     content = _attempt(read_json, path.with_suffix(".json"), notes, root) or {}
     return {name: about for name, about in content.items() if isinstance(about, dict)}
+
+
+def _table(path: Path, notes: list[str], root: Path) -> pd.DataFrame | None:
+    """A table, told and None where it cannot be used; an accent of another encoding must not cost the ages."""
+
+    def read(path: Path) -> pd.DataFrame:
+        try:
+            return read_table(path)
+        except NotUnicode:
+            table = read_table(path, encoding="latin-1")
+            name = path.relative_to(root).as_posix()
+            notes.append(f"{name} is not in UTF-8, and read as Latin-1: see that its accents are right.")
+            return table
+
+    found: pd.DataFrame | None = _attempt(read, path, notes, root)
+    return found
 
 
 def _attempt(read: Any, path: Path, notes: list[str], root: Path) -> Any:

@@ -753,13 +753,22 @@ def _test_note(paired: pd.DataFrame) -> str:
             f"With {count_of(most, 'subject')} no difference can be significant, whatever it is: six that all go the"
             " same way give p = 0.031, five 0.063. Look at the cases instead."
         )
-    count = int(paired["p"].notna().sum())
-    if smallest * count > 0.05:
-        return (
-            f"The smallest p that {count_of(most, 'subject')} can give is {smallest:.2g}: after Holm's correction for"
-            f" {count} tests none can be below 0.05. The false discovery rate asks for less."
-        )
-    return ""
+    tested = paired[paired["p"].notna()]
+    lost: dict[tuple[int, float, int], list[str]] = {}
+    for name, some in tested.groupby("comparison", sort=False):  # as Holm's correction takes them
+        least, tests = float(some["smallest_p"].min()), len(some)
+        if least * tests > 0.05:
+            lost.setdefault((int(some["n"].max()), least, tests), []).append(str(name))
+    if not lost:
+        return ""
+    in_all = len(lost) == 1 and sum(map(len, lost.values())) == tested["comparison"].nunique()
+    told = [
+        ("The" if in_all else f"{enumerate_words(names)}: the")
+        + f" smallest p that {count_of(subjects, 'subject')} can give is {least:.2g}: after Holm's correction for"
+        f" {tests} tests{' in each comparison' if len(names) > 1 else ''} none can be below 0.05."
+        for (subjects, least, tests), names in lost.items()
+    ]
+    return " ".join([*told, "The false discovery rate asks for less."])
 
 
 def _rater_rows(table: pd.DataFrame) -> list[tuple[str, ...]]:

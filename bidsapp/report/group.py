@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 
 from bidsapp.measure import cohort
-from bidsapp.measure.formula import AGE_COLUMNS
 from bidsapp.measure.volumes import KEY_COLUMNS, VOLUME_COLUMNS
 from bidsapp.report import group_figures
 from bidsapp.report.analysis import Z_LIMIT, Analysis, tables
@@ -301,8 +300,8 @@ def _scatters(
     level_of: Mapping[tuple[str, str], int],
 ) -> tuple[Plot, ...]:
     """Every measure against age, a dot for each session (of many, for an even choice of them)."""
-    age = next((name for name in (*AGE_COLUMNS, "age_first") if name in analysis.frame and analysis.design.age), None)
-    if age is None or not pd.api.types.is_numeric_dtype(analysis.frame[age]):
+    age = analysis.design.session_age or analysis.design.age
+    if age is None:
         return ()
     plots = []
     for column in shown:
@@ -351,7 +350,7 @@ def _outliers(measured: pd.DataFrame, analysis: Analysis) -> tuple[list[dict[str
         alike |= {(*keys[i], column): float(z[i]) for i in np.flatnonzero(np.abs(z) > Z_LIMIT)}
         alike |= {(*keys[i], column): float(z[i]) for i in range(len(z)) if (*keys[i], column) in far}
     place = {key: number for number, key in enumerate(keys)}
-    medians = measured.drop(columns=cohort.KEYS).median(numeric_only=True)
+    medians = cohort.middle(measured.select_dtypes("number"))
     rows = [
         {
             "participant_id": subject, "session_id": session, "column": column,
@@ -384,10 +383,12 @@ def _harmonized(analysis: Analysis, name: Any) -> tuple[str, str, tuple[tuple[st
 def _unusable(session: Session) -> str:
     """Why a session is not in the table, or "" where it is."""
     table = session.tables.get("volumes")
-    if table is None:
+    if table is None or not (session.record or session.broken):  # the record comes last: without it nothing is whole
         if session.broken:
             return "its volumes are not in the table."
-        told = {"failed": "failed", "skipped": "was skipped"}.get(session.status, "has no table of volumes")
+        told = {"failed": "failed", "skipped": "was skipped", "unfinished": "was not finished"}.get(
+            session.status, "has no table of volumes"
+        )
         return f"{told}{': ' + session.problem['message'] if session.problem.get('message') else ''}"
     if len(table) != 1:
         return f"{session.name}_volumes.tsv holds {len(table)} rows; one is expected."
@@ -474,11 +475,13 @@ def _outlier(row: Mapping[str, Any], group: Cohort, layout: Mapping[str, Any]) -
     value = _value(str(row["column"]), float(row["value"]), group, layout)
     median = _value(str(row["column"]), float(row["median"]), group, layout)
     far, alike = float(row["modified_z"]), float(row["z"])
+    where = f"{'above' if far > 0 else 'below'} the median of {median.with_unit}"
+    where += " of those above 0" if cohort.is_lesion(str(row["column"])) else ""
     return (
         _name(key),
         _href(key),
         f"{value.name}: {value.with_unit}",
-        "" if pd.isna(far) else f"{signed(far)}, {'above' if far > 0 else 'below'} the median of {median.with_unit}",
+        "" if pd.isna(far) else f"{signed(far)}, {where}",
         "" if pd.isna(alike) else signed(alike),
     )
 

@@ -90,9 +90,8 @@ def by_group(analysis: Analysis, columns: Sequence[str], names: Sequence[str], u
 
 def against_age(analysis: Analysis, columns: Sequence[str], names: Sequence[str], units: Sequence[str]) -> Any:
     """Every measure against age, with the line of each group."""
-    group, frame = analysis.design.group, analysis.frame
-    is_plain = "age" in frame and pd.api.types.is_numeric_dtype(frame["age"])
-    age = "age" if is_plain else str(analysis.design.age)
+    group = analysis.design.group
+    age = str(analysis.design.session_age or analysis.design.age)
     figure, panels, levels = _panels(analysis, columns, names, units, size=(3.2, 2.7))
     rng = np.random.default_rng(0)
     for axis, column in panels:

@@ -114,12 +114,12 @@ def signed(value: float) -> str:
 
     Examples
     --------
-    >>> signed(-21.9006), signed(1234.5), signed(0.000123)
-    ('−21.9', '1234', '0.000123')
+    >>> signed(-21.9006), signed(1234.5), signed(999.6), signed(0.000123)
+    ('−21.9', '1234', '1000', '0.000123')
     """
     if not np.isfinite(value):
         return ""
-    text = f"{value:.0f}" if abs(value) >= 1000 else f"{value:#.3g}".rstrip(".")
+    text = f"{value:.0f}" if abs(value) >= 999.5 else f"{value:#.3g}".rstrip(".")
     return text.replace("-", "\u2212")
 
 

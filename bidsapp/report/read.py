@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -18,6 +19,10 @@ LOG_LINES = 15
 
 class BrokenFile(Exception):
     """A file of the derivatives that is there but cannot be used; the message names it."""
+
+
+class NotUnicode(BrokenFile):
+    """A file that is no text, or text in another encoding than UTF-8."""
 
 
 @dataclass(frozen=True)
@@ -185,26 +190,35 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def read_table(path: Path) -> pd.DataFrame:
-    """A tab-separated table with a header, all cells as text.
+def read_table(path: Path, *, encoding: str = "utf-8-sig") -> pd.DataFrame:
+    """A tab-separated table with a header, all cells as text; blanks around names, and empty cells beyond them, go.
 
     Raises
     ------
     FileNotFoundError, BrokenFile
     """
-    text = _text(path)
-    rows = [line.split("\t") for line in text.replace("\r\n", "\n").rstrip("\n").split("\n")]
-    plain = '"' not in text and len(rows) > 1 and all(len(row) == len(rows[0]) for row in rows)
-    if plain and len(set(rows[0])) == len(rows[0]):  # ten times as fast as pandas' reader: there are thousands
-        return pd.DataFrame(rows[1:], columns=rows[0], dtype=object)
+    text = _text(path, encoding)
     try:
-        table = pd.read_csv(io.StringIO(text), sep="\t", dtype=str, keep_default_na=False)
-    except (ValueError, pd.errors.ParserError) as error:  # EmptyDataError is a ValueError
-        raise BrokenFile(f"is not a table ({str(error).strip()})") from error
-    header = text.partition("\n")[0].rstrip("\r").split("\t")
-    if len(set(header)) < len(header):  # pandas would rename them
+        rows = _rows(text, quoting=csv.QUOTE_MINIMAL)
+    except csv.Error:  # quotes that are but marks, as in: "mild" lesions
+        rows = _rows(text, quoting=csv.QUOTE_NONE)
+    names = [name.strip() for name in rows[0]] if rows else []
+    while names and not names[-1]:
+        names.pop()
+    if not names:
+        raise BrokenFile("is not a table (it has no header)")
+    if len(set(names)) < len(names):
         raise BrokenFile("has two columns of one name")
-    return table
+    for number, cells in enumerate(rows[1:], 2):
+        if len(cells) > len(names) and any(map(str.strip, cells[len(names) :])):
+            raise BrokenFile(f"is not a table (row {number} has {len(cells)} cells, the header {len(names)})")
+    even = [(cells + [""] * (len(names) - len(cells)))[: len(names)] for cells in rows[1:]]
+    return pd.DataFrame(even, columns=names, dtype=object)
+
+
+def _rows(text: str, *, quoting: Literal[0, 3]) -> list[list[str]]:
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter="\t", strict=True, quoting=quoting)
+    return [cells for cells in lines if cells]
 
 
 def png_size(path: Path) -> tuple[int, int]:
@@ -226,11 +240,11 @@ def number(text: str | None) -> float | None:
     return value if abs(value) < float("inf") else None
 
 
-def _text(path: Path) -> str:
+def _text(path: Path, encoding: str = "utf-8-sig") -> str:
     try:
-        return path.read_bytes().decode("utf-8-sig")  # Excel begins its tables with a byte order mark
+        return path.read_bytes().decode(encoding)  # Excel begins its tables with a byte order mark
     except UnicodeDecodeError as error:
-        raise BrokenFile("is not text") from error
+        raise NotUnicode("is not text") from error
     except FileNotFoundError:
         raise
     except OSError as error:

@@ -175,6 +175,14 @@ def test_loads_are_compared_as_logarithms_and_none_is_no_outlier():
     assert found["participant_id"].to_list() == ["sub-21"] and found["value"].to_list() == [5e9]
 
 
+def test_loads_are_told_beside_the_median_of_those_above_zero():
+    load = [0.0] * 14 + [*np.exp(np.linspace(8, 10, 13)), 2.0]
+    frame = pd.DataFrame({"participant_id": [f"sub-{i:02}" for i in range(28)], "lesion_mm3": load, "gm_mm3": load})
+    found = outliers(frame[["participant_id", "lesion_mm3"]]).table
+    assert found["direction"].to_list() == ["low"] and found["median"][0] == np.median(load[14:])
+    assert cohort.middle(frame[["lesion_mm3", "gm_mm3"]])["gm_mm3"] == np.median(load)
+
+
 @pytest.mark.parametrize("column", ["gm", "GM", "gm_mm3"])
 def test_no_covariate_takes_the_name_of_a_measure(column):
     merged = pd.DataFrame({"participant_id": ["sub-1"], "session_id": [np.nan], "gm_mm3": [5.0]})

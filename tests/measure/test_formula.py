@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bidsapp.measure import formula
+from bidsapp.measure import formula, statistics
 from bidsapp.measure.formula import FormulaError, find_design, model_frame, parse
 
 
@@ -116,6 +116,73 @@ def test_time_of_repeated_sessions(merged, source):
     assert design.predictors()[0] == "group*time"
 
 
+@pytest.mark.parametrize("level", ["ctl", "CTRL", "Nondemented", "non-demented", "Cognitively normal", "normal", "HCs"])
+def test_names_of_controls(level):
+    frame = model_frame(pd.DataFrame({"participant_id": list("abcd"), "group": ["AD", level] * 2}))
+    assert frame["group"].cat.categories[0] == level
+
+
+def followed(seen: dict[str, int], **columns) -> pd.DataFrame:
+    """Five subjects of every group with so many sessions."""
+    rows = [
+        {"participant_id": f"sub-{group}{i}", "session_id": f"ses-{k}", "group": group, "year": k, "gm_mm3": 6e5 + i**2}
+        for group, sessions in seen.items()
+        for i in range(5)
+        for k in range(1, sessions + 1)
+    ]
+    frame = pd.DataFrame(rows).assign(**columns)
+    frame["gm_mm3"] += 100 * np.sin(np.arange(len(frame)))
+    return frame
+
+
+@pytest.mark.parametrize("dated", [True, False])
+@pytest.mark.parametrize(
+    ("seen", "by_group"),
+    [
+        ({"HC": 2, "MS": 2}, True),
+        ({"HC": 1, "MS": 3}, False),
+        ({"HC": 1, "CIS": 2, "MS": 2}, False),  # two groups that were followed are not enough
+    ],
+)
+def test_the_course_by_group_needs_groups_that_were_followed(seen, by_group, dated):
+    frame = followed(seen)
+    if dated:
+        frame["acq_time"] = [f"{2000 + year}-01-01" for year in frame["year"]]
+    frame = model_frame(frame.drop(columns="year"))
+    design = find_design(frame)
+    time = "time" if dated else "session_id"
+    (one,) = formula.default_formulas(design, ["gm"])
+    assert one.text == (f"gm ~ group*{time}" if by_group else f"gm ~ group + {time}")
+    assert [fit.refused for fit in statistics.fit(one, frame)] == [""]
+    assert (
+        any(f"not group*{time}: fewer than 3 subjects were followed in HC" in note for note in design.notes) != by_group
+    )
+
+
+def test_a_label_that_one_group_has_alone_is_no_course_of_both():
+    frame = model_frame(followed({"HC": 2, "MS": 3}).drop(columns="year"))
+    design = find_design(frame)
+    (one,) = formula.default_formulas(design, ["gm"])
+    assert one.text == "gm ~ group + session_id" and "were followed in HC at ses-3." in design.notes[-1]
+    assert [fit.refused for fit in statistics.fit(one, frame)] == [""]
+
+
+def test_sessions_as_a_factor_go_by_their_numbers():
+    frame = followed({"HC": 2, "MS": 2})
+    frame["session_id"] = frame["session_id"].map({"ses-1": "ses-2", "ses-2": "ses-10"})
+    (one,) = parse("gm ~ group + session_id", list(model_frame(frame).columns))
+    (fit,) = statistics.fit(one, model_frame(frame))
+    assert fit.terms["term"].to_list() == ["Intercept", "group = MS", "session_id = ses-10"]
+
+
+def test_the_length_of_intervals_counts_where_it_is_known_for_half_of_them():
+    whole = pd.DataFrame({"years": [1.0, 2, 3, 4, np.nan]})
+    assert formula.find_years(whole) == ("years", [])
+    rare = ["years is not used in models of changes: it is n/a for more than half the intervals."]
+    assert formula.find_years(whole.where(whole < 3)) == (None, rare)
+    assert formula.find_years(whole[[]]) == (None, [])
+
+
 def test_a_small_level_is_left_out_and_the_column_stays(merged):
     few = merged.assign(group=["CIS"] * 2 + ["MS", "HC"] * 5, site=["a"] * 10 + ["b"] * 2)
     frame, notes = formula.without_small_levels(model_frame(few))
@@ -170,3 +237,20 @@ def test_a_subject_without_dates_goes_by_ages():
 def test_an_age_of_participants_tsv_says_nothing_of_the_time_between_sessions():
     frame = sessions_of(age=[45, 45, 46, 50, 50, 50])
     assert frame["time"][:3].to_list() == [0, 0, 1] and frame["time"][3:].isna().all()
+
+
+def test_no_time_where_a_session_without_date_may_be_the_first():
+    dates = [np.nan, "2020-01-01", "2021-01-01", "2020-01-01", np.nan, "2021-01-01"]
+    time = sessions_of(acq_time=dates)["time"]
+    assert time[:3].isna().all() and time[3:].to_list() == pytest.approx([0, np.nan, 1], abs=0.01, nan_ok=True)
+    by_age = sessions_of(acq_time=dates, age=[45, 47, 48, 50, 50, 51])["time"]  # whole for the first alone
+    assert by_age.to_list() == pytest.approx([0, 2, 3, 0, 0, 1], abs=0.01)
+
+
+def test_no_first_age_where_a_session_without_age_may_be_the_first():
+    ages = [np.nan, 52, 54, 50, np.nan, 54]
+    frame = sessions_of(age=ages)
+    assert frame["age_first"][:3].isna().all() and frame["age_first"][3:].to_list() == [50] * 3
+    assert frame["time"][:3].isna().all() and frame["time"][3:].to_list() == pytest.approx([0, np.nan, 4], nan_ok=True)
+    dates = ["2022-01-01", "2020-01-01", "2021-01-01", "2020-01-01", "2021-01-01", "2022-01-01"]
+    assert sessions_of(age=ages, acq_time=dates)["age_first"].to_list() == [52] * 3 + [50] * 3  # ses-1 was the last

@@ -18,17 +18,41 @@ def test_one_session_each_gives_the_externally_studentised_residual(rng):
     assert stats.norm.sf(np.abs(z)) == pytest.approx(stats.t.sf(np.abs(t), 36)) and (np.sign(z) == np.sign(t)).all()
 
 
-def test_several_sessions_are_left_out_together(rng):
+def test_every_session_is_judged_by_the_first_ones_of_the_others(rng):
     subject = np.repeat(np.arange(20), [1, 2, 3, 1] * 5)
+    first = np.r_[True, np.diff(subject) > 0]
     x = sm.add_constant(rng.normal(size=len(subject)))
     y = x @ [1, 2] + rng.normal(size=len(subject))
     z = normative.leave_one_out(y, x, subject)
     for who in (1, 2, 3):
-        others, own = subject != who, subject == who
+        others, own = first & (subject != who), subject == who
         fit = sm.OLS(y[others], x[others]).fit()
         spread = np.sqrt(fit.mse_resid * (1 + np.einsum("ij,jk,ik->i", x[own], fit.normalized_cov_params, x[own])))
         t = (y[own] - x[own] @ fit.params) / spread
         assert z[own] == pytest.approx(np.sign(t) * stats.norm.isf(stats.t.sf(np.abs(t), fit.df_resid)))
+
+
+def test_sessions_that_are_alike_are_not_flagged_too_often(rng):
+    """As often as the limit has it, 0.05 %; taken as independent, 3 % were."""
+    subject = np.repeat(np.arange(12), 5)
+    flagged = 0
+    for _ in range(150):
+        x = sm.add_constant(rng.normal(size=(12, 3)))[subject]
+        y = rng.normal(size=12)[subject] + 0.2 * rng.normal(size=60)
+        flagged += (np.abs(normative.leave_one_out(y, x, subject)) > 3.5).sum()
+    assert flagged / (150 * 60) < 0.004
+
+
+def test_the_norm_is_of_first_sessions_whatever_the_order_of_the_rows(rng):
+    merged = pd.DataFrame({
+        "participant_id": np.repeat([f"sub-{i:02}" for i in range(15)], 2), "session_id": ["ses-2", "ses-10"] * 15,
+        "gm_mm3": rng.normal(6e5, 1e4, 30), "age": rng.uniform(30, 60, 30),
+    })  # fmt: skip
+    one, other = (formula.model_frame(table) for table in (merged, merged.iloc[::-1].reset_index(drop=True)))
+    scores, turned = (
+        normative.adjusted_scores(frame, formula.find_design(frame), ["gm"])["gm"] for frame in (one, other)
+    )
+    assert scores.to_numpy() == pytest.approx(turned.to_numpy()[::-1]) and scores.notna().all()
 
 
 def test_too_few_or_constant_give_none(rng):

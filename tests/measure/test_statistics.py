@@ -449,8 +449,10 @@ def test_two_constant_groups_have_no_t_test():
     assert table.loc["z", "q_t"] == table.loc["z", "p_t"]
 
 
-def test_a_colon_in_a_level_makes_no_interaction(rng):
-    stage = ["I:a"] * 10 + ["II:b"] * 10
-    (fit,) = fits_of("y ~ stage", frame_of(y=rng.normal(size=20) + np.repeat([0, 1], 10), stage=stage))
-    row = fit.terms.iloc[1]
-    assert row["term"] == "stage = II:b" and row["effect"] == "Cohen's d"
+@pytest.mark.parametrize("level", ["II:b", "MS:RR [x]", "MS [x]:RR", "II:(b"])
+def test_a_colon_in_a_level_makes_no_interaction(rng, level):
+    stage = ["I:a"] * 10 + [level] * 10
+    frame = frame_of(y=rng.normal(size=20) + np.repeat([0, 1], 10), stage=stage, age=rng.normal(size=20))
+    (fit,) = fits_of("y ~ stage*age", frame)
+    assert fit.terms["term"].to_list() == ["Intercept", f"stage = {level}", "age", f"stage = {level} : age"]
+    assert fit.terms["effect"].to_list() == ["", "Cohen's d", "partial r", "partial r"]

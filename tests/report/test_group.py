@@ -196,6 +196,24 @@ def test_what_is_unusual_for_its_head_is_an_outlier(tmp_path, write_session, rng
     )
 
 
+def test_a_load_is_told_beside_those_with_lesions(tmp_path, write_session):
+    loads = [0] * 16 + [8000 + 10 * number for number in range(14)] + [2]
+    for number, load in enumerate(loads):
+        write_session(f"{number:02}", volumes={"brain_mm3": str(1e6 + 1e3 * number), "lesion_mm3": str(load)})
+    ((name, _, _, far, _),) = view_of(tmp_path).outliers
+    assert name == "sub-30" and far.endswith("below the median of 8.06\u00a0ml of those above 0")
+
+
+@pytest.mark.parametrize("column", ["age", "Age", "AGE_YEARS"])
+def test_measures_against_age_whatever_its_column_is_called(tmp_path, write_session, column):
+    for number in range(6):
+        write_session(f"{number:02}", volumes={"brain_mm3": str(1e6 + 1e3 * number)})
+    rows = "".join(f"sub-{number:02}\t{40 + number}\n" for number in range(6))
+    (tmp_path / "participants.tsv").write_text(f"participant_id\t{column}\n{rows}")
+    (plot,) = view_of(tmp_path).scatters
+    assert plot.ends[:2] == ("40", "45")
+
+
 def test_a_cell_that_is_no_number_is_told_and_costs_no_other(tmp_path, write_session):
     for number, (gm, count) in enumerate((("600000", "1"), ("NA", "2"), ("1,234.5", "foo"))):
         write_session(f"{number:02}", volumes={"brain_mm3": "1000000", "gm_mm3": gm, "lesion_count": count})
@@ -216,6 +234,19 @@ def test_results_of_an_earlier_run_and_other_options_are_told(tmp_path, write_se
     ((name, told),) = group_of(tmp_path).left_out
     assert name == "sub-01" and "of an earlier run: the last one failed (out of memory)" in told[0]
     assert any("different options (denoise: false in 2, true in 1)" in note for note in view_of(tmp_path).notes)
+
+
+def test_tables_without_a_record_are_not_whole(tmp_path, write_session):
+    """A run that failed, or was killed, while it wrote."""
+    for subject in ("01", "02", "03"):
+        write_session(subject)
+    for subject in ("02", "03"):
+        (tmp_path / f"sub-{subject}" / "anat" / f"sub-{subject}_provenance.json").unlink()
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "sub-02_problem.json").write_text('{"status": "failed", "message": "disk full"}')
+    group = group_of(tmp_path)
+    assert list(group.frame["participant_id"]) == ["sub-01"]
+    assert dict(group.left_out) == {"sub-02": ("failed: disk full",), "sub-03": ("was not finished",)}
 
 
 def test_a_folder_without_results_is_no_group(tmp_path):

@@ -83,6 +83,8 @@ def test_default_models_find_the_effect_in_ml(tmp_path, cohort):
     assert "1 of 24 sessions are without lesions" in refused["finding"].iloc[0]
     assert page.count('class="refused">') == checks.loc[checks["check"] == "not fitted", "finding"].nunique()
     assert "Shapiro-Wilk" in page and "1 of 24 sessions are without lesions" in page
+    assert "over all outcomes of the same term and right-hand side" in page  # what q is taken over
+    assert "measures of sessions and of changes between them are taken apart" in page
 
 
 def test_asked_models_and_wrong_ones(tmp_path, cohort):

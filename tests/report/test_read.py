@@ -69,6 +69,8 @@ def test_a_subject_of_whom_nothing_is_known(tmp_path):
         ("_volumes.tsv", b"\x1f\x8b\x00\xff", "is not text"),
         ("_volumes.tsv", b"a\ta\n1\t2\n", "two columns of one name"),
         ("_volumes.tsv", b"a\tb\n1\t2\t3\t4\n1\n1\t2\t3\t4\t5\n", "is not a table"),
+        ("_volumes.tsv", b"a\tb\n1\t2\n1\t2\t3\n", "is not a table (row 3 has 3 cells, the header 2)"),
+        ("_volumes.tsv", b"a\t a\n1\t2\n", "two columns of one name"),
         ("_qc.json", b"\xff\xfe", "is not text"),
     ],
 )
@@ -107,3 +109,25 @@ def test_a_table_saved_by_excel_begins_with_a_mark(tmp_path):
     path = tmp_path / "participants.tsv"
     path.write_bytes(b"\xef\xbb\xbfparticipant_id\tage\nsub-1\t5\n")
     assert list(read.read_table(path).columns) == ["participant_id", "age"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "participant_id\tage\nsub-1\t5\t\nsub-2\t\t\n",  # a tab at the end of every row
+        "participant_id\tage\t\nsub-1\t5\t\nsub-2\t\t\n",
+        "participant_id\tage \r\nsub-1\t5\r\n\r\nsub-2\r\n",
+        'participant_id\t age\n"sub-1"\t5\t\nsub-2\t""\t\n',
+    ],
+)
+def test_tables_made_by_hand(tmp_path, text):
+    path = tmp_path / "participants.tsv"
+    path.write_bytes(text.encode())
+    assert read.read_table(path).to_dict("list") == {"participant_id": ["sub-1", "sub-2"], "age": ["5", ""]}
+
+
+def test_quotes_that_are_but_marks_cost_no_table(tmp_path):
+    path = tmp_path / "participants.tsv"
+    for cell in ('"mild" lesions', '"mild', '6" nail'):
+        path.write_text(f"participant_id\tcomment\nsub-1\t{cell}\nsub-2\tn/a\n")
+        assert read.read_table(path)["comment"].to_list() == [cell, "n/a"]
