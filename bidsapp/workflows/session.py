@@ -430,17 +430,26 @@ def _output_nodes(
             (found.tissue, measure, [("separable", "separable")]),
             (found.tissue, write, [("reason", "not_separable_because")]),
         ])  # fmt: skip
-    moving = [name for name in inputs.contrasts if scans[name].coregister is not None]
-    if moving:
-        ways = ("transform_file", "inverse_file")
-        rigid = merge(workflow, [(scans[name].coregister, way) for name in moving for way in ways], "rigid")
-        workflow.connect(rigid, "out", write, "rigid_files")
-    if "FLAIR" in moving and found.lesion_mask is not None and "FLAIR" in config.output_spaces:
-        flair = scans["FLAIR"]
+    _connect_rigid(workflow, scans, inputs, write)
+    flair = scans.get("FLAIR")
+    if flair and flair.coregister and found.lesion_mask is not None and "FLAIR" in config.output_spaces:
         workflow.connect([
             (flair.conform, carry, [("native_file", "flair_file"), ("work_file", "flair_work_file")]),
             (flair.coregister, carry, [("transform_file", "flair_transform")]),
         ])  # fmt: skip
+    _connect_notes(workflow, scans, write)
+
+
+def _connect_rigid(workflow: pe.Workflow, scans: dict[str, ScanNodes], inputs: SessionInputs, write: pe.Node) -> None:
+    """The transforms between the reference and the session's other scans, both ways."""
+    moving = [scans[name].coregister for name in inputs.contrasts if scans[name].coregister is not None]
+    if moving:
+        both = [(node, way) for node in moving for way in ("transform_file", "inverse_file")]
+        workflow.connect(merge(workflow, both, "rigid"), "out", write, "rigid_files")
+
+
+def _connect_notes(workflow: pe.Workflow, scans: dict[str, ScanNodes], write: pe.Node) -> None:
+    """What was noted and warned of while the scans were prepared."""
     for kind in ("notes", "warnings"):
         tellers = [nodes.conform for nodes in scans.values()]
         if kind == "warnings":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -266,12 +267,13 @@ def test_only_the_scan_with_contrast_agent_is_there_for_the_model(
 def test_memory_grows_with_the_voxels(
     tmp_path: Path, shape: tuple[int, ...], size_mm: tuple[float, ...], expected: float
 ) -> None:
-    """From the header: the scan's file is cut short."""
+    """From the header: the voxels are holes of the file, and not read."""
     inputs = session(tmp_path, ("T1w", "FLAIR"))
     header = nib.Nifti1Image(np.broadcast_to(np.uint8(0), shape), np.diag([*size_mm, 1])).header
     header.set_sform(np.diag([*size_mm, 1]), 1)
     path = tmp_path / "large.nii"
-    path.write_bytes(header.binaryblock + bytes(4))
+    path.write_bytes(header.binaryblock)
+    os.truncate(path, 352 + int(np.prod(shape)))
     assert relative_size(path) == pytest.approx(expected)
     scans = (ScanChoice("T1w", path, "the only T1w"), inputs.scans[1])
     workflow = init_session_wf(SessionInputs("01", None, scans), config(tmp_path))
