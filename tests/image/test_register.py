@@ -209,7 +209,7 @@ def test_template_registration_of_a_cut_brain_with_thick_slices(real_data):
     sizes = tuple(float(size) for size in scan.header.get_zooms()[:3])
     mask = on_grid((find_brain(scan.get_fdata(dtype=np.float32), voxel_size_mm=sizes) > 0.5).astype(np.uint8), scan)
     result = register_template(scan, mask, contrast="FLAIR")
-    assert result.similarity > 0.6
+    assert result.similarity > 0.5
     assert 0.5 < np.linalg.det(result.affine) < 1.0  # the template's head is a large one
     back = resample(load_template(1).mask, scan, transform=result.to_subject, interpolation="nearest").get_fdata() > 0
     inside = mask.get_fdata() > 0
