@@ -35,6 +35,7 @@ RANKS = (
 )  # fmt: skip
 NO_SCAN = "no T1w, FLAIR or T2w scan"
 APP_NAME = "bidsapp"
+DERIVATIVES_OF = f"{APP_NAME} derivatives of "
 #: Folders of a dataset that the validator does not look into.
 NOT_VALIDATED = ("derivatives", "sourcedata", "code", "stimuli")
 BIDS_VERSION = "1.10.0"
@@ -604,7 +605,7 @@ def write_dataset_description(out_dir: Path, bids_dir: Path) -> None:
     write_json(
         out_dir / "dataset_description.json",
         {
-            "Name": f"{APP_NAME} derivatives of {name}",
+            "Name": f"{DERIVATIVES_OF}{name}",
             "BIDSVersion": BIDS_VERSION,
             "DatasetType": "derivative",
             "GeneratedBy": [{"Name": APP_NAME, "Version": __version__, **_container()}],
@@ -643,6 +644,12 @@ def check_folders(bids_dir: Path, out_dir: Path) -> None:
             f"{out_dir}: holds another dataset ({dataset_name(out_dir)}), whose description would be written over."
             f" Name a folder of its own, such as {bids_dir}/derivatives/{APP_NAME}."
         )
+    if other := _other_source(out_dir, bids_dir):
+        raise UsageError(
+            f"{out_dir}: holds results of another dataset ({other}), of which those of equal labels would be replaced."
+            " Name another folder; or, if it is the same dataset by a new name, remove"
+            f" {out_dir}/dataset_description.json."
+        )
     if out_dir.resolve().is_relative_to(bids_dir.resolve()):
         first = out_dir.resolve().relative_to(bids_dir.resolve()).parts[:1]
         if first and not (first[0] in NOT_VALIDATED or first[0].startswith(".") or _is_ignored(bids_dir, first[0])):
@@ -660,6 +667,14 @@ def is_derivative(folder: Path) -> bool:
 def _is_ours(folder: Path) -> bool:
     made_by = _description(folder).get("GeneratedBy")
     return isinstance(made_by, list) and any(isinstance(one, dict) and one.get("Name") == APP_NAME for one in made_by)
+
+
+def _other_source(out_dir: Path, bids_dir: Path) -> str:
+    """Name of the dataset that results are of, where it is not that of `bids_dir`; else an empty string."""
+    before, now = str(_description(out_dir).get("Name") or ""), _description(bids_dir).get("Name")
+    if not now or not before.startswith(DERIVATIVES_OF):
+        return ""
+    return "" if before == f"{DERIVATIVES_OF}{now}" else before.removeprefix(DERIVATIVES_OF)
 
 
 def _is_ignored(bids_dir: Path, name: str) -> bool:

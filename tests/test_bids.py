@@ -444,6 +444,11 @@ def test_results_are_no_input_and_another_dataset_is_no_output(root: Path, tmp_p
     (other / "dataset_description.json").write_text(json.dumps({"Name": "precious"}))
     with pytest.raises(UsageError, match=r"holds another dataset .precious."):
         check_folders(root, other)
+    (other / "dataset_description.json").write_text(json.dumps({"Name": "another study"}))
+    with pytest.raises(UsageError, match=r"results of another dataset .*same dataset by a new name, remove"):
+        check_folders(other, out)
+    (out / "dataset_description.json").unlink()
+    check_folders(other, out)
     with pytest.raises(UsageError, match="lies within the dataset"):
         check_folders(root, root / "results")
     (root / ".bidsignore").write_text("*.html\nresults/\n")
