@@ -30,7 +30,7 @@ SHORTEST_VIEW_MM = 100.0
 #: What decided between two scans of a contrast, in the order of `_rank`.
 RANKS = (
     "the readable one", "the one that shows the whole head", "no derivative", "no single inversion or chunk",
-    "without contrast agent", "the thinnest slices", "the smallest voxels", "echoes combined, or the first",
+    "without contrast agent", "the thinnest slices", "the smallest voxels", "echoes combined, or the fitting one",
     "the latest run", "first by name",
 )  # fmt: skip
 NO_SCAN = "no T1w, FLAIR or T2w scan"
@@ -516,10 +516,16 @@ def _rank(file: _File) -> tuple[Any, ...]:
         "ceagent" in file.entities,  # contrast agents change T1w intensities of vessels and lesions
         edge_mm,
         voxel_mm3,
-        int(file.entities.get("echo", 0)),  # without the entity: a combination of all
+        _echo_rank(file),
         -int(file.entities.get("run", 0)),  # scans are repeated because the first was bad
         str(file.path),
     )
+
+
+def _echo_rank(file: _File) -> float:
+    """Without the entity a combination of all; else the first, but of a T2w the last: the first of two shows PD."""
+    echo = int(file.entities.get("echo", 0))
+    return 1 / echo if echo and "_T2w." in file.path.name else echo
 
 
 def geometry(path: Path) -> tuple[bool, float, float, float]:
