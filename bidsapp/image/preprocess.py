@@ -106,9 +106,9 @@ def normalize_pair(
     if denoise:
         native_mask = on_grid(mask_onto(mask, reference), reference)
         work, native_out = denoise_image(work, mask), denoise_image(native_out, native_mask)
-    zscore, mapping = (
-        _mapping(work, mask, method=name, contrast=contrast, whole=seen is None) for name in ("zscore", method)
-    )
+    zscore = mapping = _mapping(work, mask, method="zscore", contrast=contrast, whole=seen is None)
+    if method != "zscore":
+        mapping = _mapping(work, mask, method=method, contrast=contrast, whole=seen is None)
     work_out = zscore.apply(work)
     if seen is not None:
         work_out = on_grid(np.where(seen, np.asarray(work_out.dataobj), np.float32(np.nan)), work)

@@ -383,9 +383,9 @@ def _harmonized(analysis: Analysis, name: Any) -> tuple[str, str, tuple[tuple[st
 def _unusable(session: Session) -> str:
     """Why a session is not in the table, or "" where it is."""
     table = session.tables.get("volumes")
+    if table is None and session.broken:
+        return "its volumes are not in the table."
     if table is None or not (session.record or session.broken):  # the record comes last: without it nothing is whole
-        if session.broken:
-            return "its volumes are not in the table."
         told = {"failed": "failed", "skipped": "was skipped", "unfinished": "was not finished"}.get(
             session.status, "has no table of volumes"
         )

@@ -432,7 +432,8 @@ def _output_nodes(
         ])  # fmt: skip
     _connect_rigid(workflow, scans, inputs, write)
     flair = scans.get("FLAIR")
-    if flair and flair.coregister and found.lesion_mask is not None and "FLAIR" in config.output_spaces:
+    beside = flair is not None and flair.coregister is not None
+    if beside and found.lesion_mask is not None and "FLAIR" in config.output_spaces:
         workflow.connect([
             (flair.conform, carry, [("native_file", "flair_file"), ("work_file", "flair_work_file")]),
             (flair.coregister, carry, [("transform_file", "flair_transform")]),

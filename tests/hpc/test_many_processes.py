@@ -24,7 +24,7 @@ NOT_COMPARED = ("logs", ".work")
 def start(data: Path, out: Path, *options: str, pause: float = 0.02) -> subprocess.Popen:
     command = [sys.executable, "-c", "import light; light.main()", str(data), str(out), "participant",
                "--skip-bids-validation", "--nprocs", "1", *options]  # fmt: skip
-    where = {"PYTHONPATH": f"{HERE}{os.pathsep}{ROOT}", "LIGHT_PAUSE": str(pause), "OMP_NUM_THREADS": "1"}
+    where = {"PYTHONPATH": f"{HERE}{os.pathsep}{ROOT}", "LIGHT_PAUSE": str(pause)}
     return subprocess.Popen(
         command, env=os.environ | where, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )

@@ -17,7 +17,7 @@ from bidsapp.workflows.plugin import SessionBySession, make_plugin
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-ENVIRONMENT = os.environ | {"PYTHONPATH": f"{HERE}{os.pathsep}{ROOT}", "LIGHT_PAUSE": "0", "OMP_NUM_THREADS": "1"}
+ENVIRONMENT = os.environ | {"PYTHONPATH": f"{HERE}{os.pathsep}{ROOT}", "LIGHT_PAUSE": "0"}
 
 
 def run(data: Path, out: Path, *options: str) -> subprocess.CompletedProcess:
