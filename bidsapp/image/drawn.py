@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 
 from bidsapp.errors import InputError
-from bidsapp.image.grid import average_onto, on_grid
+from bidsapp.image.grid import average_onto, mask_onto, on_grid
 from bidsapp.image.label_file import open_labels, read_labels, read_mask
 from bidsapp.image.load import GEOMETRY_TOLERANCE_MM, corner_distance, open_image, read_grid
 from bidsapp.image.register import resample
@@ -102,29 +103,34 @@ def onto_work(drawn: nib.Nifti1Image, work: nib.Nifti1Image, matrix: np.ndarray 
     return on_grid(stack.argmax(0).astype(np.uint8), work)
 
 
-def onto_drawn(
-    probability: nib.Nifti1Image,
-    drawn: nib.Nifti1Image,
-    *,
-    scan_work: nib.Nifti1Image | None = None,
-    matrix: np.ndarray | None = None,
-) -> np.ndarray:
-    """A probability on the work grid carried to the grid of the drawn labels, averaged over each voxel.
+@dataclass(frozen=True)
+class WayBack:
+    """From the work grid of a session to the grid its labels were drawn on.
 
-    Parameters
+    Attributes
     ----------
-    probability, drawn : Nifti1Image
+    drawn : Nifti1Image
+        The labels, on a scan's own grid.
     scan_work : Nifti1Image, optional
-        Work grid of the scan under the labels, where that is not the reference.
+        Work grid of that scan, where it is not the reference.
     matrix : array (4, 4), optional
         As in `onto_work`.
-
-    Returns
-    -------
-    ndarray, float32
-        On the grid of `drawn`.
     """
-    if matrix is not None:
-        assert scan_work is not None
-        probability = resample(probability, scan_work, transform=np.linalg.inv(matrix))
-    return np.asarray(average_onto(probability, drawn).dataobj)
+
+    drawn: nib.Nifti1Image
+    scan_work: nib.Nifti1Image | None = None
+    matrix: np.ndarray | None = None
+
+    def mean(self, probability: nib.Nifti1Image) -> np.ndarray:
+        """A probability averaged over each voxel of the drawn labels, float32."""
+        return np.asarray(average_onto(self._beside(probability), self.drawn).dataobj)
+
+    def mask(self, mask: nib.Nifti1Image) -> np.ndarray:
+        """The voxels of the drawn labels that a mask covers by half, ties by place, as the app writes masks."""
+        return mask_onto(self._beside(mask), self.drawn)
+
+    def _beside(self, image: nib.Nifti1Image) -> nib.Nifti1Image:
+        if self.matrix is None:
+            return image
+        assert self.scan_work is not None
+        return resample(image, self.scan_work, transform=np.linalg.inv(self.matrix))

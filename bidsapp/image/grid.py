@@ -91,12 +91,18 @@ def average_onto(img: nib.Nifti1Image, grid: nib.Nifti1Image) -> nib.Nifti1Image
 def mask_onto(mask: nib.Nifti1Image, grid: nib.Nifti1Image) -> np.ndarray:
     """Carry a mask from the work grid to a grid with the same axes (as in `average_onto`): what it covers by half.
 
+    Parameters
+    ----------
+    mask, grid : Nifti1Image
+        The mask is 0 and 1, or has the share that is covered of each voxel.
+
     Returns
     -------
     ndarray of bool
     """
     axes, weights = _weights(mask, grid, moved=TIE_BREAK)
-    return along_axes(np.transpose(np.asanyarray(mask.dataobj) > 0, axes), weights) >= 0.5
+    shares = np.asanyarray(mask.dataobj, dtype=np.float32)
+    return along_axes(np.transpose(shares, axes), weights) >= 0.5
 
 
 def labels_onto(labels: nib.Nifti1Image, grid: nib.Nifti1Image, *, background: bool = True) -> nib.Nifti1Image:

@@ -157,8 +157,8 @@ def lesions_on_scan(
     onto_scan = Resampler(scan_work, np.linalg.inv(matrix))
     lesions = [_as_float(img) for img in (found.lesion_mask, found.lesion_probability)]
     some = onto_scan.only(_reached(sum(_array(img) != 0 for img in lesions) > 0, lesions[0].affine, scan_work, matrix))
-    mask, probability = (average_onto(some(img), scan) for img in lesions)
-    return on_grid(_lesions(_array(mask) >= 0.5, scan), scan), as_probability(probability)
+    mask, probability = (some(img) for img in lesions)
+    return on_grid(_lesions(mask_onto(mask, scan), scan), scan), as_probability(average_onto(probability, scan))
 
 
 def carry_points(points: np.ndarray, field: nib.Nifti1Image) -> np.ndarray:

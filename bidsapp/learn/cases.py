@@ -15,7 +15,7 @@ import torch
 from scipy import ndimage
 
 from bidsapp.errors import AppError
-from bidsapp.image.drawn import onto_drawn
+from bidsapp.image.drawn import WayBack
 from bidsapp.image.grid import bounding_box, on_grid
 from bidsapp.image.itk import read_itk_affine
 from bidsapp.image.mask import grown
@@ -125,15 +125,21 @@ class Stored:
         return _image(self.folder, "drawn")
 
     def as_drawn(self, probability: np.ndarray) -> np.ndarray:
-        """A probability on the work grid carried to the grid of the drawn labels."""
+        """A probability on the work grid averaged over the voxels of the drawn labels."""
+        return self._way_back().mean(self._on_work(probability))
+
+    def mask_as_drawn(self, mask: np.ndarray) -> np.ndarray:
+        """The voxels of the drawn labels that a mask on the work grid covers by half."""
+        return self._way_back().mask(self._on_work(mask))
+
+    def _on_work(self, data: np.ndarray) -> nib.Nifti1Image:
+        return on_grid(data.astype(np.float32), _image(self.folder, "mask"))
+
+    def _way_back(self) -> WayBack:
         transform = self.folder / "to_drawn.txt"
-        moved = transform.exists()
-        return onto_drawn(
-            on_grid(probability.astype(np.float32), _image(self.folder, "mask")),
-            self.drawn(),
-            scan_work=_image(self.folder, "drawn_work") if moved else None,
-            matrix=read_itk_affine(transform) if moved else None,
-        )
+        if not transform.exists():
+            return WayBack(self.drawn())
+        return WayBack(self.drawn(), _image(self.folder, "drawn_work"), read_itk_affine(transform))
 
     def predict(self, model: Model, *, device: str, without: Sequence[str] = ()) -> np.ndarray:
         """Probability of each lesion class of `model`, (classes, X, Y, Z), on the work grid."""

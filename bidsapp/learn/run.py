@@ -403,6 +403,6 @@ def predict_drawn(model: Model, folder: Path, *, device: str) -> np.ndarray:
             stored.predict(model, device=device)[0],
             threshold=0.5 if threshold is None else threshold, voxel_size_mm=stored.mask()[1],
         )  # fmt: skip
-        return (stored.as_drawn(mask) >= 0.5).astype(np.uint8)
+        return stored.mask_as_drawn(mask).astype(np.uint8)
     shares = [stored.as_drawn(probability) for probability in stored.predict(model, device=device)]
     return np.stack([1 - np.sum(shares, axis=0), *shares]).argmax(0).astype(np.uint8)

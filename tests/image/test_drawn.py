@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bidsapp.errors import InputError
-from bidsapp.image.drawn import load_drawn, onto_drawn, onto_work, scan_under
+from bidsapp.image.drawn import WayBack, load_drawn, onto_work, scan_under
 
 AFFINE = np.array([[-1.0, 0, 0, 20], [0, 1, 0, -18], [0, 0, 4, -30], [0, 0, 0, 1]])
 SHAPE = (20, 24, 12)
@@ -93,5 +93,17 @@ def test_there_and_back_through_a_shift() -> None:
     moved = onto_work(image, work, matrix)
     assert int(np.asarray(moved.dataobj).sum()) == pytest.approx(4 * drawn.sum(), rel=0.07)  # half a voxel at a border
     probability = nib.Nifti1Image(np.asarray(moved.dataobj, np.float32), work.affine)
-    back = onto_drawn(probability, image, scan_work=scan_work, matrix=matrix)
-    assert np.array_equal(back >= 0.5, drawn > 0)
+    back = WayBack(image, scan_work, matrix)
+    assert np.array_equal(back.mean(probability) >= 0.5, drawn > 0)
+    assert np.array_equal(back.mask(probability), drawn > 0)
+
+
+def test_of_a_mask_that_fills_slices_by_half_some_come_back() -> None:
+    """Ties go by place: the mask keeps its volume, instead of growing by half a slice at each end."""
+    drawn = nib.Nifti1Image(np.zeros((40, 40, 12), np.uint8), np.diag([1.0, 1, 4, 1]))
+    work = np.zeros((40, 40, 48), np.float32)
+    work[:, :, 10:38] = 1  # two of the four millimetres of slices 2 and 9
+    back = WayBack(drawn).mask(
+        nib.Nifti1Image(work, np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, -1.5], [0, 0, 0, 1]]))
+    )
+    assert back.sum() * 4 == pytest.approx(work.sum(), rel=0.02)
