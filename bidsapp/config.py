@@ -211,7 +211,7 @@ def read_filters(path: Path) -> dict[str, dict[str, Any]]:
     Raises
     ------
     UsageError
-        The file is missing, no JSON, or not a table of tables.
+        The file is missing, no JSON, or not a table of tables of words, numbers, null or lists of these.
     """
     try:
         loaded = json.loads(path.read_text(encoding="utf-8-sig"))
@@ -219,5 +219,12 @@ def read_filters(path: Path) -> dict[str, dict[str, Any]]:
         raise UsageError(f"--bids-filter-file {path}: cannot be read ({error}).") from error
     if not isinstance(loaded, dict) or not all(isinstance(value, dict) for value in loaded.values()):
         raise UsageError(f'--bids-filter-file {path}: must look like {{"T1w": {{"acquisition": "mprage"}}}}.')
+    for contrast, entities in loaded.items():
+        for entity, wanted in entities.items():
+            values = wanted if isinstance(wanted, list) else [wanted]
+            if not all(value is None or isinstance(value, (str, int, float)) for value in values):
+                raise UsageError(
+                    f"--bids-filter-file {path}: {entity!r} of {contrast} must be a word, a number, null or a list."
+                )
     names: dict[str, str] = {contrast.lower(): contrast for contrast in CONTRASTS}
     return {names.get(str(key).lower(), str(key)): value for key, value in loaded.items()}

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from bidsapp.arguments import Parser
 from bidsapp.errors import OK, PARTICIPANT_FAILED, AppError, InputError, NothingSelectedError, UsageError
@@ -655,6 +656,11 @@ def _on_grid(match: Match, places: Sequence[tuple[Path, str]]) -> Path | None:
     return None
 
 
+def _local(link: str) -> str:
+    """A ``file://`` link as a path (blanks and letters beyond ASCII are written as %20 and the like); others as is."""
+    return unquote(link.removeprefix("file://")) if link.startswith("file://") else link
+
+
 def _raw(options: Options) -> list[Path]:
     """Datasets that the derivatives lie in or link to."""
     import json
@@ -666,8 +672,9 @@ def _raw(options: Options) -> list[Path]:
         try:
             about = json.loads((folder / "dataset_description.json").read_text(encoding="utf-8"))
             links = about.get("DatasetLinks", {})
-            found += [(folder / str(link).removeprefix("file://")).resolve() for link in links.values() if "://" not in
-                      str(link).removeprefix("file://")]  # fmt: skip
+            found += [
+                (folder / _local(str(link))).resolve() for link in links.values() if "://" not in _local(str(link))
+            ]
         except (OSError, ValueError, AttributeError):
             continue
     return [folder for folder in dict.fromkeys(found) if folder.is_dir()]

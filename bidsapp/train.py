@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bidsapp import __version__, cards, config, errors
+from bidsapp import __version__, bids, cards, config, errors
 from bidsapp.arguments import Parser
 from bidsapp.config import CONTRASTS, Config
 from bidsapp.learn import LOSSES
@@ -82,12 +82,19 @@ class TrainOptions:
         for flag, share in (
             ("--foreground", self.foreground),
             ("--synthetic", self.synthetic),
-            ("--dropout", self.dropout),
         ):
             if not 0 <= share <= 1:
                 raise errors.UsageError(f"{flag} must lie between 0 and 1, not {share}.")
-        if self.steps is not None and self.steps < 1:
-            raise errors.UsageError(f"--steps must be at least 1, not {self.steps}.")
+        if not 0 <= self.dropout < 1:
+            raise errors.UsageError(f"--dropout must be at least 0 and below 1, not {self.dropout}.")
+        for flag, value, least in (
+            ("--steps", self.steps, 1), ("--patience", self.patience, 0), ("--workers", self.workers, 0),
+            ("--weight-decay", self.weight_decay, 0), ("--minutes", self.minutes, 0),
+        ):  # fmt: skip
+            if value is not None and not value >= least:
+                raise errors.UsageError(f"{flag} must be at least {least}, not {value}.")
+        if self.learning_rate is not None and not self.learning_rate > 0:
+            raise errors.UsageError(f"--learning-rate must be above 0, not {self.learning_rate}.")
         if self.folds != "loo" and not self.folds.isdigit():
             raise errors.UsageError(
                 f"--folds: {self.folds!r}; give a number of folds, 0 for none, or loo (leave one out)."
@@ -104,6 +111,10 @@ class TrainOptions:
                 )
         if self.freeze and self.init == "none":
             raise errors.UsageError("--freeze-encoder: there is nothing to keep when training begins from scratch.")
+        if self.freeze and self.architecture == "patchwise":
+            raise errors.UsageError(
+                "--freeze-encoder: a patch-wise network begins from scratch; there is nothing to keep."
+            )
 
     @property
     def out(self) -> Path:
@@ -248,6 +259,7 @@ def run(options: TrainOptions) -> int:
     from bidsapp.progress import Progress
 
     say = Progress()
+    bids.check_folders(options.app.bids_dir, options.out)
     if not options.app.skip_bids_validation:
         validation.validate(options.app.bids_dir, say.note)
     cases = labelled(options, say)
@@ -449,8 +461,8 @@ def _training(options: TrainOptions, classes: tuple[str, ...], channels: tuple[s
     return Training(
         name=options.name, classes=("background", *classes), channels=channels,
         architecture=ARCHITECTURES[options.architecture],
-        init=init, freeze=options.freeze, loss=options.loss, steps=steps, learning_rate=options.learning_rate,
-        weight_decay=options.weight_decay, dropout=options.dropout, patience=options.patience,
+        init=init, freeze=options.freeze and init is not None, loss=options.loss, steps=steps,
+        learning_rate=options.learning_rate, weight_decay=options.weight_decay, dropout=options.dropout, patience=options.patience,
         validate_every=max(1, min(50, steps // 4)), foreground=options.foreground, two_phase=options.two_phase,
         synthetic=options.synthetic, crf=options.crf, seed=options.app.random_seed, workers=options.workers,
         threads=options.app.omp_nthreads,
@@ -473,7 +485,8 @@ def _first_stage(options: TrainOptions, training: Training) -> Training | None:
         return None
     init = _initial(options)
     steps = options.steps or STEPS["fine-tuned" if init is not None else "from scratch"]
-    return dataclasses.replace(training, architecture="FoldedUNet", init=init, steps=steps, crf=False)
+    freeze = options.freeze and init is not None
+    return dataclasses.replace(training, architecture="FoldedUNet", init=init, freeze=freeze, steps=steps, crf=False)
 
 
 def _train(plan: Plan, say: Progress) -> int:

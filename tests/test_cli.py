@@ -165,6 +165,9 @@ def test_filters_are_read_in_any_letter_case(dataset: Path, tmp_path: Path) -> N
     file.write_text('{"bold": {"task": "rest"}}')
     with pytest.raises(UsageError, match="bold"):
         parse([str(dataset), str(tmp_path / "out"), "participant", "--bids-filter-file", str(file)])
+    file.write_text('{"T1w": {"run": [1, {}]}}')
+    with pytest.raises(UsageError, match="'run' of T1w must be a word"):
+        parse([str(dataset), str(tmp_path / "out"), "participant", "--bids-filter-file", str(file)])
 
 
 def test_errors_carry_the_codes_of_the_proposal() -> None:

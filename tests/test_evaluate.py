@@ -14,7 +14,7 @@ import pytest
 from bidsapp.cli import main
 from bidsapp.derivatives import find_labels, grid_of, label_file, pair_labels, read_lookup
 from bidsapp.errors import InputError
-from bidsapp.evaluate import _parser, distinct_names
+from bidsapp.evaluate import _local, _parser, distinct_names
 from bidsapp.measure.raters import staple
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -442,3 +442,10 @@ def test_linked_folders_are_followed(tmp_path):
     (tmp_path / "manual" / "sub-01" / "anat").symlink_to(store)
     (found,) = find_labels(tmp_path / "manual")
     assert found.path.parent.name == "anat"
+
+
+@pytest.mark.parametrize("name", ["raw", "raw data", "Rohdaten für München"])
+def test_the_dataset_is_found_whatever_its_folder_is_called(tmp_path: Path, name: str) -> None:
+    """`bids.write_dataset_description` writes the link as a URI."""
+    assert Path(_local((tmp_path / name).as_uri())) == tmp_path / name
+    assert _local("../100%25 raw") == "../100%25 raw"

@@ -142,6 +142,12 @@ def test_a_dseg_needs_its_table(dataset: Path) -> None:
     (("--contrasts", "T1w", "PDw"), "--contrasts: 'PDw' is unknown; choose among T1w, T2w, FLAIR, T1wCE"),
     (("--folds", "many"), "--folds"),
     (("--steps", "0"), "--steps must be at least 1"),
+    (("--patience", "-1"), "--patience must be at least 0"),
+    (("--minutes", "-5"), "--minutes must be at least 0"),
+    (("--minutes", "nan"), "--minutes must be at least 0"),
+    (("--learning-rate", "0"), "--learning-rate must be above 0"),
+    (("--dropout", "1"), "--dropout must be at least 0 and below 1"),
+    (("--architecture", "patchwise", "--freeze-encoder"), "begins from scratch"),
     (("--foreground", "2"), "--foreground must lie between 0 and 1"),
     (("--seg", "x"), "--synthetic: synthetic scans know lesions only"),
     (("--init", "none", "--freeze-encoder"), "nothing to keep"),
@@ -155,6 +161,22 @@ def test_options_that_cannot_be_used(dataset: Path, arguments: tuple[str, ...], 
 def test_no_such_folder_of_labels(dataset: Path) -> None:
     with pytest.raises(errors.UsageError, match=r"--labels .*no such folder"):
         train.parse([str(dataset / "bids"), str(dataset / "out"), "--labels", str(dataset / "nowhere")])
+
+
+def test_output_that_would_lie_among_raw_scans(dataset: Path) -> None:
+    options = train.parse(
+        [str(dataset / "bids"), str(dataset / "bids" / "sub-01"), "--labels", str(dataset / "labels")]
+    )
+    with pytest.raises(errors.UsageError, match="sub-01"):
+        train.run(options)
+
+
+def test_a_cascade_keeps_the_encoder_of_its_first_stage_only(dataset: Path) -> None:
+    """Its second begins from scratch: frozen, it would never learn."""
+    options = parse(dataset, "--architecture", "cascade", "--freeze-encoder")
+    second = train._training(options, ("lesion",), ("FLAIR",))
+    first = train._first_stage(options, second)
+    assert first is not None and (first.freeze, second.freeze) == (True, False)
 
 
 def test_folds_larger_than_the_number_of_subjects_are_refused_before_anything_is_written(dataset: Path) -> None:

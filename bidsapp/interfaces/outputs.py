@@ -380,6 +380,7 @@ class _WriteSessionInput(BaseInterfaceInputSpec):
     flags = traits.Str(mandatory=True)
     pictures = traits.List(File(exists=True), mandatory=True)
     not_separable_because = traits.Str("", usedefault=True)
+    no_lesions_because = traits.Str("", usedefault=True, desc="of the model of outliers, where that alone was asked")
     brain_note = traits.Str(mandatory=True)
     network_note = traits.Str(mandatory=True)
     tissue_note = traits.Str(mandatory=True)
@@ -603,10 +604,10 @@ class WriteSession(SimpleInterface):
         if self.inputs.not_separable_because:
             columns = ("gm_mm3", "wm_mm3", "gm_with_lesions_mm3", "wm_with_lesions_mm3", "lesion_load_percent_wm")
             out |= dict.fromkeys(columns, self.inputs.not_separable_because)
-        if self.inputs.plan["no_lesions_because"]:
+        if reason := self.inputs.plan["no_lesions_because"] or self.inputs.no_lesions_because:
             columns = ("lesion_mm3", "lesion_count", "lesion_load_percent_tiv", "lesion_load_percent_wm",
                        "gm_with_lesions_mm3", "wm_with_lesions_mm3")  # fmt: skip
-            out |= dict.fromkeys(columns, self.inputs.plan["no_lesions_because"])
+            out |= dict.fromkeys(columns, reason)
         return out
 
 

@@ -193,6 +193,7 @@ class _SegmentLesionsOutput(TraitedSpec):
     mask_file = File()
     probability_file = File()
     excess_file = File(desc="FLAIR less that of white matter")
+    reason = traits.Str(desc="why there are none of these; empty where there are")
 
 
 class SegmentLesions(SimpleInterface):
@@ -207,6 +208,7 @@ class SegmentLesions(SimpleInterface):
         from bidsapp.models.outlier import segment_lesions
 
         mask, images = load(self.inputs.mask_file), _scans(self.inputs)
+        self._results["reason"] = "" if "FLAIR" in images else "the FLAIR shows less than half of the brain"
         if "FLAIR" not in images:
             return runtime
         with np.load(self.inputs.result_file, allow_pickle=False) as stored:

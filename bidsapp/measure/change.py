@@ -430,7 +430,6 @@ def interval_row(change: Change, first: Visit, second: Visit, *, voxel_mm3: floa
     of = {status: table[table["status"] == status] for status in STATUSES}
     resized = table[table["status"].isin(("enlarging", "shrinking"))]
     confirmed = table[table["status"].isin(("new", "enlarging", "shrinking", "resolved"))]
-    either = first.brain | second.brain
     return {
         **{f"{status}_count": len(of[status]) for status in STATUSES},
         "new_mm3": float(of["new"]["volume_to_mm3"].sum()),
@@ -440,7 +439,6 @@ def interval_row(change: Change, first: Visit, second: Visit, *, voxel_mm3: floa
         "lesion_from_mm3": float((first.lesion & change.common).sum()) * voxel_mm3,
         "lesion_to_mm3": float((second.lesion & change.common).sum()) * voxel_mm3,
         "lesion_change_mm3": float((confirmed["gain_mm3"] - confirmed["loss_mm3"]).sum()),
-        "common_brain_percent": 100 * float(change.common.sum()) / float(either.sum()),
     }
 
 

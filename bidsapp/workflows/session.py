@@ -257,7 +257,8 @@ class _Found:
     lesion_mask: Port | None
     lesion_probability: Port | None
     combine: pe.Node
-    tissue: pe.Node | None  # the tissue model that may fail to tell GM from WM
+    tissue: pe.Node | None  # the tissue model that may fail to tell GM from WM, where that is alone
+    outlier: pe.Node | None  # the lesion model that a FLAIR of a part of the brain fails, where that is alone
     network: pe.Node
     mixture: pe.Node
     own: pe.Node | None  # the lesion model that somebody trained
@@ -323,6 +324,7 @@ def _segmentation_nodes(
         lesion_probability=None if of_lesions is None else (of_lesions, probabilities),
         combine=combine,
         tissue=tissue if chosen.tissue_model == "mixture" else None,
+        outlier=lesions if of_lesions is lesions else None,
         network=network,
         mixture=tissue,
         own=own,
@@ -430,6 +432,8 @@ def _output_nodes(
             (found.tissue, measure, [("separable", "separable")]),
             (found.tissue, write, [("reason", "not_separable_because")]),
         ])  # fmt: skip
+    if found.outlier is not None:
+        workflow.connect(found.outlier, "reason", write, "no_lesions_because")
     _connect_rigid(workflow, scans, inputs, write)
     flair = scans.get("FLAIR")
     beside = flair is not None and flair.coregister is not None

@@ -64,3 +64,4 @@ def test_a_contrast_that_shows_less_than_half_of_the_brain_is_not_used(
     if not used:  # no opinion, which is not "no lesions"
         found = node.run(cwd=str(tmp_path)).outputs
         assert not isdefined(found.mask_file) and not isdefined(found.probability_file)
+        assert "less than half" in found.reason  # for the record, and the page

@@ -87,6 +87,7 @@ def test_the_map_and_the_sums_recomputed_from_the_boxes(rng):
     assert row["lesion_from_mm3"] == 100 + 60 + 80 + 100 + 160
     assert row["lesion_to_mm3"] == 100 + 100 + 160 + 120 + 60 + 100 + 18
     assert row["lesion_change_mm3"] == pytest.approx(100 - 60 + 80 - 100, abs=6)
+    assert "common_brain_percent" not in row  # of all scans, not of the FLAIRs: `interfaces.change` has it
     assert set(row) <= set(INTERVAL_COLUMNS) and set(found.table) <= set(LESION_CHANGE_COLUMNS)
 
 
