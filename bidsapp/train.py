@@ -462,10 +462,10 @@ def _training(options: TrainOptions, classes: tuple[str, ...], channels: tuple[s
         name=options.name, classes=("background", *classes), channels=channels,
         architecture=ARCHITECTURES[options.architecture],
         init=init, freeze=options.freeze and init is not None, loss=options.loss, steps=steps,
-        learning_rate=options.learning_rate, weight_decay=options.weight_decay, dropout=options.dropout, patience=options.patience,
-        validate_every=max(1, min(50, steps // 4)), foreground=options.foreground, two_phase=options.two_phase,
-        synthetic=options.synthetic, crf=options.crf, seed=options.app.random_seed, workers=options.workers,
-        threads=options.app.omp_nthreads,
+        learning_rate=options.learning_rate, weight_decay=options.weight_decay, dropout=options.dropout,
+        patience=options.patience, validate_every=max(1, min(50, steps // 4)), foreground=options.foreground,
+        two_phase=options.two_phase, synthetic=options.synthetic, crf=options.crf, seed=options.app.random_seed,
+        workers=options.workers, threads=options.app.omp_nthreads,
     )  # fmt: skip
 
 
