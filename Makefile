@@ -14,6 +14,7 @@ OUT    ?= demo-out
 
 RUNTIME := $(VENV)/.runtime-installed
 DEV     := $(VENV)/.dev-installed
+HELPERS := $(TOOLS)/.installed
 
 .PHONY: help demo test check bench accuracy lock audit image sif clean
 
@@ -71,17 +72,18 @@ $(DEV): requirements-dev.txt requirements-torch.txt pyproject.toml | $(RUN)
 	$(call install,requirements-dev.txt)
 	touch $(RUNTIME)
 
-lock: $(TOOLS) ## write requirements*.txt anew from pyproject.toml; UPGRADE=--upgrade for the newest versions
+lock: $(HELPERS) ## write requirements*.txt anew from pyproject.toml; UPGRADE=--upgrade for the newest versions
 	PATH="$(abspath $(TOOLS)/bin):$$PATH" $(TOOLS)/bin/python scripts/lock.py $(UPGRADE)
 
-audit: $(TOOLS) ## no pickle in the app, and known vulnerabilities of what the locks hold (asks the network)
+audit: $(HELPERS) ## no pickle in the app, and known vulnerabilities of what the locks hold (asks the network)
 	$(TOOLS)/bin/python scripts/audit.py
 	$(TOOLS)/bin/pip-audit --strict --no-deps --disable-pip -r requirements.txt -r requirements-torch.txt
 
 # Apart from the app's environment, which holds what is locked and nothing else.
-$(TOOLS):
-	$(PYTHON) -m venv $@
-	$@/bin/pip install --disable-pip-version-check -q uv pip-audit
+$(HELPERS):
+	$(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/pip install --disable-pip-version-check -q uv pip-audit
+	touch $@
 
 image: ## build the Docker image (buildah where there is no engine), check its size and speed; VARIANT=cuda
 	$(PYTHON) scripts/images.py build --variant $(VARIANT)

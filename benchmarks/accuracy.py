@@ -24,10 +24,10 @@ from scipy import ndimage
 from benchmarks import app
 from benchmarks.app import REPOSITORY
 from bidsapp import labels
-from bidsapp.bids import CORTEX_ATLAS
 from bidsapp.image.itk import read_itk_affine
 from bidsapp.measure.agreement import agreement
 from bidsapp.measure.raters import pairwise_dice
+from bidsapp.out_dataset import CORTEX_ATLAS
 
 #: Acceptance thresholds of the Dice coefficient (issue 3).
 THRESHOLDS = {

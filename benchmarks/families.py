@@ -26,8 +26,9 @@ import torch
 
 from benchmarks.app import REPOSITORY
 from bidsapp import train
+from bidsapp.labels import CONTRASTS
 from bidsapp.learn.cases import Stored
-from bidsapp.learn.generator import CONTRASTS, Generator
+from bidsapp.learn.generator import Generator
 from bidsapp.learn.heads import load_heads
 from bidsapp.learn.lesion_masks import load_lesions
 from bidsapp.learn.run import Training, make_network, predict_drawn, scan_size, stripped_scans, train_model, trial

@@ -46,6 +46,20 @@ def coarser(scan: Scan, _: np.random.Generator, *, spacing_mm: tuple[float, floa
     return data, affine @ nib.affines.from_matvec(np.diag(factors), offset)
 
 
+def finer(scan: Scan, _: np.random.Generator, *, spacing_mm: float) -> Scan:
+    """Cubes of `spacing_mm`, interpolated: nothing more to see, but many more voxels."""
+    data, affine = scan
+    factors = spacing_mm / nib.affines.voxel_sizes(affine)
+    shape = tuple(np.floor((np.array(data.shape) - 1) / factors).astype(int) + 1)
+    fine = ndimage.affine_transform(data.astype(np.float32), np.diag(factors), output_shape=shape, order=3)
+    return np.maximum(fine, 0), affine @ np.diag([*factors, 1])
+
+
+def low_field(scan: Scan, rng: np.random.Generator) -> Scan:
+    """Slices of 5 mm with voxels of 1.6 mm and noise, as portable scanners of low field have them."""
+    return noisy(coarser(scan, rng, spacing_mm=(1.6, 1.6, 5.0)), rng, percent=6)
+
+
 def noisy(scan: Scan, rng: np.random.Generator, *, percent: float) -> Scan:
     """Rician noise, in per cent of the brightness of the head; none where the background is empty."""
     data, affine = scan
@@ -119,6 +133,8 @@ def defaced(scan: Scan, _: np.random.Generator, *, depth_mm: float) -> Scan:
 
 CHANGES: dict[str, tuple[str, Callable[[Scan, np.random.Generator], Scan]]] = {
     PLAIN: ("as it is", lambda scan, _: scan),
+    "cubes05": ("voxels of 0.5 mm", partial(finer, spacing_mm=0.5)),
+    "lowField": ("1.6 x 1.6 x 5 mm and noise of 6 %", low_field),
     "cubes2": ("voxels of 2 mm", partial(coarser, spacing_mm=(2.0, 2.0, 2.0))),
     "thick4": ("slices of 4 mm (third axis)", partial(coarser, spacing_mm=(0.0, 0.0, 4.0))),
     "thick6": ("slices of 6 mm (second axis)", partial(coarser, spacing_mm=(0.0, 6.0, 0.0))),

@@ -26,8 +26,9 @@ from benchmarks.app import REPOSITORY
 from benchmarks.robustness import coarser
 from bidsapp import labels
 from bidsapp.image.grid import labels_onto
+from bidsapp.labels import CONTRASTS
 from bidsapp.learn.anatomy import STRUCTURES
-from bidsapp.learn.generator import CONTRASTS, STRIPPED, Generator, Sample
+from bidsapp.learn.generator import STRIPPED, Generator, Sample
 from bidsapp.learn.heads import load_heads
 from bidsapp.learn.lesion_masks import load_lesions
 from bidsapp.measure.agreement import agreement

@@ -6,7 +6,6 @@ import gc
 import hashlib
 import importlib
 import logging
-import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bidsapp import __version__, bids, errors, locks, machine, progress, resume, validation
+from bidsapp import __version__, bids, errors, locks, machine, out_dataset, progress, resume, validation
 from bidsapp.bids import SessionInputs
 from bidsapp.config import Config
+from bidsapp.writing import write_json
 
 #: Sessions taken at a time. Each has a lock, which is an open file (a process may have 1024, often), and nipype looks
 #: at all steps at every poll.
@@ -37,7 +37,7 @@ class Outcome:
 
 
 def run(config: Config) -> int:
-    """Run one analysis level.
+    """Run one analysis level; threads and seeds are fixed already, by the environment that `cli.main` has set.
 
     Returns
     -------
@@ -49,7 +49,6 @@ def run(config: Config) -> int:
     AppError
         Nothing could be run at all.
     """
-    os.environ.update(_environment(config))
     machine.allow_many_files()
     if config.level == "group":
         return _group(config)
@@ -58,13 +57,28 @@ def run(config: Config) -> int:
     return _participant(config)
 
 
-def _environment(config: Config) -> dict[str, str]:
-    return machine.fixed_environment(threads=config.omp_nthreads, seed=config.random_seed)
-
-
 def _participant(config: Config) -> int:
     say = progress.Progress()
-    bids.check_folders(config.bids_dir, config.out_dir)
+    sessions = _find_sessions(config, say)
+    _warn(sessions, config, say)
+    if config.list_jobs:
+        return _list_jobs(sessions, config)
+    if config.dry_run:
+        return _dry_run(sessions, config, say)
+    _check_tools(config)
+    _make_output(config)
+    with _at_work(config.out_dir, say) as here:
+        outcomes = [_outcome_so_far(inputs, config) for inputs in sessions]
+        failed = _do_all(outcomes, config, say)
+        if here.alone() and not (failed or config.keep_work or config.work_dir is not None):
+            shutil.rmtree(config.work, ignore_errors=True)
+    _closing_table(outcomes, say)
+    return errors.PARTICIPANT_FAILED if failed else errors.OK
+
+
+def _find_sessions(config: Config, say: progress.Progress) -> list[SessionInputs]:
+    """Those asked for, while the dataset is validated; what the work needs, if there is any, is imported meanwhile."""
+    out_dataset.check_folders(config.bids_dir, config.out_dir)
     with validation.beside(config, say.note):
         with _index_lock(config):
             sessions = bids.collect(
@@ -76,26 +90,20 @@ def _participant(config: Config) -> int:
             )
         if not (config.list_jobs or config.dry_run or _all_done(sessions, config)):
             _import_ahead()
-    _tell_of_names(sessions, config, say)
-    for inputs in sessions:
-        if inputs.problem:
-            say.note(f"warning: {inputs.problem}")
-    if config.list_jobs:
-        return _list_jobs(sessions, config)
-    if config.dry_run:
-        return _dry_run(sessions, config, say)
-    _check_tools(config)
-    _make_output(config)
-    with _at_work(config.out_dir, say) as here:
-        outcomes = [_outcome_so_far(inputs, config) for inputs in sessions]
-        mended = _write_problems(config.out_dir, [outcome for outcome in outcomes if outcome.status != "waiting"])
-        _work_through([outcome for outcome in outcomes if outcome.status == "waiting"], config, say)
-        compared = _compare_sessions(outcomes, config, say)
-        changed = dict.fromkeys([*_changed_subjects(outcomes, config.out_dir), *mended, *compared])
-        without_page = _assemble_reports(config.out_dir, changed, say)
-        failed = any(outcome.status == "failed" for outcome in outcomes) or any(compared.values()) or without_page
-        if here.alone() and not (failed or config.keep_work or config.work_dir is not None):
-            shutil.rmtree(config.work, ignore_errors=True)
+    return sessions
+
+
+def _do_all(outcomes: list[Outcome], config: Config, say: progress.Progress) -> bool:
+    """Sessions, then the changes between them, then pages; whether any of it failed."""
+    mended = _write_problems(config.out_dir, [outcome for outcome in outcomes if outcome.status != "waiting"])
+    _work_through([outcome for outcome in outcomes if outcome.status == "waiting"], config, say)
+    compared = _compare_sessions(outcomes, config, say)
+    changed = dict.fromkeys([*_changed_subjects(outcomes, config.out_dir), *mended, *compared])
+    without_page = _assemble_reports(config.out_dir, changed, say)
+    return any(outcome.status == "failed" for outcome in outcomes) or any(compared.values()) or without_page
+
+
+def _closing_table(outcomes: list[Outcome], say: progress.Progress) -> None:
     say.table(
         "Sessions",
         ("subject", "session", "contrasts", "status", "seconds", ""),
@@ -111,10 +119,9 @@ def _participant(config: Config) -> int:
             for outcome in outcomes
         ],
     )
-    return errors.PARTICIPANT_FAILED if failed else errors.OK
 
 
-def _tell_of_names(sessions: list[SessionInputs], config: Config, say: progress.Progress) -> None:
+def _warn(sessions: list[SessionInputs], config: Config, say: progress.Progress) -> None:
     """Warn of what was asked for and is not there, and of what is there and cannot be used."""
     for label in bids.missing_labels(sessions, config.participant_label):
         say.note(f"warning: sub-{label} was asked for but is not in {config.bids_dir}.")
@@ -124,8 +131,11 @@ def _tell_of_names(sessions: list[SessionInputs], config: Config, say: progress.
             f"warning: {', '.join(names[:5])}{more} not used: labels of BIDS are letters and digits only. Rename the"
             " folders and the files in them."
         )
-    if bids.is_derivative(config.bids_dir):
+    if out_dataset.is_derivative(config.bids_dir):
         say.note(f"warning: {config.bids_dir} says that it is a derivative; raw scans are what is expected.")
+    for inputs in sessions:
+        if inputs.problem:
+            say.note(f"warning: {inputs.problem}")
 
 
 def _group(config: Config) -> int:
@@ -206,7 +216,7 @@ def _make_output(config: Config) -> None:
     try:
         config.out_dir.mkdir(parents=True, exist_ok=True)
         (config.out_dir / "logs").mkdir(exist_ok=True)
-        bids.write_dataset_description(config.out_dir, config.bids_dir)
+        out_dataset.write_dataset_description(config.out_dir, config.bids_dir)
         config.work.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise errors.TryAgainError(f"{config.out_dir}: cannot be written ({error}).") from error
@@ -263,9 +273,7 @@ def _index_lock(config: Config) -> AbstractContextManager[object]:
     folder = config.bids_database_dir
     if folder is None or bids.has_database(folder):
         return nullcontext()
-    held = locks.take(folder, "index")
-    assert held is not None  # it waits
-    return held
+    return locks.take(folder, "index")
 
 
 @contextmanager
@@ -275,7 +283,6 @@ def _at_work(out_dir: Path, say: progress.Progress) -> Iterator[locks.Held]:
     The locks go last, as another process may begin its work once they are gone.
     """
     here = locks.take(out_dir, "run", shared=True)
-    assert here is not None  # it waits
     if not here.sound:
         say.note(
             f"warning: the file system of {out_dir} has no locks. Take care that no two processes work on one session."
@@ -289,37 +296,43 @@ def _at_work(out_dir: Path, say: progress.Progress) -> Iterator[locks.Held]:
 def _work_through(outcomes: list[Outcome], config: Config, say: progress.Progress) -> None:
     """Do each session under its lock: first those that nobody is at, then what others had and did not finish."""
     left = list(outcomes)
-    told: set[str] = set()
     stopped = False
     while left:
         with ExitStack() as stack:
-            mine = []
-            for outcome in left:
-                held = locks.take(config.out_dir, outcome.inputs.name, wait=False)
-                if held is not None:
-                    stack.enter_context(held)
-                    mine.append(outcome)
-                if len(mine) == BATCH:
-                    break
+            mine = _take_batch(left, config.out_dir, stack)
             if not mine:
                 mine = left[:1]
-                if mine[0].inputs.name not in told:
-                    say.note(f"{mine[0].inputs.name}: another process is at work on it; waiting.")
-                told.add(mine[0].inputs.name)
-                held = locks.take(config.out_dir, mine[0].inputs.name)
-                assert held is not None  # it waits
-                stack.enter_context(held)
-            for outcome in mine:  # the other process may have finished it
-                outcome.status = _outcome_so_far(outcome.inputs, config).status
-            to_do = [outcome for outcome in mine if outcome.status == "waiting"]
-            if stopped:
-                for outcome in to_do:
-                    outcome.status, outcome.message = "failed", UNFINISHED
-            elif to_do:
-                execute(to_do, config, say)
-            _write_problems(config.out_dir, mine)
+                say.note(f"{mine[0].inputs.name}: another process is at work on it; waiting.")
+                stack.enter_context(locks.take(config.out_dir, mine[0].inputs.name))
+            _work_on(mine, config, say, stopped=stopped)
         stopped = config.stop_on_first_crash and any(outcome.status == "failed" for outcome in outcomes)
         left = [outcome for outcome in left if outcome not in mine]
+
+
+def _take_batch(left: list[Outcome], out_dir: Path, stack: ExitStack) -> list[Outcome]:
+    """Sessions that nobody is at, `BATCH` at most; `stack` holds their locks."""
+    mine = []
+    for outcome in left:
+        held = locks.attempt(out_dir, outcome.inputs.name)
+        if held is not None:
+            stack.enter_context(held)
+            mine.append(outcome)
+        if len(mine) == BATCH:
+            break
+    return mine
+
+
+def _work_on(mine: list[Outcome], config: Config, say: progress.Progress, *, stopped: bool) -> None:
+    """Do sessions whose locks this process has; where it has `stopped`, only say that they are not done."""
+    for outcome in mine:  # the other process may have finished it
+        outcome.status = _outcome_so_far(outcome.inputs, config).status
+    to_do = [outcome for outcome in mine if outcome.status == "waiting"]
+    if stopped:
+        for outcome in to_do:
+            outcome.status, outcome.message = "failed", UNFINISHED
+    elif to_do:
+        execute(to_do, config, say)
+    _write_problems(config.out_dir, mine)
 
 
 def execute(
@@ -342,47 +355,24 @@ def execute(
     _configure_nipype(config, crashes)
     from nipype.pipeline import engine as pe
 
-    from bidsapp.workflows.plugin import make_plugin
     from bidsapp.workflows.session import init_session_wf, workflow_name
 
     workflow = pe.Workflow(name="bidsapp")
     workflow.add_nodes([(build or init_session_wf)(outcome.inputs, config, device=device) for outcome in outcomes])
     by_name = {workflow_name(outcome.inputs): outcome for outcome in outcomes}
-
-    def clean_up(session: str) -> None:
-        if not config.keep_work:
-            shutil.rmtree(Path(workflow.base_dir) / workflow.name / session, ignore_errors=True)
-
-    watch = progress.Watch(
-        config.out_dir / "logs", by_name, say, total=len(workflow.list_node_names()), on_written=clean_up
-    )
+    watch = _watch(workflow, by_name, config, say)
     plugin = config.nipype_plugin.get("plugin", "MultiProc")
     by = f"{config.nprocs} process(es)" if plugin == "MultiProc" else f"nipype's {plugin} plugin"
     say.note(f"bidsapp {__version__}: {len(outcomes)} session(s) on {device}, {by}.")
-    plugin_args: dict[str, Any] = {
-        "n_procs": config.nprocs,
-        "n_gpu_procs": 1,  # all steps are on one device; nipype's own count is 0 where nvidia-smi is not in the image
-        "raise_insufficient": False,
-        "memory_gb": config.mem_gb,
-        "mp_context": None if device == "cpu" else "spawn",  # CUDA does not work in processes that were forked
-        **config.nipype_plugin.get("plugin_args", {}),
-        "status_callback": watch,
-    }
-    gc.collect()
-    gc.freeze()  # nipype collects garbage at every poll: what lives through the run need not be looked at again
+    plugin_args = {**_plugin_args(config, device), "status_callback": watch}
     try:
-        with _work_folder(config, list(by_name)) as base:
-            for name in by_name:
-                resume.drop_broken_results(base / workflow.name / name)
-            workflow.base_dir = str(base)
-            workflow.run(plugin=make_plugin(plugin, plugin_args, order=list(by_name), environment=_environment(config)))
+        _run_workflow(workflow, list(by_name), config, plugin, plugin_args)
     except Exception as error:  # nipype raises at the end when any node failed; which ones is in the crash files
         logging.getLogger("bidsapp").debug("workflow: %s", error)
         if not crashes.is_dir():
             raise
     finally:
         watch.close()
-        gc.unfreeze()  # another batch may come
     failures = progress.read_crashes(crashes)
     for name, outcome in by_name.items():
         outcome.seconds = watch.seconds(name)
@@ -396,6 +386,48 @@ def execute(
     shutil.rmtree(crashes, ignore_errors=True)
 
 
+def _watch(workflow: Any, by_name: dict[str, Outcome], config: Config, say: progress.Progress) -> progress.Watch:
+    """Tells how far the sessions are, and removes the intermediate files of one that is written."""
+
+    def clean_up(session: str) -> None:
+        if not config.keep_work:
+            shutil.rmtree(Path(workflow.base_dir) / workflow.name / session, ignore_errors=True)
+
+    total = len(workflow.list_node_names())
+    return progress.Watch(config.out_dir / "logs", by_name, say, total=total, on_written=clean_up)
+
+
+def _plugin_args(config: Config, device: str) -> dict[str, Any]:
+    return {
+        "n_procs": config.nprocs,
+        "n_gpu_procs": 1,  # all steps are on one device; nipype's own count is 0 where nvidia-smi is not in the image
+        "raise_insufficient": False,
+        "memory_gb": config.mem_gb,
+        "mp_context": None if device == "cpu" else "spawn",  # CUDA does not work in processes that were forked
+        **config.nipype_plugin.get("plugin_args", {}),
+    }
+
+
+def _run_workflow(
+    workflow: Any, sessions: Sequence[str], config: Config, plugin: str, plugin_args: dict[str, Any]
+) -> None:
+    """Run the workflow of `sessions`, in their order, where the steps of earlier runs are."""
+    from bidsapp.workflows.cache import drop_broken_results
+    from bidsapp.workflows.plugin import make_plugin
+
+    environment = machine.fixed_environment(threads=config.omp_nthreads, seed=config.random_seed)
+    gc.collect()
+    gc.freeze()  # nipype collects garbage at every poll: what lives through the run need not be looked at again
+    try:
+        with _work_folder(config, sessions) as base:
+            for name in sessions:
+                drop_broken_results(base / workflow.name / name)
+            workflow.base_dir = str(base)
+            workflow.run(plugin=make_plugin(plugin, plugin_args, order=sessions, environment=environment))
+    finally:
+        gc.unfreeze()  # another batch may come
+
+
 @contextmanager
 def _work_folder(config: Config, names: Sequence[str]) -> Iterator[Path]:
     """Where the steps of sessions are kept, to be found again by a later run with the same app, code and dataset.
@@ -403,9 +435,11 @@ def _work_folder(config: Config, names: Sequence[str]) -> Iterator[Path]:
     Runs into several OUT_DIRs may share a --work-dir, and steps that are the same for all; but where one is at work on
     one of the sessions, whoever comes later has a folder of its own.
     """
-    base = config.work / f"bidsapp-{__version__}-{resume.code_fingerprint()}-{_short_hash(config.bids_dir)}"
+    from bidsapp.workflows.cache import code_fingerprint
+
+    base = config.work / f"bidsapp-{__version__}-{code_fingerprint()}-{_short_hash(config.bids_dir)}"
     with ExitStack() as stack:
-        held = [locks.take(base, name, wait=False) for name in names]
+        held = [locks.attempt(base, name) for name in names]
         for lock in held:
             if lock is not None:
                 stack.enter_context(lock)
@@ -473,7 +507,7 @@ def _compare_sessions(outcomes: list[Outcome], config: Config, say: progress.Pro
 
 
 def _changes_lock(out_dir: Path, subject: str) -> locks.Held:
-    return _wait_for(out_dir, f"changes_sub-{subject}")
+    return locks.take(out_dir, f"changes_sub-{subject}")
 
 
 # --- after the work -------------------------------------------------------------------------------------------------
@@ -488,7 +522,7 @@ def _write_problems(out_dir: Path, outcomes: Iterable[Outcome]) -> list[str]:
     for outcome in outcomes:
         path = out_dir / "logs" / f"{outcome.inputs.name}_problem.json"
         if outcome.status in ("failed", "skipped"):
-            bids.write_json(
+            write_json(
                 path,
                 {
                     "subject": outcome.inputs.subject,
@@ -542,10 +576,4 @@ def _link_pages(out_dir: Path, changed: Iterable[str] | None = None) -> None:
 
 
 def _subject_lock(out_dir: Path, subject: str) -> locks.Held:
-    return _wait_for(out_dir, f"report_sub-{subject}")
-
-
-def _wait_for(out_dir: Path, name: str) -> locks.Held:
-    held = locks.take(out_dir, name)
-    assert held is not None  # it waits
-    return held
+    return locks.take(out_dir, f"report_sub-{subject}")

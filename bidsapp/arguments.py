@@ -1,4 +1,4 @@
-"""The parser of a command line, the same for every command; imports nothing heavy."""
+"""What the command lines of all commands have in common; imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -30,6 +30,11 @@ def _dashed(argument: str) -> str:
     """``--an_option=a_value`` as ``--an-option=a_value``; what is no option stays."""
     name, equals, value = argument.partition("=")
     return name.replace("_", "-") + equals + value if argument.startswith("--") else argument
+
+
+def bare_label(text: str) -> str:
+    """A label of a subject or session as BIDS has it: without the ``sub-`` or ``ses-`` of names."""
+    return text.removeprefix("sub-").removeprefix("ses-")
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):

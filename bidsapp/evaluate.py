@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from bidsapp.arguments import Parser
+from bidsapp.arguments import Parser, bare_label
 from bidsapp.errors import OK, PARTICIPANT_FAILED, AppError, InputError, NothingSelectedError, UsageError
+from bidsapp.labels import LESION_ORDER, REFERENCE_ORDER
 
 if TYPE_CHECKING:  # heavy: --help answers at once
     import numpy as np
@@ -23,7 +24,10 @@ if TYPE_CHECKING:  # heavy: --help answers at once
 #: Cases whose pictures the page shows, if not told otherwise: a page of some MB.
 PICTURES = 12
 FUSIONS = ("staple", "majority")
-CONTRASTS = ("FLAIR", "T1w", "T2w")
+#: Borders of the classes of lesion volumes (mm3): decades, since volumes spread over orders of magnitude. 10 mm3 is a
+#: ball of 2.7 mm: smaller ones lie below the 3 mm that a lesion of multiple sclerosis has by convention (Filippi et al.
+#: 2019, Brain 142:1858). 100 and 1000 mm3 are balls of 5.8 and 12.4 mm.
+SIZE_BINS_MM3 = (10.0, 100.0, 1000.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +73,7 @@ class Options:
     fusion: str = FUSIONS[0]
     lesions: tuple[str, ...] = ()
     minimum_lesion_mm3: float = 0.0
-    size_bins: tuple[float, ...] = (10.0, 100.0, 1000.0)
+    size_bins: tuple[float, ...] = SIZE_BINS_MM3
     participants: Path | None = None
     group: str = ""
     scans: Path | None = None
@@ -138,7 +142,7 @@ def _parser() -> Parser:
         help="labels counted lesion by lesion (default: those named lesion, wmh, stroke and the like)")  # fmt: skip
     add("--minimum-lesion", type=float, default=0.0, metavar="MM3",
         help="smaller lesions of the reference count neither as found nor as missed")  # fmt: skip
-    add("--size-bins", type=float, nargs="+", default=(10.0, 100.0, 1000.0), metavar="MM3",
+    add("--size-bins", type=float, nargs="+", default=SIZE_BINS_MM3, metavar="MM3",
         help="borders of the classes of lesion volume")  # fmt: skip
 
     group = parser.add_argument_group("groups of subjects")
@@ -177,8 +181,7 @@ def parse(argv: Sequence[str]) -> Options:
         predictions=dict(zip(names, folders, strict=True)),
         out=Path(os.path.abspath(given.out)) if given.out else folders[0] / "evaluation",
         labels=tuple(given.label), segs=tuple(given.seg), space=given.space.removeprefix("space-"),
-        subjects=tuple(label.removeprefix("sub-") for label in given.participant_label),
-        sessions=tuple(label.removeprefix("ses-") for label in given.session_label),
+        subjects=tuple(map(bare_label, given.participant_label)), sessions=tuple(map(bare_label, given.session_label)),
         fusion=given.fusion, lesions=tuple(given.lesions), minimum_lesion_mm3=given.minimum_lesion,
         size_bins=tuple(given.size_bins), participants=given.participants, group=given.group,
         scans=given.scans, pictures=given.pictures,
@@ -539,8 +542,9 @@ def _groups(options: Options, cases: pd.DataFrame) -> tuple[pd.Series, str]:
 
 def _write(found: Mapping[str, pd.DataFrame], notes: Sequence[str], matches: Sequence[Match], options: Options) -> None:
     from bidsapp import __version__
-    from bidsapp.bids import BIDS_VERSION, write_json, write_text
     from bidsapp.measure import evaluation as ev
+    from bidsapp.out_dataset import BIDS_VERSION
+    from bidsapp.writing import write_frame, write_json
 
     if len(options.references) > 1:
         write_json(options.out / "consensus" / "dataset_description.json", {
@@ -558,10 +562,7 @@ def _write(found: Mapping[str, pd.DataFrame], notes: Sequence[str], matches: Seq
             for suffix in (".tsv", ".json"):
                 (options.out / f"{stem}{suffix}").unlink(missing_ok=True)
             continue
-        plain = table.replace("", "n/a")
-        text = plain.to_csv(sep="\t", index=False, na_rep="n/a", float_format="%.10g", lineterminator="\n")
-        write_text(options.out / f"{stem}.tsv", text)
-        write_json(options.out / f"{stem}.json", columns[name])
+        write_frame(options.out / stem, table.replace("", "n/a"), columns[name])
         written.append(f"{stem}.tsv")
     _write_page(found, notes, matches, tuple(written), options)
 
@@ -629,7 +630,7 @@ def _voxels(path: Path) -> np.ndarray:
 
 def find_scan(match: Match, label: str, options: Options) -> Path | None:
     """A scan on the case's grid: of the dataset named, beside the derivatives, or in them; FLAIR first for lesions."""
-    contrasts = CONTRASTS if _by_lesion(label, options) else ("T1w", "FLAIR", "T2w")
+    contrasts = LESION_ORDER if _by_lesion(label, options) else REFERENCE_ORDER
     folders = [*([options.scans] if options.scans else []), *_raw(options), *options.predictions.values()]
     return _on_grid(match, [(folder, f"*_{contrast}.nii*") for contrast in contrasts for folder in folders])
 

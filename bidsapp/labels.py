@@ -1,4 +1,4 @@
-"""The only place with label integers: look-up tables of the segmentations.
+"""Names that all parts share, of contrasts and of the template; and the only place with label integers.
 
 Indices 1, 2, 3 and 7 are those of the BIDS derivatives specification
 ("Common image-derived labels"); 20 is ours and lies outside its range.
@@ -9,6 +9,17 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+#: Contrasts, in the order of the channels of the packaged networks and of the scans they are trained on.
+CONTRASTS = ("T1w", "T2w", "FLAIR")
+#: Order of preference for the reference scan: T1w tells tissues best, FLAIR carries the lesions.
+REFERENCE_ORDER = ("T1w", "FLAIR", "T2w")
+#: ... and for a scan to see or compare lesions on.
+LESION_ORDER = ("FLAIR", "T1w", "T2w")
+#: T1w with a contrast agent (``ce-``) beside one without: only for lesion models whose card lists it as a channel.
+WITH_AGENT = "T1wCE"
+#: Space of the packaged template (`image.template`).
+TEMPLATE = "MNI152NLin2009aSym"
 
 
 @dataclass(frozen=True)

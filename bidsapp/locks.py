@@ -61,8 +61,8 @@ class Held:
         self.release()
 
 
-def take(out_dir: Path, name: str, *, wait: bool = True, shared: bool = False) -> Held | None:
-    """Take the lock `name` of OUT_DIR.
+def take(out_dir: Path, name: str, *, shared: bool = False) -> Held:
+    """Take the lock `name` of OUT_DIR; wait for whoever has it.
 
     Parameters
     ----------
@@ -71,15 +71,8 @@ def take(out_dir: Path, name: str, *, wait: bool = True, shared: bool = False) -
         by a process that was killed: then they hold nothing back, and the last process to leave removes them).
     name : str
         ``sub-X_ses-Y``: its derivatives; ``report_sub-X``: its page; ``run``: shared by all processes at work.
-    wait : bool
-        Wait for whoever has it.
     shared : bool
         Several may have it at once, but nobody exclusively.
-
-    Returns
-    -------
-    Held or None
-        None where another process has it, and `wait` is off.
 
     Raises
     ------
@@ -92,6 +85,17 @@ def take(out_dir: Path, name: str, *, wait: bool = True, shared: bool = False) -
     machines on NFS; and unlike flock's (and filelock's, which are those) they do not pass to forked workers, which may
     outlive the process that had them.
     """
+    held = _lock(out_dir, name, wait=True, shared=shared)
+    assert held is not None  # it has waited
+    return held
+
+
+def attempt(out_dir: Path, name: str, *, shared: bool = False) -> Held | None:
+    """As `take`, but without waiting: None where another process has the lock."""
+    return _lock(out_dir, name, wait=False, shared=shared)
+
+
+def _lock(out_dir: Path, name: str, *, wait: bool, shared: bool) -> Held | None:
     path = out_dir / FOLDER / f"{name}.lock"
     how = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
     while True:

@@ -120,7 +120,6 @@ class Watch:
 class Failure:
     """A failed node: the message for the user and the whole text for the log."""
 
-    node: str
     message: str
     text: str
 
@@ -132,7 +131,7 @@ def read_crashes(folder: Path) -> dict[str, Failure]:
         text = path.read_text(errors="replace")
         found = re.search(r"^Node: bidsapp\.(\w+)\.(\w+)", text, flags=re.MULTILINE)
         if found:
-            out.setdefault(found[1], Failure(found[2], _message(text, found[2]), text))
+            out.setdefault(found[1], Failure(_message(text, found[2]), text))
     return out
 
 

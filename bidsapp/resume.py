@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bidsapp import __version__, bids
+from bidsapp import __version__, writing
 from bidsapp.bids import SessionInputs
 from bidsapp.config import Config
 
@@ -44,7 +41,7 @@ def _is_same(path: Path, recorded: Mapping[str, Any], *, by_checksum: bool) -> b
     try:
         if recorded.get("bytes", path.stat().st_size) != path.stat().st_size:
             return False
-        return not by_checksum or bids.sha256(path) == recorded["sha256"]
+        return not by_checksum or writing.sha256(path) == recorded["sha256"]
     except OSError:
         return False
 
@@ -63,45 +60,6 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except OSError:
         return -1
-
-
-def code_fingerprint() -> str:
-    """Changes with the app's code: nipype's cache does not notice that a node's code is another."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:12]
-
-
-def drop_broken_results(session: Path) -> None:
-    """Forget steps whose result cannot be read, or whose files are gone: after a power cut, a quota, a purge by age.
-
-    nipype reads the results of all sessions before it does anything, so that one of these would end the whole run.
-    """
-    for result in sorted(session.rglob("result_*.pklz")):
-        if not _is_whole(result):
-            shutil.rmtree(result.parent, ignore_errors=True)
-
-
-def _is_whole(result_file: Path) -> bool:
-    from nipype.pipeline.engine.utils import load_resultfile
-
-    try:
-        outputs = load_resultfile(str(result_file)).outputs
-        return all(map(os.path.exists, _absolute_paths(outputs.get() if outputs is not None else None)))
-    except Exception:  # whatever unpickling what is no pickle raises
-        return False
-
-
-def _absolute_paths(value: object) -> Iterator[str]:
-    """Those in a step's outputs, nested as they may be."""
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    if isinstance(value, (list, tuple)):
-        for each in value:
-            yield from _absolute_paths(each)
-    elif isinstance(value, (str, Path)) and os.path.isabs(value):
-        yield str(value)
 
 
 def page_is_stale(inputs: SessionInputs, out_dir: Path) -> bool:

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bidsapp import __version__, bids, cards, config, errors
-from bidsapp.arguments import Parser
-from bidsapp.config import CONTRASTS, Config
+from bidsapp import __version__, cards, config, errors, out_dataset
+from bidsapp.arguments import Parser, bare_label
+from bidsapp.config import Config
+from bidsapp.labels import CONTRASTS
 from bidsapp.learn import LOSSES
 from bidsapp.machine import available_cpus, fixed_environment
 
@@ -104,9 +105,9 @@ class TrainOptions:
         if self.synthetic and self.seg:
             raise errors.UsageError("--synthetic: synthetic scans know lesions only; with --seg, give --synthetic 0.")
         for name in self.contrasts:
-            if name not in cards.CONTRASTS:
+            if name not in cards.CHANNELS:
                 raise errors.UsageError(
-                    f"--contrasts: {name!r} is unknown; choose among {', '.join(cards.CONTRASTS)} (T1w with contrast"
+                    f"--contrasts: {name!r} is unknown; choose among {', '.join(cards.CHANNELS)} (T1w with contrast"
                     " agent, beside one without)."
                 )
         if self.freeze and self.init == "none":
@@ -156,7 +157,7 @@ def parse(argv: Sequence[str]) -> TrainOptions:
     filter_file, work_dir = chosen.pop("bids_filter_file"), chosen.pop("work_dir")
     threads = chosen.pop("omp_nthreads") or config.default_threads(max(1, app["nprocs"]))
     for name in ("participant_label", "session_label"):
-        app[name] = tuple(label.removeprefix("sub-").removeprefix("ses-") for label in app[name])
+        app[name] = tuple(map(bare_label, app[name]))
     for name in ("bids_dir", "out_dir"):
         app[name] = Path(os.path.abspath(app[name]))
     return TrainOptions(
@@ -197,7 +198,7 @@ def _parser() -> Parser:
 
     add = parser.add_argument_group("what to train").add_argument
     add("--contrasts", nargs="+", default=(), metavar="NAME",
-        help=f"what the model is shown, of {', '.join(cards.CONTRASTS)} (default: what the model one begins with knows;"
+        help=f"what the model is shown, of {', '.join(cards.CHANNELS)} (default: what the model one begins with knows;"
         " from scratch, what the cases have of the first three)")  # fmt: skip
     add("--architecture", default="unet", metavar="NAME",
         help="unet (semantic-wise), patchwise (two pathways) or cascade (one, then the other)")  # fmt: skip
@@ -259,7 +260,7 @@ def run(options: TrainOptions) -> int:
     from bidsapp.progress import Progress
 
     say = Progress()
-    bids.check_folders(options.app.bids_dir, options.out)
+    out_dataset.check_folders(options.app.bids_dir, options.out)
     if not options.app.skip_bids_validation:
         validation.validate(options.app.bids_dir, say.note)
     cases = labelled(options, say)
@@ -331,7 +332,7 @@ def asked_channels(options: TrainOptions) -> tuple[str, ...]:
     AppError
         No such model, one that knows none of the channels, or there are no synthetic scans of such a channel.
     """
-    channels = tuple(name for name in cards.CONTRASTS if name in options.contrasts)
+    channels = tuple(name for name in cards.CHANNELS if name in options.contrasts)
     if options.architecture != "patchwise" and options.init != "none":
         folder = cards.newest("segment") if options.init == "packaged" else Path(options.init)
         assert folder is not None
@@ -358,7 +359,7 @@ def asked_channels(options: TrainOptions) -> tuple[str, ...]:
 def _channels(cases: Sequence[Found], options: TrainOptions) -> tuple[str, ...]:
     """Channels of the model: `asked_channels`, or all contrasts that there are."""
     return asked_channels(options) or tuple(
-        name for name in cards.CONTRASTS if any(name in case.inputs.contrasts for case in cases)
+        name for name in cards.CHANNELS if any(name in case.inputs.contrasts for case in cases)
     )
 
 
@@ -434,7 +435,7 @@ def _contrasts(case: Found, channels: Sequence[str]) -> list[str]:
 
 def _record(case: Found, channels: Sequence[str], options: TrainOptions) -> dict[str, Any]:
     """What a prepared case was made of: it is made again when this differs."""
-    from bidsapp import bids
+    from bidsapp.writing import sha256
 
     science = options.app.science()
     return {
@@ -442,8 +443,8 @@ def _record(case: Found, channels: Sequence[str], options: TrainOptions) -> dict
         "subject": case.inputs.subject,
         "version": __version__,
         "contrasts": _contrasts(case, channels),
-        "scans": {scan.contrast: bids.sha256(scan.path) for scan in case.inputs.used_by(channels)},
-        "labels": {"file": case.labels.path.name, "sha256": bids.sha256(case.labels.path), "on": case.labels.contrast},
+        "scans": {scan.contrast: sha256(scan.path) for scan in case.inputs.used_by(channels)},
+        "labels": {"file": case.labels.path.name, "sha256": sha256(case.labels.path), "on": case.labels.contrast},
         "indices": list(case.labels.indices),
         "options": {name: science[name] for name in ("brain_extraction", "normalization", "denoise", "random_seed")},
     }
@@ -534,12 +535,10 @@ def _plain_name(path: Path) -> str:
 
 def _origin(cases: Sequence[Found], options: TrainOptions, training: Training) -> dict[str, Any]:
     """What the model's card says of its training."""
-    from bidsapp import bids
-
     asked = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
     left_out = ("app", "labels", "minutes", "dry_run", "workers", "skip_bad_cases")
     return {
-        "data": [f"{len(cases)} labelled sessions of '{bids.dataset_name(options.app.bids_dir)}'"],
+        "data": [f"{len(cases)} labelled sessions of '{out_dataset.dataset_name(options.app.bids_dir)}'"],
         "begun_from": "scratch" if training.init is None else f"{training.init.name} {training.init.version}",
         "contrasts": {case.inputs.name: _contrasts(case, training.channels) for case in cases},
         "options": {key: value for key, value in asked.items() if key not in left_out},

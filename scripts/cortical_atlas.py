@@ -18,7 +18,7 @@ import pandas as pd
 from scipy import ndimage
 
 from bidsapp.image.grid import on_grid
-from bidsapp.image.register import resample
+from bidsapp.image.resample import resample
 from bidsapp.image.save import write_image
 from bidsapp.image.template import load_template
 from bidsapp.labels import CORTICAL_REGIONS, LOBES

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bidsapp import __version__, app, bids, cards, resume
+from bidsapp import __version__, app, cards, resume, writing
 from bidsapp.bids import ScanChoice, SessionInputs
 from bidsapp.config import Config
 from bidsapp.workflows.plan import plan
@@ -26,7 +26,7 @@ def done(tmp_path: Path) -> tuple[SessionInputs, Config, Path]:
     inputs = SessionInputs("01", None, (ScanChoice("FLAIR", scan, "the only FLAIR"),))
     record = config.out_dir / inputs.folder / f"{inputs.name}_provenance.json"
     record.parent.mkdir(parents=True)
-    of_scan = {"file": scan.relative_to(tmp_path).as_posix(), "sha256": bids.sha256(scan)}
+    of_scan = {"file": scan.relative_to(tmp_path).as_posix(), "sha256": writing.sha256(scan)}
     facts = {"version": __version__, "options": config.science(), "methods": plan(inputs, config).plain()}
     record.write_text(json.dumps({**facts, "inputs": [of_scan], "outputs": {}}))
     return inputs, config, record
@@ -81,7 +81,7 @@ def test_a_scan_of_another_size_is_seen_without_reading_it(done) -> None:
 
 def test_a_scan_that_may_not_be_read_costs_its_session_alone(done, monkeypatch: pytest.MonkeyPatch) -> None:
     inputs, config, _ = done
-    monkeypatch.setattr(bids, "sha256", lambda path: (_ for _ in ()).throw(PermissionError(13, "no", str(path))))
+    monkeypatch.setattr(writing, "sha256", lambda path: (_ for _ in ()).throw(PermissionError(13, "no", str(path))))
     assert app._outcome_so_far(inputs, config).status == "waiting"
 
 
@@ -102,38 +102,3 @@ def test_a_problem_that_is_no_longer_one_is_taken_off_the_page(done) -> None:
     assert app._write_problems(config.out_dir, [app.Outcome(inputs, "failed", message="no")]) == []
     assert app._write_problems(config.out_dir, [app.Outcome(inputs, "up to date")]) == ["01"]
     assert app._write_problems(config.out_dir, [app.Outcome(inputs, "up to date")]) == []
-
-
-def _result(folder: Path) -> Path:
-    """What nipype keeps of a step with one file."""
-    from nipype.interfaces import utility
-    from nipype.pipeline import engine as pe
-
-    def step() -> str:
-        from pathlib import Path
-
-        Path("made.txt").write_text("whole")
-        return str(Path("made.txt").resolve())
-
-    node = pe.Node(utility.Function(output_names=["out"], function=step), name="step", base_dir=str(folder))
-    node.run()
-    return folder / "step" / "result_step.pklz"
-
-
-def test_steps_whose_results_are_whole_are_kept(tmp_path: Path) -> None:
-    result = _result(tmp_path)
-    resume.drop_broken_results(tmp_path)
-    assert result.is_file() and (result.parent / "made.txt").is_file()
-
-
-@pytest.mark.parametrize("damage", ["empty", "cut", "zeros", "other", "gone"])
-def test_steps_whose_results_are_not_are_forgotten(damage: str, tmp_path: Path) -> None:
-    result = _result(tmp_path)
-    packed = result.read_bytes()
-    if damage == "gone":
-        (result.parent / "made.txt").unlink()
-    else:
-        whole = {"empty": b"", "cut": packed[:200], "zeros": packed[:-60] + bytes(60), "other": b"no pickle"}
-        result.write_bytes(whole[damage])
-    resume.drop_broken_results(tmp_path)
-    assert not result.parent.exists()

@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,19 +9,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from bidsapp.bids import (
-    check_folders,
-    collect,
-    has_database,
-    header_problem,
-    missing_labels,
-    sha256,
-    unusable_names,
-    write_dataset_description,
-    write_json,
-    write_text,
-)
+from bidsapp.bids import collect, has_database, header_problem, missing_labels, unusable_names
 from bidsapp.errors import NotBidsError, NothingSelectedError, UsageError
+from bidsapp.writing import sha256
 
 
 def scan(
@@ -226,23 +214,6 @@ def test_header_problem_is_empty_for_a_good_header(root: Path) -> None:
     assert "0 bytes" in header_problem(choice)
 
 
-def test_files_are_utf_8_whatever_the_locale(tmp_path: Path) -> None:
-    code = (
-        "import sys; from pathlib import Path; from bidsapp.bids import write_json;"
-        " write_json(Path(sys.argv[1]), {'Name': '\\u00c9tude \\u8133'})"
-    )
-    where = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.json")], env=where, check=True)
-    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"Name": "Étude 脳"}
-
-
-def test_writing_leaves_nothing_but_the_file(tmp_path: Path) -> None:
-    write_text(tmp_path / "a" / "b.tsv", "x\n")
-    write_json(tmp_path / "a" / "c.json", {"ä": 1})
-    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["b.tsv", "c.json"]
-    assert json.loads((tmp_path / "a" / "c.json").read_text()) == {"ä": 1}
-
-
 def test_paths_stay_below_the_folder_that_was_given(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Also through a link, as in DataLad datasets and on clusters."""
     scan(root, "sub-01_T1w")
@@ -384,18 +355,6 @@ def test_other_folders_need_not_be_readable(root: Path, lock: Callable[[Path], N
     assert session.contrasts == ("T1w",) and not session.problem
 
 
-def test_what_evaluate_writes_beside_the_results_does_not_trouble_the_validator(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    write_dataset_description(out, tmp_path)
-    for name in ("evaluation.tsv", "evaluation.html", "pictures/a.png", "consensus/sub-01/anat/sub-01_note.txt"):
-        path = out / "evaluation" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("x")
-    validator = Path(sys.executable).parent / "bids-validator-deno"
-    done = subprocess.run([str(validator), "--json", str(out)], capture_output=True, text=True, check=False)
-    assert "evaluation" not in done.stdout
-
-
 @pytest.mark.parametrize("spoilt", ["four volumes", "no codes", "complex"])
 def test_a_run_that_its_header_spoils_is_not_chosen(root: Path, spoilt: str) -> None:
     scan(root, "sub-01_run-1_T1w")
@@ -433,24 +392,3 @@ def test_scans_that_a_filter_leaves_out_are_not_called_missing(root: Path) -> No
     assert "though sub-02_acq-b_T1w.nii.gz is there" in sessions[1].nothing_because
     with pytest.raises(NothingSelectedError, match=r"lets through. sub-01: .* though sub-01_acq-a_T1w"):
         collect(root, filters={"T1w": {"acquisition": "c"}})
-
-
-def test_results_are_no_input_and_another_dataset_is_no_output(root: Path, tmp_path_factory) -> None:
-    out, other = tmp_path_factory.mktemp("out"), tmp_path_factory.mktemp("other")
-    write_dataset_description(out, root)
-    check_folders(root, out)  # as at every run but the first
-    check_folders(root, root / "derivatives" / "bidsapp")
-    with pytest.raises(NotBidsError, match="First BIDS_DIR, then OUT_DIR"):
-        check_folders(out, root)
-    (other / "dataset_description.json").write_text(json.dumps({"Name": "precious"}))
-    with pytest.raises(UsageError, match=r"holds another dataset .precious."):
-        check_folders(root, other)
-    (other / "dataset_description.json").write_text(json.dumps({"Name": "another study"}))
-    with pytest.raises(UsageError, match=r"results of another dataset .*same dataset by a new name, remove"):
-        check_folders(other, out)
-    (out / "dataset_description.json").unlink()
-    check_folders(other, out)
-    with pytest.raises(UsageError, match="lies within the dataset"):
-        check_folders(root, root / "results")
-    (root / ".bidsignore").write_text("*.html\nresults/\n")
-    check_folders(root, root / "results")

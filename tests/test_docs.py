@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -107,3 +108,14 @@ def test_every_locked_package_has_hashes():
     for part in ("", "-dev", "-torch", "-cuda"):
         for version, hashes in _locked(f"requirements{part}.txt").items():
             assert hashes and all(re.fullmatch(r"--hash=sha256:[0-9a-f]{64}", text) for text in hashes), version
+
+
+@pytest.mark.parametrize("contract", ["nipype", "torch", "ants", "pybids", "config-users"])
+def test_no_module_is_outside_the_import_contracts(contract: str):
+    """Those that are not forbidden to import something are the ones that the contract's name allows it."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    (found,) = (each for each in settings["contracts"] if each["id"] == contract)
+    allowed = set(re.findall(r"[a-z]+", re.sub(r"^.*only in|^Only|know .*$", "", found["name"]))) - {"and"}
+    modules = {path.stem for path in (ROOT / "bidsapp").iterdir() if path.suffix == ".py" or path.is_dir()}
+    modules -= {"__init__", "__pycache__"} | ({"config"} if contract == "config-users" else set())
+    assert {f"bidsapp.{name}" for name in modules - allowed} == set(found["source_modules"])

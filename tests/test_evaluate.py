@@ -446,6 +446,6 @@ def test_linked_folders_are_followed(tmp_path):
 
 @pytest.mark.parametrize("name", ["raw", "raw data", "Rohdaten für München"])
 def test_the_dataset_is_found_whatever_its_folder_is_called(tmp_path: Path, name: str) -> None:
-    """`bids.write_dataset_description` writes the link as a URI."""
+    """`out_dataset.write_dataset_description` writes the link as a URI."""
     assert Path(_local((tmp_path / name).as_uri())) == tmp_path / name
     assert _local("../100%25 raw") == "../100%25 raw"

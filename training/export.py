@@ -13,7 +13,8 @@ import torch
 from safetensors import safe_open
 
 from bidsapp.cards import T1W_ALONE, WITH_FLAIR, WITHOUT_FLAIR
-from bidsapp.learn.generator import CONTRASTS, Generator, Sample
+from bidsapp.labels import CONTRASTS
+from bidsapp.learn.generator import Generator, Sample
 from bidsapp.learn.loop import CHECKPOINT
 from bidsapp.learn.model_folder import write_model
 from bidsapp.models.registry import load_model

@@ -18,9 +18,9 @@ import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
+from bidsapp.image.brain import extract_brain_by_template
 from bidsapp.image.grid import work_image
 from bidsapp.image.itk import read_itk_affine
-from bidsapp.image.mask import extract_brain_by_template
 from bidsapp.models.brain import deepbet_brain, find_brain
 from bidsapp.models.registry import Model, read_model
 

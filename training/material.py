@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bidsapp.image.save import replacing
 from bidsapp.learn import heads, lesion_masks
 from bidsapp.learn.heads import Heads, load_heads
 from bidsapp.learn.lesion_masks import Lesions
+from bidsapp.writing import replacing
 from training.config import TrainConfig
 from training.patients import make_label_maps
 

@@ -17,8 +17,9 @@ import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
-from bidsapp.image import register
 from bidsapp.image.itk import Stage, ants_registration, shift
+from bidsapp.image.register import FIXED_MARGIN, center_of_mass, deform, similarity_matrix
+from bidsapp.image.resample import coarsen, compose, crop, resample
 from bidsapp.image.save import write_image
 from bidsapp.learn.anatomy import KINDS, LEFT_LESION, RIGHT_LESION, STRUCTURES
 
@@ -93,7 +94,7 @@ class Atlas:
         values = np.asarray(labels.dataobj)
         signal = _signal(_classes_of(values))
         signal[np.isin(values, [s.index for s in STRUCTURES if s.kind in DEEP])] = DEEP_SIGNAL
-        return cls(labels, register.coarsen(_image(signal, labels), REGISTRATION_MM))
+        return cls(labels, coarsen(_image(signal, labels), REGISTRATION_MM))
 
 
 def label_map(tissue: nib.Nifti1Image, lesion: nib.Nifti1Image, atlases: Sequence[Atlas]) -> nib.Nifti1Image:
@@ -112,11 +113,11 @@ def label_map(tissue: nib.Nifti1Image, lesion: nib.Nifti1Image, atlases: Sequenc
         uint16: the brain with its lesions (``anatomy.LEFT_LESION``, ``RIGHT_LESION``), in the heads' surroundings.
     """
     grid = _grid(tissue)
-    classes = np.asarray(register.resample(tissue, grid, interpolation="nearest").dataobj).astype(np.uint8)
-    share = register.resample(register.coarsen(_image(np.asarray(lesion.dataobj) > 0, tissue), SPACING_MM), grid)
+    classes = np.asarray(resample(tissue, grid, interpolation="nearest").dataobj).astype(np.uint8)
+    share = resample(coarsen(_image(np.asarray(lesion.dataobj) > 0, tissue), SPACING_MM), grid)
     brain = ndimage.binary_fill_holes(classes > 0)
     classes[brain & (classes == OUTSIDE)] = CSF
-    fixed = register.coarsen(_image(_signal(classes), grid), REGISTRATION_MM)
+    fixed = coarsen(_image(_signal(classes), grid), REGISTRATION_MM)
     votes = [np.asarray(vote.dataobj) for vote in _votes(fixed, grid, atlases)]
     labels = by_tissue(_majority(votes), classes)
     ill = (np.asarray(share.dataobj) > 0.5) & brain
@@ -157,18 +158,18 @@ def _labels_of(tissue: int) -> list[int]:
 
 def _votes(fixed: nib.Nifti1Image, grid: nib.Nifti1Image, atlases: Sequence[Atlas]) -> list[nib.Nifti1Image]:
     """Labels of the heads that fit best after an affine registration, warped; the best one first."""
-    fixed = register.crop(fixed, margin=register.FIXED_MARGIN)
+    fixed = crop(fixed, margin=FIXED_MARGIN)
     affines = [_affine(atlas.seen, fixed) for atlas in atlases]
     target = np.asarray(fixed.dataobj).ravel()
     fits = [
-        np.corrcoef(np.asarray(register.resample(atlas.seen, fixed, transform=affine).dataobj).ravel(), target)[0, 1]
+        np.corrcoef(np.asarray(resample(atlas.seen, fixed, transform=affine).dataobj).ravel(), target)[0, 1]
         for atlas, affine in zip(atlases, affines, strict=True)
     ]
     out = []
     for best in np.argsort(fits)[::-1][:HEADS_THAT_VOTE]:
-        warp, _ = register.deform(atlases[best].seen, fixed, affine=affines[best], stage=SYN)
-        field = register.compose(grid, [warp, affines[best]])
-        out.append(register.resample(atlases[best].labels, grid, transform=field, interpolation="nearest"))
+        warp, _ = deform(atlases[best].seen, fixed, affine=affines[best], stage=SYN)
+        field = compose(grid, [warp, affines[best]])
+        out.append(resample(atlases[best].labels, grid, transform=field, interpolation="nearest"))
         log.info("head number %d, similarity %.3f", best, fits[best])
     return out
 
@@ -177,10 +178,10 @@ def _affine(moving: nib.Nifti1Image, fixed: nib.Nifti1Image) -> np.ndarray:
     """Fixed point -> moving point."""
     volumes = [np.count_nonzero(np.asarray(img.dataobj) > 0.1) for img in (moving, fixed)]
     scale = float((volumes[0] / volumes[1]) ** (1 / 3))
-    center = register.center_of_mass(fixed)
-    start = shift(register.center_of_mass(moving)) @ register.similarity_matrix(scale) @ shift(-center)
+    center = center_of_mass(fixed)
+    start = shift(center_of_mass(moving)) @ similarity_matrix(scale) @ shift(-center)
     matrix, _, _ = ants_registration(
-        register.crop(moving, margin=register.FIXED_MARGIN), fixed, start=start, center=center, stages=AFFINE
+        crop(moving, margin=FIXED_MARGIN), fixed, start=start, center=center, stages=AFFINE
     )
     return matrix
 

@@ -13,7 +13,7 @@ from bidsapp.errors import InputError
 from bidsapp.image.grid import average_onto, mask_onto, on_grid
 from bidsapp.image.label_file import open_labels, read_labels, read_mask
 from bidsapp.image.load import GEOMETRY_TOLERANCE_MM, corner_distance, open_image, read_grid
-from bidsapp.image.register import resample
+from bidsapp.image.resample import resample
 
 
 def scan_under(label: Path, scans: Mapping[str, Path]) -> tuple[str, nib.Nifti1Image]:

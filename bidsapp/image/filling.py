@@ -8,6 +8,7 @@ from nibabel.affines import voxel_sizes
 from scipy import ndimage
 
 from bidsapp.image.grid import bounding_box, on_grid
+from bidsapp.image.intensity import MAD_TO_SD
 
 #: White matter in the neighbourhood is weighted by a Gaussian of this standard deviation (mm) ...
 NEIGHBOURHOOD_MM = 4.0
@@ -59,7 +60,7 @@ def fill_lesions(scan: nib.Nifti1Image, lesion: nib.Nifti1Image, white: nib.Nift
         known = samples & np.isfinite(mean)
         if known.any():
             deviations = (part - mean)[known]
-            usual = USUAL * 1.4826 * np.median(np.abs(deviations))
+            usual = USUAL * MAD_TO_SD * np.median(np.abs(deviations))
             deviations = deviations[np.abs(deviations) <= usual]
             part[wanted] = mean[wanted] + np.random.default_rng(SEED).choice(deviations, int(wanted.sum()))
     return _as_stored(data, scan)

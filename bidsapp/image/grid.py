@@ -208,6 +208,18 @@ def on_grid(data: np.ndarray, grid: nib.Nifti1Image) -> nib.Nifti1Image:
     return _with_affine(data.astype(np.uint8) if data.dtype == bool else data, grid.affine, like=grid)
 
 
+def whole(part: nib.Nifti1Image, grid: nib.Nifti1Image) -> nib.Nifti1Image:
+    """An image of a box of a grid (``grid.slicer[box]``) on all of that grid: 0 outside the box."""
+    if part.shape[:3] == grid.shape[:3]:
+        return part
+    start = np.round(np.linalg.inv(grid.affine) @ part.affine[:, 3])[:3].astype(int)
+    box = tuple(slice(first, first + n) for first, n in zip(start, part.shape[:3], strict=True))
+    data = np.asanyarray(part.dataobj)
+    out = np.zeros((*grid.shape[:3], *part.shape[3:]), data.dtype)
+    out[box] = data
+    return _with_affine(out, grid.affine, like=grid)
+
+
 def bounding_box(mask: np.ndarray, *, margin: int | Sequence[int]) -> tuple[slice, ...]:
     """The box of what is not 0 in a volume, and `margin` voxels (of every axis) around it as far as the volume goes.
 

@@ -21,14 +21,11 @@ from bidsapp.image.register import (
     FIXED_MARGIN,
     REGISTRATION_VOXEL_SIZE_MM,
     clip_intensities,
-    coarsen,
-    crop,
     deform,
-    jacobian_determinant,
     near_mask,
     register_rigid,
-    resample,
 )
+from bidsapp.image.resample import coarsen, crop, jacobian_determinant, resample
 
 VOXEL_SIZE_MM = 1.0
 MARGIN_MM = 5.0
@@ -49,8 +46,8 @@ class Halfway:
     transforms : tuple of ndarray, each (4, 4)
         Of each session: points of the half-way space (RAS mm) to points of the session (what `resample` takes).
     disagreement_mm : tuple of float
-        Of each session but the first: root mean square distance, over the brain, of where the registration to the
-        first session and the one back from it put a point. Large where one of them failed.
+        Of each session but the first: root mean square distance, over the brain's surface, of where the registration
+        to the first session and the one back from it put a point. Large where one of them failed.
     """
 
     grid: nib.Nifti1Image

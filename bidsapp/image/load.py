@@ -24,6 +24,8 @@ MINIMUM_AXIS = 10
 VOXEL_SIZE_RANGE_MM = (0.1, 12.0)
 #: Forms whose voxels differ in size by more measure different volumes: one of them was scaled to a template.
 SIZE_TOLERANCE = 0.01
+#: Codes of sform and qform that name a template's space (nifti1.h).
+TEMPLATE_CODES = {3: "Talairach", 4: "MNI152"}
 #: Scanners round their headers; qform and sform this close (mm, at the corners of the image) agree.
 GEOMETRY_TOLERANCE_MM = 0.1
 
@@ -177,6 +179,7 @@ def _harmonise_affine(img: nib.Nifti1Image, path: Path) -> tuple[np.ndarray, tup
     elif sform is None:
         notes.append("only the qform is valid: it was used")
     affine = np.asarray(sform if sform is not None else qform, dtype=float)
+    warnings += _normalised(sform_code if sform is not None else qform_code, path)
     orthogonal = _nearest_orthogonal(affine, img.shape[:3])
     shear = corner_distance(affine, orthogonal, img.shape[:3])
     if shear > GEOMETRY_TOLERANCE_MM:
@@ -194,6 +197,16 @@ def _scaled(sform: np.ndarray, qform: np.ndarray, path: Path) -> list[str]:
         f"{path.name}: voxels are {said[0]} mm by the sform, which was used, and {said[1]} mm by the qform: volumes"
         f" differ by a factor of {np.prod(sizes[0] / sizes[1]):.2f}. If the sform is scaled to a template, remove it"
         " (set its code to 0)."
+    ]
+
+
+def _normalised(code: int, path: Path) -> list[str]:
+    """A warning where the header says that the axes are those of a template: the head may have been scaled to it."""
+    if code not in TEMPLATE_CODES:
+        return []
+    return [
+        f"{path.name}: the header says that the scan lies in {TEMPLATE_CODES[code]} space. If it was scaled to that"
+        " template, and not only turned, all volumes are those of the scaled head: give the scan as it was acquired."
     ]
 
 

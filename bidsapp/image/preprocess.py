@@ -8,7 +8,7 @@ import numpy as np
 from bidsapp.image.grid import average_onto, mask_onto, on_grid
 from bidsapp.image.intensity import IntensityMap, intensity_map
 from bidsapp.image.intensity import denoise as denoise_image
-from bidsapp.image.register import field_of_view, resample
+from bidsapp.image.resample import field_of_view, resample
 
 #: From this share of the brain on a scan counts as whole: what lies beyond is a few voxels at the mask's rim.
 WHOLE = 0.999

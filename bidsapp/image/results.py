@@ -12,13 +12,15 @@ from scipy import ndimage
 
 from bidsapp.image.grid import average_onto, bounding_box, labels_onto, mask_onto, on_grid
 from bidsapp.image.itk import displacements
-from bidsapp.image.mask import label_lesions, largest_piece
-from bidsapp.image.register import Resampler, jacobian_determinant
+from bidsapp.image.morphology import label_lesions, largest_piece
+from bidsapp.image.resample import Resampler, jacobian_determinant
 from bidsapp.image.save import as_probability
 from bidsapp.labels import CSF, EXTRA_AXIAL_CSF, LESION, PARENCHYMA, STRUCTURE_LESION, STRUCTURES, TISSUES
 
 #: The smallest lesion of the models is a row of three voxels of 1 mm; what is less on another grid was cut off by it.
 SMALLEST_LESION_MM3 = 3.0
+#: Voxels around the brain's box: its surface is no border of the volume, unless it is one of the scan.
+BOX_MARGIN = 2
 
 
 @dataclass(frozen=True)
@@ -35,16 +37,16 @@ class Segmentation:
         Whether GM and WM can be told apart.
     lesion_mask, lesion_probability : Nifti1Image or None
         None where lesions were not looked for.
-    structures : Nifti1Image or None
-        FreeSurfer's labels (`labels.STRUCTURES`), left and right told apart; None where no network ran.
+    structures : Nifti1Image
+        FreeSurfer's labels (`labels.STRUCTURES`), left and right told apart.
     """
 
     mask: nib.Nifti1Image
     posteriors: nib.Nifti1Image
     separable: bool
+    structures: nib.Nifti1Image
     lesion_mask: nib.Nifti1Image | None = None
     lesion_probability: nib.Nifti1Image | None = None
-    structures: nib.Nifti1Image | None = None
 
 
 @dataclass(frozen=True)
@@ -57,19 +59,29 @@ class Results:
     mask: nib.Nifti1Image
     posteriors: nib.Nifti1Image
     dseg: nib.Nifti1Image
+    structures: nib.Nifti1Image
     lesion_mask: nib.Nifti1Image | None
     lesion_probability: nib.Nifti1Image | None
-    structures: nib.Nifti1Image | None
 
 
 def on_native(found: Segmentation, reference: nib.Nifti1Image) -> Results:
-    """Results on the grid of the reference scan, each voxel the mean of what it covers."""
-    maps = {name: _array(average_onto(img, reference)) for name, img in _maps(found).items()}
-    structures = None if found.structures is None else labels_onto(found.structures, reference, background=False)
-    lesion = None if found.lesion_mask is None else mask_onto(found.lesion_mask, reference)
+    """Results on the grid of the reference scan, each voxel the mean of what it covers.
+
+    They fill the box of the brain (`brain_box`) in that grid; `grid.whole` brings them onto all of it.
+    """
     # Averaging over thick slices can cut specks off the mask's rim.
     mask = largest_piece(mask_onto(found.mask, reference))
-    return _assemble(mask, maps, lesion, structures, separable=found.separable, grid=reference)
+    box = brain_box(mask)
+    grid = reference.slicer[box]
+    maps = {name: _array(average_onto(img, grid)) for name, img in _maps(found).items()}
+    structures = labels_onto(found.structures, grid, background=False)
+    lesion = None if found.lesion_mask is None else mask_onto(found.lesion_mask, grid)
+    return _assemble(mask[box], maps, lesion, structures, separable=found.separable, grid=grid)
+
+
+def brain_box(mask: np.ndarray) -> tuple[slice, ...]:
+    """The brain's box, with a margin: a quarter of a head, which may have 100 million voxels of half a millimetre."""
+    return bounding_box(mask, margin=BOX_MARGIN) if mask.any() else (slice(None),) * mask.ndim
 
 
 def in_template(found: Segmentation, to_template: Resampler) -> Results:
@@ -84,7 +96,7 @@ def in_template(found: Segmentation, to_template: Resampler) -> Results:
     mask = largest_piece(_array(to_template(_as_float(found.mask))) >= 0.5)
     in_brain = to_template.only(mask)  # a fifth of the grid
     maps = {name: _array(in_brain(img)) for name, img in _maps(found).items()}
-    structures = None if found.structures is None else in_brain(found.structures, interpolation="nearest")
+    structures = in_brain(found.structures, interpolation="nearest")
     lesion = None if found.lesion_mask is None else _array(in_brain(_as_float(found.lesion_mask))) >= 0.5
     return _assemble(mask, maps, lesion, structures, separable=found.separable, grid=to_template.grid)
 
@@ -212,7 +224,7 @@ def _assemble(
     mask: np.ndarray,
     maps: dict[str, np.ndarray],
     lesion: np.ndarray | None,
-    structures: nib.Nifti1Image | None,
+    structures: nib.Nifti1Image,
     *,
     separable: bool,
     grid: nib.Nifti1Image,
@@ -238,9 +250,9 @@ def _assemble(
         mask=on_grid(mask, grid),
         posteriors=on_grid(np.moveaxis(posteriors, 0, -1), grid),
         dseg=on_grid(dseg, grid),
+        structures=on_grid(_structures(structures, mask, lesion), grid),
         lesion_mask=None if lesion is None else on_grid(lesion, grid),
         lesion_probability=probability,
-        structures=None if structures is None else on_grid(_structures(structures, mask, lesion), grid),
     )
 
 

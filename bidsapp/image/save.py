@@ -2,34 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 from isal import igzip
 
+from bidsapp.writing import replacing
+
 #: Of isal's levels, which are 0 to 3: nine times as fast as zlib's level 4, and files of a session are 8 % larger.
 COMPRESSION = 2
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to, renamed to it at the end: nobody ever sees half a file.
-
-    Its name is nobody else's: a process id would not do, two containers or two machines have the same ones.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-    try:
-        yield aside
-        os.replace(aside, path)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
 
 
 def write_image(img: nib.Nifti1Image, path: Path) -> None:

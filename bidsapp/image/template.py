@@ -11,8 +11,6 @@ import numpy as np
 
 from bidsapp.image.grid import block_affine, block_mean, bounding_box, on_grid
 
-TEMPLATE = "MNI152NLin2009aSym"
-
 #: Intensity of GM, WM and CSF relative to the brightest class, per contrast. Source: the table of class means that
 #: the project's network is trained around (spec/training.md, after the SynthSeg family: Billot et al. 2023).
 CLASS_MEANS = {

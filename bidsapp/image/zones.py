@@ -27,7 +27,9 @@ DEEP_GRAY_BOX = np.array([(-33, 33), (-36, 20), (-14, 19)])
 #: Third ventricle, quadrigeminal cistern and pericallosal fluid (MNI mm): not lateral ventricle.
 MIDLINE_BOXES = np.array([[(-6, 6), (-60, 40), (-30, 3)], [(-6, 6), (-60, -26), (-30, 40)],
                           [(-15, 15), (-60, -26), (-30, 6)]])  # fmt: skip
-#: Seeds (MNI mm) of the watershed between cerebrum and what is below the tentorium; three balls of 5 mm each side.
+#: Seeds (MNI mm) of the watershed between cerebrum and what is below the tentorium: balls of this radius (mm) around
+#: these points and their mirror images.
+SEED_RADIUS_MM = 4
 SEEDS_ABOVE = [(30, -70, 10), (12, -90, 0), (40, -55, -5), (30, -35, -10), (35, -20, -25), (25, -90, -5), (10, -65, 5),
                (40, 0, -30), (30, 20, 0), (30, -20, 30), (45, -60, 10), (50, -40, -15), (15, -45, 0),
                (30, -75, -5), (42, -70, -5), (20, -36, -12), (25, -28, -18), (24, -45, -6), (18, -58, -4),
@@ -92,7 +94,7 @@ def _below_tentorium(t1: np.ndarray, brain: np.ndarray, points: np.ndarray) -> n
     for seeds, label in ((SEEDS_ABOVE, 1), (SEEDS_BELOW, 2)):
         for seed in seeds:
             for side in (1, -1):
-                ball = np.linalg.norm(points - np.array(seed) * (side, 1, 1), axis=-1) <= 4
+                ball = np.linalg.norm(points - np.array(seed) * (side, 1, 1), axis=-1) <= SEED_RADIUS_MM
                 markers[ball & brain] = label
     markers[brain & (points[..., 2] > 14)] = 1
     middle = (np.abs(points[..., 0]) < 22) & (points[..., 1] > -38)

@@ -39,7 +39,7 @@ class StoreCase(SimpleInterface):
 
         from bidsapp.image.drawn import load_drawn, onto_work
         from bidsapp.image.itk import read_itk_affine
-        from bidsapp.image.save import replacing
+        from bidsapp.writing import write_text
 
         inputs, folder = self.inputs, Path(self.inputs.folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -59,7 +59,6 @@ class StoreCase(SimpleInterface):
         if matrix is not None:
             shutil.copyfile(inputs.transform_file, folder / "to_drawn.txt")
             shutil.copyfile(inputs.work_file, folder / "drawn_work.nii")
-        with replacing(folder / "case.json") as aside:
-            aside.write_text(json.dumps(inputs.record, indent=1, sort_keys=True) + "\n")
-        self._results["record_file"] = str(folder / "case.json")
+        record_file = write_text(folder / "case.json", json.dumps(inputs.record, indent=1, sort_keys=True) + "\n")
+        self._results["record_file"] = str(record_file)
         return runtime

@@ -15,21 +15,21 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from bidsapp import __version__, bids
+from bidsapp import __version__
 from bidsapp.interfaces.files import load
+from bidsapp.labels import LESION_ORDER, REFERENCE_ORDER, TEMPLATE
+from bidsapp.measure import comparability
+from bidsapp.out_dataset import lookup_table
+from bidsapp.writing import sha256, write_json, write_table, write_text
 
 SPACE = "halfway"
 #: Changes whenever what is computed here does: results of other versions are made again.
-METHOD = 3
-#: What makes two scans less comparable: voxel edges that differ by more than this factor; registrations that disagree
-#: by more than a voxel; brains of which less than this is seen by both.
-EDGE_RATIO, LEAST_AGREEMENT_MM, LEAST_COMMON_PERCENT = 1.2, 1.0, 90.0
+METHOD = 4
+#: What makes two sessions less comparable, beside their scans (`measure.comparability`): registrations that disagree by
+#: more than a voxel; brains of which less than this is seen by both.
+LEAST_AGREEMENT_MM, LEAST_COMMON_PERCENT = 1.0, 90.0
 #: Next to what a FLAIR does not show voxels are air in part (mm); a note where so much less of the brain is compared.
 EDGE_MM, CUT_PERCENT = 3.0, 3.0
-#: The intracranial volume of one head does not change; its estimates by registration agree within about this (percent).
-TIV_PERCENT = 2.0
-#: Order of preference for the change of the brain's volume.
-CONTRASTS = ("T1w", "FLAIR", "T2w")
 FLAIR = "FLAIR"
 
 
@@ -55,10 +55,6 @@ class Finished:
         """Voxel sizes (mm) of the scans that lesions come from."""
         used = {self.record["reference"], FLAIR}
         return [scan["voxel_size_mm"] for scan in self.record["inputs"] if scan["contrast"] in used]
-
-    def edge(self, contrast: str) -> list[float]:
-        """Voxel size (mm) of a scan."""
-        return next(list(scan["voxel_size_mm"]) for scan in self.record["inputs"] if scan["contrast"] == contrast)
 
     def path(self, ending: str) -> Path:
         """The output of that ending on the reference's own grid.
@@ -135,7 +131,7 @@ def record_of_changes(sessions: Sequence[Finished], dates: Mapping[str, Any]) ->
         "version": __version__,
         "method": METHOD,
         "sessions": [one.record["session"] for one in sessions],
-        "records": {one.record["session"]: bids.sha256(one.record_file) for one in sessions},
+        "records": {one.record["session"]: sha256(one.record_file) for one in sessions},
         "dates": {label: when.isoformat() for label, when in sorted(dates.items())},
     }
 
@@ -177,7 +173,7 @@ def write_changes(
     record_file = _record_file(out_dir, subject)
     written = list(_write_all(out_dir, subject, sessions, dates))
     outputs = {path.relative_to(out_dir).as_posix(): path.stat().st_size for path in sorted(written)}
-    bids.write_json(record_file, {**wanted, "outputs": outputs})
+    write_json(record_file, {**wanted, "outputs": outputs})
     return record_file
 
 
@@ -222,7 +218,7 @@ def _write_all(out_dir: Path, subject: str, sessions: Sequence[Finished], dates:
         intervals.append(row)
         lesions += rows
     table = folder / f"{name}_seg-change_dseg.tsv"
-    bids.write_text(table, bids.lookup_table(CHANGE_LOOKUP))
+    write_text(table, lookup_table(CHANGE_LOOKUP))
     yield table
     for kind, rows, dictionary in (
         ("changes", intervals, change.INTERVAL_COLUMNS),
@@ -233,14 +229,14 @@ def _write_all(out_dir: Path, subject: str, sessions: Sequence[Finished], dates:
 
 def common_contrast(sessions: Sequence[Finished]) -> str | None:
     """What the sessions are registered by: FLAIR where all have it, since lesions are compared on it, else another."""
-    return next((name for name in ("FLAIR", "T1w", "T2w") if all(name in one.contrasts for one in sessions)), None)
+    return next((name for name in LESION_ORDER if all(name in one.contrasts for one in sessions)), None)
 
 
 def _write_space(folder: Path, name: str, sessions: Sequence[Finished], halfway: Any, contrast: str) -> Iterator[Path]:
     """The mean scan that shows the space, and the transforms to and from every session."""
     from bidsapp.image.grid import on_grid
     from bidsapp.image.halfway import carry
-    from bidsapp.image.register import write_itk_affine
+    from bidsapp.image.itk import write_itk_affine
     from bidsapp.image.save import as_int16, write_image
 
     shown = [index for index, one in enumerate(sessions) if contrast in one.contrasts]
@@ -255,7 +251,7 @@ def _write_space(folder: Path, name: str, sessions: Sequence[Finished], halfway:
         "SpatialReference": _reference(name, contrast),
         "Description": "Mean of the sessions' scans in the space half-way between them.",
     }  # fmt: skip
-    bids.write_json(sidecar := mean.with_name(mean.name.replace(".nii.gz", ".json")), about)
+    write_json(sidecar := mean.with_name(mean.name.replace(".nii.gz", ".json")), about)
     yield sidecar
     for one, matrix in zip(sessions, halfway.transforms, strict=True):
         there = folder / f"{name}_{one.label}_from-orig_to-{SPACE}_mode-image_xfm.txt"
@@ -357,7 +353,7 @@ def _undated(pair: _Pair, dates: Mapping[str, Any]) -> list[str]:
 
 
 def _years(pair: _Pair, dates: Mapping[str, Any]) -> float | None:
-    from bidsapp.measure.change import DAYS_PER_YEAR
+    from bidsapp.measure.cohort import DAYS_PER_YEAR
 
     days = [dates.get(one.record["session"]) for one, _ in pair.both]
     if days[0] is None or days[1] is None:
@@ -392,26 +388,20 @@ def _processed_differently(first: Mapping[str, Any], second: Mapping[str, Any]) 
 def _protocol(pair: _Pair) -> Iterator[str]:
     """What of the scans themselves differs between the sessions."""
     first, second = pair.first, pair.second
-    if set(first.contrasts) != set(second.contrasts):
+    records = [first.record, second.record]
+    if comparability.contrasts_differ(records):
         yield f"segmented from {'+'.join(first.contrasts)} and from {'+'.join(second.contrasts)}"
-    for contrast in (name for name in CONTRASTS if name in first.contrasts and name in second.contrasts):
-        if not _alike(pair, contrast):
-            sizes = [" x ".join(f"{edge:.2g}" for edge in sorted(one.edge(contrast))) for one in (first, second)]
+    for contrast in (name for name in REFERENCE_ORDER if name in first.contrasts and name in second.contrasts):
+        if comparability.voxels_differ(records, contrast):
+            edges = [comparability.edges(record, contrast) for record in records]
+            sizes = [" x ".join(f"{edge:.2g}" for edge in some) for some in edges]
             yield f"voxels of {contrast} differ: {sizes[0]} and {sizes[1]} mm"
     before, after = first.intracranial_mm3, second.intracranial_mm3
-    if before is not None and after is not None and abs(np.log(after / before)) > np.log(1 + TIV_PERCENT / 100):
+    if before is not None and after is not None and comparability.heads_differ([before, after]):
         yield (
             f"the estimated intracranial volume differs by {100 * (after / before - 1):+.1f} %: the scanners may not"
             " agree on lengths"
         )
-
-
-def _alike(pair: _Pair, contrast: str) -> bool:
-    """Whether both sessions have the contrast in voxels of about the same edges."""
-    if not all(contrast in one.contrasts for one, _ in pair.both):
-        return False
-    edges = [sorted(one.edge(contrast)) for one, _ in pair.both]
-    return all(max(a, b) <= EDGE_RATIO * min(a, b) for a, b in zip(*edges, strict=True))
 
 
 def _visit(pair: _Pair, which: int, dseg: nib.Nifti1Image, brain: np.ndarray) -> Any:
@@ -446,7 +436,7 @@ def _brain_change(pair: _Pair, dsegs: Sequence[nib.Nifti1Image], brains: Sequenc
     """
     from bidsapp.image.grid import on_grid
     from bidsapp.image.halfway import carry, jacobians
-    from bidsapp.image.register import field_of_view
+    from bidsapp.image.resample import field_of_view
     from bidsapp.labels import CSF
     from bidsapp.measure.change import mean_volume_change
 
@@ -459,7 +449,7 @@ def _brain_change(pair: _Pair, dsegs: Sequence[nib.Nifti1Image], brains: Sequenc
         tissue.append(pair.carried_mask(which, (labels > 0) & (labels != CSF.index), dsegs[which]) & common)
     if not (tissue[0].any() and tissue[1].any()):
         return None
-    contrast = next(name for name in CONTRASTS if name in pair.first.contrasts)
+    contrast = next(name for name in REFERENCE_ORDER if name in pair.first.contrasts)
     native = [one.scan(contrast) for one, _ in pair.both]
     transforms = [pair.halfway.transforms[index] for _, index in pair.both]
     seen = [field_of_view(img, pair.halfway.grid, matrix) for img, matrix in zip(native, transforms, strict=True)]
@@ -494,7 +484,7 @@ def _lesion_rows(pair: _Pair, found: Any) -> list[dict[str, Any]]:
 
 def _own_lesions(pair: _Pair, which: int, found: Any) -> dict[int, list[int]]:
     """Numbers in the session's table of the lesions that each row is made of."""
-    from bidsapp.image.mask import label_lesions
+    from bidsapp.image.morphology import label_lesions
 
     one = pair.both[which][0]
     mask = load(one.path("_label-lesion_mask.nii.gz"))
@@ -539,7 +529,7 @@ def _in_mni(pair: _Pair, points: np.ndarray) -> np.ndarray:
     if not len(points):
         return points
     in_second = apply_affine(pair.halfway.transforms[pair.index + 1], points)
-    return carry_points(in_second, load(pair.second.path("_from-MNI152NLin2009aSym_to-orig_mode-image_xfm.nii.gz")))
+    return carry_points(in_second, load(pair.second.path(f"_from-{TEMPLATE}_to-orig_mode-image_xfm.nii.gz")))
 
 
 def _write_map(pair: _Pair, found: Any) -> Iterator[Path]:
@@ -558,7 +548,7 @@ def _write_map(pair: _Pair, found: Any) -> Iterator[Path]:
         "SpatialReference": f"bids::{mean.relative_to(pair.out_dir).as_posix()}",
         "Description": f"What became of lesions between {pair.first.label} and {pair.second.label}.",
     }
-    bids.write_json(sidecar := path.with_name(path.name.replace(".nii.gz", ".json")), about)
+    write_json(sidecar := path.with_name(path.name.replace(".nii.gz", ".json")), about)
     yield sidecar
 
 
@@ -585,15 +575,8 @@ def _word(pair: _Pair) -> str:
 
 def _write_rows(
     path: Path, name: str, rows: Sequence[Mapping[str, Any]], dictionary: Mapping[str, Mapping[str, Any]]
-) -> Iterator[Path]:
-    from bidsapp.interfaces.outputs import _cell as format_cell
+) -> tuple[Path, Path]:
     from bidsapp.measure.volumes import KEY_COLUMNS
 
-    columns = ["participant_id", *dictionary]
-    lines = ["\t".join(columns)]
-    lines += ["\t".join([name, *(format_cell(row.get(column)) for column in dictionary)]) for row in rows]
-    table, sidecar = path.with_suffix(".tsv"), path.with_suffix(".json")
-    bids.write_text(table, "\n".join(lines) + "\n")
-    known = KEY_COLUMNS | dict(dictionary)
-    bids.write_json(sidecar, {column: dict(known[column]) for column in columns})
-    yield from (table, sidecar)
+    whole = [{"participant_id": name, **{column: row.get(column) for column in dictionary}} for row in rows]
+    return write_table(path, whole, KEY_COLUMNS | dict(dictionary), ["participant_id", *dictionary])

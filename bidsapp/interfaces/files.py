@@ -24,9 +24,10 @@ def load(path: str | Path) -> nib.Nifti1Image:
     return img
 
 
-def array(path: str | Path, dtype: Any = np.float32) -> np.ndarray:
-    """The voxels of an image; tissue maps come with their class axis first, (C, X, Y, Z)."""
-    data = np.asarray(load(path).dataobj, dtype=dtype)
+def array(path: str | Path, dtype: Any = np.float32, box: tuple[slice, ...] = ()) -> np.ndarray:
+    """The voxels of an image, or of a box of it; tissue maps come with their class axis first, (C, X, Y, Z)."""
+    proxy = load(path).dataobj
+    data = np.asarray(proxy[box] if box else proxy, dtype=dtype)
     return np.ascontiguousarray(np.moveaxis(data, 3, 0)) if data.ndim == 4 else data
 
 

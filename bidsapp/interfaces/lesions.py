@@ -17,6 +17,7 @@ def lesion_tables(
     files: Mapping[str, str],
     scans: Mapping[str, str],
     *,
+    box: tuple[slice, ...],
     to_subject: str,
     posteriors: np.ndarray,
     priors: np.ndarray,
@@ -30,9 +31,11 @@ def lesion_tables(
     ----------
     files : mapping
         Results on the native grid by name: ``native_brain_mask``, ``native_lesion_mask``,
-        ``native_lesion_probability`` and, where there is one, ``native_structures``.
+        ``native_lesion_probability``, ``native_structures``.
     scans : mapping
         Preprocessed scans on the native grid by contrast.
+    box : tuple of slice
+        The box of the brain in these, which the arrays below fill.
     to_subject : str
         Displacement field that carries points of the subject to the template.
     posteriors, priors : ndarray
@@ -50,19 +53,21 @@ def lesion_tables(
     from bidsapp.measure import lesions, regions
     from bidsapp.measure.compartments import columns, compartment_row
 
-    image = load(files["native_lesion_mask"])
-    mask, probability = array(files["native_lesion_mask"], bool), array(files["native_lesion_probability"])
-    brain = array(files["native_brain_mask"], bool)
+    image = load(files["native_lesion_mask"]).slicer[box]
+    mask = array(files["native_lesion_mask"], bool, box)
+    probability = array(files["native_lesion_probability"], box=box)
+    brain = array(files["native_brain_mask"], bool, box)
     edges = [float(edge) for edge in np.linalg.norm(image.affine[:3, :3], axis=0)]
     field = load(to_subject)
     separable = len(posteriors) == 3
-    anatomy = _anatomy(files, image, field, posteriors, priors, edges)
+    structures = array(files["native_structures"], np.int32, box)
+    anatomy = _anatomy(structures, image, field, posteriors, priors, edges)
     lobes = np.zeros(mask.shape, np.uint8)
     lobes[mask] = nearest(template_lobes(), image.affine, np.nonzero(mask), field)
     lobes[anatomy.infratentorial | anatomy.deep_gray] = 0
     context = lesions.Context(
         anatomy=anatomy,
-        images={contrast: only_seen(array(path), brain) for contrast, path in scans.items()},
+        images={contrast: only_seen(array(path, box=box), brain) for contrast, path in scans.items()},
         tissues=regions.normal_appearing(posteriors, mask, voxel_size_mm=edges, separable=separable),
         lobes=lobes,
     )
@@ -85,16 +90,14 @@ def lesion_tables(
 
 
 def _anatomy(
-    files: Mapping[str, str], image: Any, field: Any, posteriors: np.ndarray, priors: np.ndarray, edges: list[float]
+    structures: np.ndarray, image: Any, field: Any, posteriors: np.ndarray, priors: np.ndarray, edges: list[float]
 ) -> Any:
     """From the segmentation into structures where it can tell, else from tissue and the template's zones."""
-    from bidsapp.image.register import resample
+    from bidsapp.image.resample import resample
     from bidsapp.image.zones import template_zones
     from bidsapp.measure import regions
 
-    if "native_structures" in files:
-        structures = array(files["native_structures"], np.int32)
-        if regions.can_locate(structures):
-            return regions.anatomy_from_structures(structures, voxel_size_mm=edges)
+    if regions.can_locate(structures):
+        return regions.anatomy_from_structures(structures, voxel_size_mm=edges)
     zones = resample(template_zones(), image, transform=field, interpolation="nearest")
     return regions.anatomy_from_tissue(posteriors, np.asarray(zones.dataobj), voxel_size_mm=edges, priors=priors)

@@ -11,11 +11,11 @@ import nibabel as nib
 import numpy as np
 from nipype.interfaces.base import BaseInterfaceInputSpec, File, SimpleInterface, TraitedSpec, isdefined, traits
 
-from bidsapp import __version__, bids
+from bidsapp import __version__, bids, out_dataset
 from bidsapp.interfaces.files import array, by_name, load, save, voxel_size_mm
 from bidsapp.interfaces.lesions import lesion_tables
-
-TEMPLATE = "MNI152NLin2009aSym"
+from bidsapp.labels import TEMPLATE
+from bidsapp.writing import replacing, sha256, write_json, write_table, write_text
 
 
 class _TellSidesInput(BaseInterfaceInputSpec):
@@ -62,7 +62,7 @@ class PackScans(SimpleInterface):
     output_spec = _PackScansOutput
 
     def _run_interface(self, runtime):
-        from bidsapp.image.register import Resampler
+        from bidsapp.image.resample import Resampler
         from bidsapp.image.save import as_int16
         from bidsapp.image.template import load_template
 
@@ -78,13 +78,14 @@ class PackScans(SimpleInterface):
         return runtime
 
 
-def _written(folder: str, images: Mapping[str, nib.Nifti1Image]) -> dict[str, str]:
-    """Write images, compressed; their paths, by name."""
+def _written(folder: str, images: Mapping[str, nib.Nifti1Image], grid: nib.Nifti1Image | None = None) -> dict[str, str]:
+    """Write images, compressed; their paths, by name. With a `grid` they may fill a box of it: whole one by one."""
+    from bidsapp.image.grid import whole
     from bidsapp.image.save import write_image
 
     paths = {name: Path(folder) / f"{name}.nii.gz" for name in images}
     for name, image in images.items():
-        write_image(image, paths[name])
+        write_image(image if grid is None else whole(image, grid), paths[name])
     return {name: str(path) for name, path in paths.items()}
 
 
@@ -119,7 +120,9 @@ class Carry(SimpleInterface):
         from bidsapp.image import results
         from bidsapp.image.cortex import cortical_regions
         from bidsapp.image.filling import fill_lesions
-        from bidsapp.image.register import Resampler, read_itk_affine
+        from bidsapp.image.grid import whole
+        from bidsapp.image.itk import read_itk_affine
+        from bidsapp.image.resample import Resampler
         from bidsapp.image.save import as_probability
         from bidsapp.image.template import load_template
 
@@ -133,14 +136,15 @@ class Carry(SimpleInterface):
             lesion_probability=load(inputs.lesion_probability) if lesions else None,
             structures=load(inputs.structures_file),
         )
-        images = {}
+        images, paths = {}, {}
         if "native" in inputs.grids:
-            images |= _named(results.on_native(found, load(inputs.reference_file)), "native", separable=found.separable)
-            images["native_cortex"] = cortical_regions(images["native_structures"], load(inputs.to_subject))
+            reference = load(inputs.reference_file)
+            native = _named(results.on_native(found, reference), "native", separable=found.separable)
+            native["native_cortex"] = cortical_regions(native["native_structures"], load(inputs.to_subject))
+            paths |= _written(runtime.cwd, native, reference)
             if inputs.fill_lesions and lesions and found.separable:
-                images["native_filled"] = fill_lesions(
-                    load(inputs.reference_file), images["native_lesion_mask"], images["native_tissue_WM"]
-                )
+                on_lesions = (whole(native[f"native_{name}"], reference) for name in ("lesion_mask", "tissue_WM"))
+                images["native_filled"] = fill_lesions(reference, *on_lesions)
         if "mni" in inputs.grids:
             to_template = load(inputs.to_template)
             onto_template = Resampler(load_template(1).t1, to_template)
@@ -153,7 +157,8 @@ class Carry(SimpleInterface):
             matrix = read_itk_affine(Path(inputs.flair_transform))
             mask, probability = results.lesions_on_scan(found, flair, flair_work, matrix)
             images |= {"flair_lesion_mask": mask, "flair_lesion_probability": probability}
-        self._results["results"] = list(_written(runtime.cwd, images).values())
+        paths |= _written(runtime.cwd, images)
+        self._results["results"] = list(paths.values())
         return runtime
 
 
@@ -201,21 +206,23 @@ class _MeasureOutput(TraitedSpec):
 
 
 class Measure(SimpleInterface):
-    """Volumes, lesions and quality, from the very images that are written."""
+    """Volumes, lesions and quality, from the very images that are written, in the box of the brain."""
 
     input_spec = _MeasureInput
     output_spec = _MeasureOutput
 
     def _run_interface(self, runtime):
         from bidsapp.image.grid import average_onto
+        from bidsapp.image.results import brain_box
         from bidsapp.measure import quality, volumes
 
         files = by_name(self.inputs.results)
-        native = load(files["native_brain_mask"])
-        mask = array(files["native_brain_mask"], bool)
+        whole_mask = array(files["native_brain_mask"], bool)
+        box = brain_box(whole_mask)
+        native, mask = load(files["native_brain_mask"]).slicer[box], whole_mask[box]
         labels = ("GM", "WM", "CSF") if self.inputs.separable else ("PAR", "CSF")
-        posteriors = np.stack([array(files[f"native_tissue_{label}"]) for label in labels])
-        lesion = array(files["native_lesion_mask"], bool) if "native_lesion_mask" in files else None
+        posteriors = np.stack([array(files[f"native_tissue_{label}"], box=box) for label in labels])
+        lesion = array(files["native_lesion_mask"], bool, box) if "native_lesion_mask" in files else None
         work_priors = load(self.inputs.priors_file)
         priors = np.stack([
             average_onto(work_priors.slicer[..., index], native).get_fdata(dtype=np.float32) for index in range(3)
@@ -229,8 +236,12 @@ class Measure(SimpleInterface):
             brain_mask=mask,
             tiv_mm3=self.inputs.tiv_mm3,
             priors=priors,
-        ) | volumes.structure_volumes(array(files["native_structures"], np.int16), voxel_volume_mm3=voxel_volume_mm3)
-        regions = volumes.cortex_volumes(array(files["native_cortex"], np.int16), voxel_volume_mm3=voxel_volume_mm3)
+        ) | volumes.structure_volumes(
+            array(files["native_structures"], np.int16, box), voxel_volume_mm3=voxel_volume_mm3
+        )
+        regions = volumes.cortex_volumes(
+            array(files["native_cortex"], np.int16, box), voxel_volume_mm3=voxel_volume_mm3
+        )
         row |= volumes.lobe_volumes(regions)
         checks = quality.qc_row(
             image=average_onto(load(self.inputs.corrected_file), native).get_fdata(dtype=np.float32),
@@ -238,6 +249,7 @@ class Measure(SimpleInterface):
             posteriors=posteriors,
             volumes=row,
             separable=self.inputs.separable,
+            mask_on_edge=quality.mask_on_edge(whole_mask, array(self.inputs.preprocessed[0])),
             registration_similarity=self.inputs.similarity,
             agreement=self.inputs.agreement,
         )
@@ -252,12 +264,13 @@ class Measure(SimpleInterface):
             found = lesion_tables(
                 files,
                 dict(zip(self.inputs.contrasts, self.inputs.preprocessed, strict=True)),
+                box=box,
                 to_subject=self.inputs.to_subject,
                 posteriors=posteriors,
                 priors=priors,
                 volumes=row,
                 who=who,
-                compartments=self._compartments(),
+                compartments=self._compartments(box),
             )
             for name, rows, about, columns in found:
                 tables += _write_table(runtime.cwd, name, rows, about, columns)
@@ -265,13 +278,13 @@ class Measure(SimpleInterface):
         self._results["flags"] = str(checks["flags"])
         return runtime
 
-    def _compartments(self):
+    def _compartments(self, box):
         """Labels, and the compartments that they stand for; None where the lesions are of one kind."""
         from bidsapp import labels
 
         if not isdefined(self.inputs.compartments_file):
             return None
-        return array(self.inputs.compartments_file, np.uint8), labels.compartments(self.inputs.compartments)
+        return array(self.inputs.compartments_file, np.uint8, box), labels.compartments(self.inputs.compartments)
 
 
 def _write_table(
@@ -281,25 +294,10 @@ def _write_table(
     dictionary: Mapping[str, Mapping[str, str]],
     columns: list[str] | None = None,
 ) -> list[str]:
-    """A table and its data dictionary; n/a, never 0, for what was not measured."""
+    """A table and its data dictionary, with what is said of the columns that every table has; their paths."""
     from bidsapp.measure.volumes import KEY_COLUMNS
 
-    columns = columns or list(rows[0])
-    lines = ["\t".join(columns), *("\t".join(_cell(row[column]) for column in columns) for row in rows)]
-    table, sidecar = Path(folder) / f"{name}.tsv", Path(folder) / f"{name}.json"
-    bids.write_text(table, "\n".join(lines) + "\n")
-    known = KEY_COLUMNS | dict(dictionary)
-    bids.write_json(sidecar, {column: dict(known[column]) for column in columns if column in known})
-    return [str(table), str(sidecar)]
-
-
-def _cell(value: Any) -> str:
-    if value is None or (isinstance(value, float) and np.isnan(value)):
-        return "n/a"
-    if isinstance(value, (float, np.floating)):
-        # Tenths of a mm3 in large numbers, five digits in small ones.
-        return f"{value:.1f}" if abs(value) >= 1000 else f"{value:.5g}"
-    return str(value)
+    return [str(path) for path in write_table(Path(folder) / name, rows, KEY_COLUMNS | dict(dictionary), columns)]
 
 
 class _DrawFiguresInput(BaseInterfaceInputSpec):
@@ -322,18 +320,22 @@ class DrawFigures(SimpleInterface):
     output_spec = _DrawFiguresOutput
 
     def _run_interface(self, runtime):
-        from bidsapp.image.register import Resampler
+        from bidsapp.image.resample import Resampler
         from bidsapp.image.template import load_template
         from bidsapp.labels import compartment_lookup
-        from bidsapp.report.figures import draw_session
+        from bidsapp.report.figures import coarser, draw_session
 
-        files = {name: load(path) for name, path in by_name(self.inputs.results).items() if name.startswith("native_")}
-        scans = dict(zip(self.inputs.contrasts, map(load, self.inputs.preprocessed), strict=True))
+        native = {name: path for name, path in by_name(self.inputs.results).items() if name.startswith("native_")}
+        files = {name: coarser(load(path)) for name, path in native.items()}
+        scans = {
+            name: coarser(load(path))
+            for name, path in zip(self.inputs.contrasts, self.inputs.preprocessed, strict=True)
+        }
         reference, template = scans[self.inputs.contrasts[0]], load_template(1)
         onto_reference = Resampler(reference, load(self.inputs.to_subject))
         parts = None
         if isdefined(self.inputs.compartments_file):
-            parts = load(self.inputs.compartments_file), compartment_lookup(self.inputs.compartments)
+            parts = coarser(load(self.inputs.compartments_file)), compartment_lookup(self.inputs.compartments)
         pictures = draw_session(
             reference=reference,
             mask=files["native_brain_mask"],
@@ -382,6 +384,7 @@ class _WriteSessionInput(BaseInterfaceInputSpec):
     not_separable_because = traits.Str("", usedefault=True)
     no_lesions_because = traits.Str("", usedefault=True, desc="of the model of outliers, where that alone was asked")
     brain_note = traits.Str(mandatory=True)
+    template_note = traits.Str(mandatory=True)
     network_note = traits.Str(mandatory=True)
     tissue_note = traits.Str(mandatory=True)
     lesion_note = traits.Str("", usedefault=True)
@@ -417,7 +420,7 @@ class WriteSession(SimpleInterface):
             written.append(target)
             if sidecar is not None:
                 beside = folder / f"{name.split('.')[0]}.json"
-                bids.write_json(beside, sidecar)
+                write_json(beside, sidecar)
                 written.append(beside)
         written += [folder / name for name in self._lookup_tables()]
         for source in self.inputs.tables:
@@ -427,7 +430,7 @@ class WriteSession(SimpleInterface):
             written.append(out_dir / f"sub-{session['subject']}" / "figures" / f"{session['name']}_{Path(source).name}")
             _copy(source, written[-1])
         outputs = {path.relative_to(out_dir).as_posix(): path.stat().st_size for path in sorted(written)}
-        bids.write_json(record_file, record | {"outputs": outputs})
+        write_json(record_file, record | {"outputs": outputs})
         self._results["record_file"] = str(record_file)
         return runtime
 
@@ -439,7 +442,7 @@ class WriteSession(SimpleInterface):
         from bidsapp.report.read import TABLES
 
         name = self.inputs.session["name"]
-        earlier = bids.recorded_outputs(record_file, out_dir)
+        earlier = out_dataset.recorded_outputs(record_file, out_dir)
         record_file.unlink(missing_ok=True)
         for table in TABLES:
             earlier += folder.glob(f"{name}_{table}.*")
@@ -519,7 +522,7 @@ class WriteSession(SimpleInterface):
                 },
             ),
             "cortex": (
-                f"{bids.CORTEX_ATLAS}_dseg",
+                f"{out_dataset.CORTEX_ATLAS}_dseg",
                 {
                     "Manual": False,
                     "Description": "Structures, with the cerebral cortex in the regions of Desikan et al. 2006, by an"
@@ -548,12 +551,16 @@ class WriteSession(SimpleInterface):
         from bidsapp.labels import CORTICAL_LOOKUP, STRUCTURE_LOOKUP, TISSUE_LOOKUP, compartment_lookup
 
         folder = Path(self.inputs.out_dir) / self.inputs.session["folder"]
-        tables = {"seg-tissue": TISSUE_LOOKUP, "seg-structures": STRUCTURE_LOOKUP, bids.CORTEX_ATLAS: CORTICAL_LOOKUP}
+        tables = {
+            "seg-tissue": TISSUE_LOOKUP,
+            "seg-structures": STRUCTURE_LOOKUP,
+            out_dataset.CORTEX_ATLAS: CORTICAL_LOOKUP,
+        }
         if isdefined(self.inputs.compartments_file):
             tables["seg-lesions"] = compartment_lookup(self.inputs.compartments)
         for kind, table in tables.items():
             name = f"{self.inputs.session['prefix']}_{kind}_dseg.tsv"
-            bids.write_text(folder / name, bids.lookup_table(table))
+            write_text(folder / name, out_dataset.lookup_table(table))
             yield name
 
     def _record(self) -> dict[str, Any]:
@@ -568,7 +575,7 @@ class WriteSession(SimpleInterface):
                 {key: value for key, value in scan.items() if key != "path"}
                 | {
                     "bytes": Path(scan["path"]).stat().st_size,
-                    "sha256": bids.sha256(Path(scan["path"])),
+                    "sha256": sha256(Path(scan["path"])),
                     "shape": list(grid.shape),
                     "voxel_size_mm": [round(size, 3) for size in voxel_size_mm(grid)],
                     "orientation": "".join(nib.aff2axcodes(grid.affine)),
@@ -576,7 +583,10 @@ class WriteSession(SimpleInterface):
                 }
             )
         warnings = [warning for of_scan in self.inputs.warnings for warning in of_scan]
-        notes = (self.inputs.brain_note, self.inputs.network_note, self.inputs.tissue_note, self.inputs.lesion_note)
+        notes = (
+            self.inputs.brain_note, self.inputs.template_note, self.inputs.network_note, self.inputs.tissue_note,
+            self.inputs.lesion_note,
+        )  # fmt: skip
         warnings += dict.fromkeys(note for note in notes if note)
         contrasts = [scan["contrast"] for scan in session["scans"]]
         reservations = []
@@ -617,7 +627,5 @@ def _prefix(scan: Mapping[str, str]) -> str:
 
 def _copy(source: str, target: Path) -> None:
     """Copy aside, then rename."""
-    from bidsapp.image.save import replacing
-
     with replacing(target) as aside:
         shutil.copyfile(source, aside)

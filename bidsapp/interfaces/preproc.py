@@ -88,19 +88,19 @@ class ExtractBrain(SimpleInterface):
         if self.inputs.method == "network":
             return self._find_by_network(img, device)
         if self.inputs.method == "deepbet":
-            from bidsapp.image.mask import clean_mask
+            from bidsapp.image.brain import clean_mask
             from bidsapp.models.brain import deepbet_brain
 
             probability = deepbet_brain(img.get_fdata(dtype=np.float32), device=device)
             return clean_mask(on_grid(probability > 0.5, img)), ""
-        from bidsapp.image.mask import extract_brain_by_template
+        from bidsapp.image.brain import extract_brain_by_template
 
         return extract_brain_by_template(img, contrast=self.inputs.contrast), ""
 
     def _find_by_network(self, img, device):
         """The network's mask; if that is to be checked and cannot be a brain, the template's, and a note."""
+        from bidsapp.image.brain import extract_brain_by_template, stripped_brain
         from bidsapp.image.grid import on_grid
-        from bidsapp.image.mask import extract_brain_by_template, stripped_brain
         from bidsapp.models.brain import find_brain, find_plausible_brain
 
         stripped = stripped_brain(img)
@@ -129,8 +129,8 @@ class FindBrain(SimpleInterface):
     output_spec = _FindBrainOutput
 
     def _run_interface(self, runtime):
+        from bidsapp.image.brain import stripped_brain
         from bidsapp.image.grid import on_grid
-        from bidsapp.image.mask import stripped_brain
         from bidsapp.models.brain import find_plausible_brain
         from bidsapp.models.device import or_on_cpu
 
@@ -187,7 +187,7 @@ class CleanMask(SimpleInterface):
     output_spec = _ExtractBrainOutput
 
     def _run_interface(self, runtime):
-        from bidsapp.image.mask import clean_mask
+        from bidsapp.image.brain import clean_mask
 
         self._results["mask_file"] = save(clean_mask(load(self.inputs.in_file)), runtime.cwd, "mask")
         self._results["note"] = ""
@@ -213,7 +213,9 @@ class Coregister(SimpleInterface):
     output_spec = _CoregisterOutput
 
     def _run_interface(self, runtime):
-        from bidsapp.image.register import register_rigid, resample, write_itk_affine
+        from bidsapp.image.itk import write_itk_affine
+        from bidsapp.image.register import register_rigid
+        from bidsapp.image.resample import resample
 
         moving, fixed = load(self.inputs.moving_file), load(self.inputs.fixed_file)
         matrix = register_rigid(moving, fixed, fixed_mask=load(self.inputs.fixed_mask))
@@ -268,6 +270,13 @@ class _RegisterTemplateOutput(TraitedSpec):
     priors_file = File(desc="tissue priors on the work grid")
     similarity = traits.Float()
     tiv_mm3 = traits.Float(desc="intracranial volume by the size of the affine")
+    note = traits.Str(desc="what seems to be wrong with the head's orientation")
+
+
+TURNED = (
+    "The head seems to lie in another direction than its header says, upside down or turned by a right angle: check the"
+    " orientation in a viewer, mend the header of the scan, and run again. These results are most likely wrong."
+)
 
 
 class RegisterTemplate(SimpleInterface):
@@ -278,7 +287,8 @@ class RegisterTemplate(SimpleInterface):
 
     def _run_interface(self, runtime):
         from bidsapp.image.grid import bounding_box
-        from bidsapp.image.register import Resampler, register_template
+        from bidsapp.image.register import register_template
+        from bidsapp.image.resample import Resampler
         from bidsapp.image.template import load_template
         from bidsapp.measure.volumes import estimate_tiv
 
@@ -291,6 +301,7 @@ class RegisterTemplate(SimpleInterface):
         priors = Resampler(img, result.to_subject).only(near_brain)(load_template(1).priors)
         self._results["priors_file"] = save(priors, runtime.cwd, "priors")
         self._results["similarity"] = float(result.similarity)
+        self._results["note"] = TURNED if result.turned else ""
         mask_mm3 = float(np.count_nonzero(load_template(1).mask.dataobj))  # the template has voxels of 1 mm3
         self._results["tiv_mm3"] = estimate_tiv(result.affine, mask_mm3)
         return runtime
@@ -323,7 +334,7 @@ class Normalize(SimpleInterface):
 
     def _run_interface(self, runtime):
         from bidsapp.image import preprocess
-        from bidsapp.image.register import read_itk_affine
+        from bidsapp.image.itk import read_itk_affine
 
         transform = seen = None
         warning, mask = "", load(self.inputs.mask_file)

@@ -27,6 +27,9 @@ class _ScansInput(BaseInterfaceInputSpec):
     in_files = traits.List(File(exists=True), mandatory=True, desc="preprocessed scans on the work grid")
     contrasts = traits.List(traits.Str, mandatory=True, desc="their contrasts")
     mask_file = File(exists=True, mandatory=True, desc="brain")
+
+
+class _ModelInput(_ScansInput):
     device = traits.Str("cpu", usedefault=True)
     use_gpu = traits.Bool(False, usedefault=True, nohash=True)
 
@@ -44,7 +47,7 @@ def _scans(inputs):
     return {name: image for name, image in _all_scans(inputs).items() if np.isfinite(image[mask]).mean() >= LEAST_SHOWN}
 
 
-class _SegmentAllInput(_ScansInput):
+class _SegmentAllInput(_ModelInput):
     tta = traits.Bool(True, usedefault=True, desc="average over mirror images")
 
 
@@ -101,7 +104,7 @@ def _see(inputs, images, model, *, tta):
     return mask_image, within, size, found
 
 
-class _SegmentByModelInput(_ScansInput):
+class _SegmentByModelInput(_ModelInput):
     model_dir = Directory(exists=True, mandatory=True, nohash=True)
     model_label = traits.Str(mandatory=True, desc="tells the model from any other: the folder may hold another later")
 
@@ -146,7 +149,7 @@ class SegmentByModel(SimpleInterface):
         return runtime
 
 
-class _SegmentTissueInput(_ScansInput):
+class _SegmentTissueInput(_ModelInput):
     priors_file = File(exists=True, mandatory=True)
 
 
@@ -219,7 +222,6 @@ class SegmentLesions(SimpleInterface):
             mixture,
             array(self.inputs.priors_file),
             voxel_size_mm=voxel_size_mm(mask),
-            device=self.inputs.device,
         )
         self._results["mask_file"] = save(on_grid(result.mask.astype(bool), mask), runtime.cwd, "lesions")
         probability = on_grid(result.probability.astype(np.float32), mask)

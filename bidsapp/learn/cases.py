@@ -18,7 +18,8 @@ from bidsapp.errors import AppError
 from bidsapp.image.drawn import WayBack
 from bidsapp.image.grid import bounding_box, on_grid
 from bidsapp.image.itk import read_itk_affine
-from bidsapp.image.mask import grown
+from bidsapp.image.morphology import grown
+from bidsapp.labels import CONTRASTS
 from bidsapp.learn import anatomy, heads, lesion_masks
 from bidsapp.models import segment
 from bidsapp.models.registry import Model
@@ -28,6 +29,8 @@ from bidsapp.models.registry import Model
 PROPOSE_ABOVE = 0.1
 #: Points kept of each case to centre patches on; drawn once, with a fixed seed.
 POINTS = 20_000
+#: Where the anatomy of a case is kept.
+HEAD = "head.safetensors"
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class Case:
     brain: np.ndarray
 
 
-def load_case(folder: Path, channels: Sequence[str] = segment.CHANNELS) -> Case:
+def load_case(folder: Path, channels: Sequence[str] = CONTRASTS) -> Case:
     """Read what `StoreCase` wrote, for a network of these `channels`; raises AppError where something is missing."""
     stored = Stored.read(folder)
     mask, within, size = stored.brain()
@@ -177,9 +180,25 @@ def synthetic_doubles(cases: Sequence[Case], *, device: str) -> tuple[heads.Head
     masks = [mask for mask in map(_in_template, cases) if mask.any()]
     if not masks:
         return None
-    parts = [_head(case, device) for case in cases]
+    parts = [head_of(case, device=device) for case in cases]
     lesions = lesion_masks.assemble(np.stack(masks), device)
     return heads.assemble(parts, tuple(case.name for case in cases), device), lesions
+
+
+def head_of(case: Case, *, device: str) -> dict[str, torch.Tensor]:
+    """The anatomy of a case (`heads.prepare`): predicted once, and kept beside the case for other folds and runs."""
+    path = case.folder / HEAD
+    made_of = f"{sha256(case.folder / 'case.json')} {segment.packaged().card['weights']['sha256']} {__version__}"
+    try:
+        with safe_open(path, "pt") as kept:
+            if kept.metadata()["made_of"] == made_of:
+                return {key: kept.get_tensor(key) for key in kept.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, KeyError, TypeError):  # none, or half of one
+        pass
+    head = _head(case, device)
+    with replacing(path) as aside:
+        aside.write_bytes(save(head, {"made_of": made_of}))
+    return head
 
 
 def _head(case: Case, device: str) -> dict[str, torch.Tensor]:

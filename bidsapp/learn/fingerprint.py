@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from bidsapp import __version__
-from bidsapp.image.save import replacing
 from bidsapp.learn.run import Training
 from bidsapp.models.registry import Model
+from bidsapp.writing import sha256, write_text
 
 #: The file in a training's folder.
 RECORD = "begun.json"
@@ -25,7 +25,7 @@ NAMED = 5
 
 def of_case(folder: Path) -> str:
     """SHA-256 of what a prepared case was made of: scans, labels and options."""
-    return hashlib.sha256((folder / "case.json").read_bytes()).hexdigest()
+    return sha256(folder / "case.json")
 
 
 def of_model(model: Model) -> str:
@@ -103,8 +103,7 @@ def read_record(path: Path) -> dict[str, Any]:
 
 def write_record(path: Path, record: Mapping[str, Any]) -> None:
     """Write the record, whole or not at all."""
-    with replacing(path) as aside:
-        aside.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
+    write_text(path, json.dumps(record, indent=1, sort_keys=True) + "\n")
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

@@ -21,11 +21,12 @@ from bidsapp import __version__
 from bidsapp.cards import FIRST, threshold_key
 from bidsapp.errors import UsageError
 from bidsapp.image.grid import on_grid
-from bidsapp.image.save import replacing, write_image
+from bidsapp.image.save import write_image
 from bidsapp.learn import fingerprint
 from bidsapp.learn.cases import Case, Stored, load_case
 from bidsapp.learn.run import THRESHOLD_KEYS, Training, predict_drawn, train_model
 from bidsapp.models.registry import Model, read_model
+from bidsapp.writing import write_text
 
 #: With early stopping so many of the subjects are set aside to stop by, one at least, where there are so many.
 SHARE_SET_ASIDE, SUBJECTS_TO_SET_ASIDE = 0.1, 3
@@ -214,8 +215,7 @@ def as_labelled(classes: np.ndarray, values: Sequence[int]) -> np.ndarray:
 def _write_table(path: Path, values: Sequence[int], names: Sequence[str]) -> None:
     """The look-up table of a dseg."""
     lines = ["index\tname", *(f"{value}\t{name}" for value, name in zip(values, names, strict=True))]
-    with replacing(path) as aside:
-        aside.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text(path, "\n".join(lines) + "\n")
 
 
 class _Teller:

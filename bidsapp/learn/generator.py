@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from bidsapp.labels import CONTRASTS
 from bidsapp.learn.anatomy import KIND, KINDS, LEFT_LESION, POSITION, RIGHT_LESION, STRUCTURES
 from bidsapp.learn.fields import apply_along, moved, rotation, slice_profiles, smooth_field, touching
 from bidsapp.learn.heads import DISTANCE_SPACING_MM, Heads
 from bidsapp.learn.lesion_masks import BRAIN_MM, ORIGIN_MM, Lesions
 
-CONTRASTS = ("T1w", "T2w", "FLAIR")
 Range = tuple[float, float]
 #: Lesion signal on the scale of `anatomy.KINDS`. Raters' lesions on three real FLAIR are 1.2 to 1.9 times as bright as
 #: white matter (0.6 here), most of them 1.3 to 1.6 times; on T1w many hardly differ from it (docs/training.md).
@@ -158,6 +158,26 @@ class Pathology:
 
 
 @dataclass(frozen=True)
+class Anatomy:
+    """What lesions are drawn into.
+
+    Attributes
+    ----------
+    points : Tensor
+        (3, X, Y, Z), for each voxel of the sample its place in the head's label map, in voxels.
+    labels, kinds : Tensor
+        int64 (X, Y, Z), positions in ``anatomy.STRUCTURES`` and in ``anatomy.KINDS``.
+    head : int
+        Number of the head.
+    """
+
+    points: torch.Tensor
+    labels: torch.Tensor
+    kinds: torch.Tensor
+    head: int
+
+
+@dataclass(frozen=True)
 class Scene:
     """What is rendered.
 
@@ -266,7 +286,7 @@ class Generator:
         kept = self._kept(rng, torch_rng, points, distance, head) & view
         labels = self._thinned(rng, torch_rng, labels)
         kinds = self._kinds(rng, torch_rng, labels)
-        drawn = self._pathology(rng, torch_rng, points, labels, kinds, head, masks)
+        drawn = self._pathology(rng, torch_rng, Anatomy(points, labels, kinds, head), masks)
         if drawn.large and drawn.cavity is not None:  # what has become fluid is fluid, beside the infarcts' bright rim
             labels = torch.where(drawn.cavity > 0.5, POSITION[24], labels)
         which = rng.permutation(3)[: self.config.contrasts] if self.config.contrasts < 3 else range(3)
@@ -447,16 +467,15 @@ class Generator:
         return (voxel + ORIGIN_MM - BRAIN_MM.mean(0)) / half * self.heads.extent[head]
 
     def _pathology(
-        self, rng: np.random.Generator, torch_rng: torch.Generator, points: torch.Tensor, labels: torch.Tensor,
-        kinds: torch.Tensor,
-        head: int, masks: list[int],
-    ) -> Pathology:  # fmt: skip
+        self, rng: np.random.Generator, torch_rng: torch.Generator, anatomy: Anatomy, masks: list[int]
+    ) -> Pathology:
         """Real masks, thinned, and blobs; inside the tissues that may have them."""
         if self.lesions is not None and masks and masks[0] >= self.lesions.common:
-            return self._large(rng, torch_rng, points, labels, kinds, head, masks)
+            return self._large(rng, torch_rng, anatomy, masks)
+        kinds = anatomy.kinds
         lesion, cavity, spots = torch.zeros(kinds.shape, device=self.device), None, None
         if masks:
-            lesion = self._placed(rng, points, labels, head, masks)
+            lesion = self._placed(rng, anatomy, masks)
             field = smooth_field(kinds.shape, rng.uniform(6, 15) / self.config.spacing_mm, torch_rng)
             lesion *= field > rng.uniform(-3, -1.0 if self.config.strokes else 0.5)
         if masks or self.config.strokes:
@@ -474,26 +493,22 @@ class Generator:
                     lesion = torch.maximum(lesion, (field > rng.uniform(2.2, 3.5)) * self._below[kinds])
             lesion = self._soften(lesion, rng.uniform(0.3, 0.9)) * self._hosts[kinds]
         severity = self._severity(rng, torch_rng, kinds.shape) if masks else 1.0
-        return Pathology(lesion, severity, cavity, spots, self._dirt(rng, torch_rng, labels, kinds))
+        return Pathology(lesion, severity, cavity, spots, self._dirt(rng, torch_rng, anatomy.labels, kinds))
 
     def _large(
-        self, rng: np.random.Generator, torch_rng: torch.Generator, points: torch.Tensor, labels: torch.Tensor,
-        kinds: torch.Tensor,
-        head: int, masks: list[int],
-    ) -> Pathology:  # fmt: skip
+        self, rng: np.random.Generator, torch_rng: torch.Generator, anatomy: Anatomy, masks: list[int]
+    ) -> Pathology:
         """An infarct, a mass or a broad seam of the ventricles, in any tissue, and blobs that are lesions, too."""
+        labels, kinds = anatomy.labels, anatomy.kinds
         spacing, tissue = self.config.spacing_mm, self._tissue_of[kinds]
         large, cavity, rim, dead = str(rng.choice(list(LARGE), p=list(LARGE.values()))), None, None, None
         if large == "infarct":
-            lesion = self._placed(rng, points, labels, head, masks)
+            lesion = self._placed(rng, anatomy, masks)
             lesion *= smooth_field(kinds.shape, rng.uniform(6, 15) / spacing, torch_rng) > rng.uniform(-3, -0.5)
         elif large == "mass":
             lesion, rim, dead = self._mass(rng, torch_rng, kinds.shape)
         else:
-            white = (kinds == KIND["white matter"]) | (kinds == KIND["caudate"])
-            reach = self._soften(self._ventricle[labels].float(), rng.uniform(3, 8) / spacing)
-            field = smooth_field(kinds.shape, rng.uniform(6, 20) / spacing, torch_rng)
-            lesion = ((4 * reach).clamp(max=1) + 0.2 * field > rng.uniform(0.3, 0.9)).float() * white
+            lesion = self._seam(rng, torch_rng, labels, kinds)
         if rng.random() < 0.5:
             blobs = smooth_field(kinds.shape, rng.uniform(4, 9) / spacing, torch_rng) > rng.uniform(2.4, 4.0)
             lesion = torch.maximum(lesion, blobs * self._hosts[kinds])
@@ -505,11 +520,23 @@ class Generator:
             cavity = self._cavity(rng, torch_rng, lesion)
             lesion = lesion * (1 - cavity)
         severity = self._severity(rng, torch_rng, kinds.shape)
-        share = float(lesion.sum()) * spacing**3 / self._brain_mm3[head]
+        share = float(lesion.sum()) * spacing**3 / self._brain_mm3[anatomy.head]
         if large == "infarct":  # the patch sees a part of the mask
             share = max(share, 0.7 * self._share_of_mask[masks[0]]) * bool(lesion.any())
         dirt = self._dirt(rng, torch_rng, labels, kinds)
-        return Pathology(lesion, severity, cavity, None, dirt, large, min(share, 0.4), rim, dead)
+        return Pathology(
+            lesion, severity, cavity, spots=None, dirt=dirt, large=large, share=min(share, 0.4), rim=rim, dead=dead
+        )
+
+    def _seam(
+        self, rng: np.random.Generator, torch_rng: torch.Generator, labels: torch.Tensor, kinds: torch.Tensor
+    ) -> torch.Tensor:
+        """White matter and caudate around the ventricles, as far as a ragged border."""
+        spacing = self.config.spacing_mm
+        white = (kinds == KIND["white matter"]) | (kinds == KIND["caudate"])
+        reach = self._soften(self._ventricle[labels].float(), rng.uniform(3, 8) / spacing)
+        field = smooth_field(kinds.shape, rng.uniform(6, 20) / spacing, torch_rng)
+        return ((4 * reach).clamp(max=1) + 0.2 * field > rng.uniform(0.3, 0.9)).float() * white
 
     def _mass(
         self, rng: np.random.Generator, torch_rng: torch.Generator, shape: torch.Size
@@ -531,15 +558,14 @@ class Generator:
         rim, dead = (depth > oedema).float(), (depth > oedema + thickness).float()
         return mass, self._soften(rim, 0.6), self._soften(dead, 0.6)
 
-    def _placed(
-        self, rng: np.random.Generator, points: torch.Tensor, labels: torch.Tensor, head: int, masks: list[int]
-    ) -> torch.Tensor:
+    def _placed(self, rng: np.random.Generator, anatomy: Anatomy, masks: list[int]) -> torch.Tensor:
         """Masks brought from MNI space into the brain, united, and a patient's own lesions."""
-        lesion = torch.zeros(labels.shape, device=self.device)
+        points, head = anatomy.points, anatomy.head
+        lesion = torch.zeros(anatomy.labels.shape, device=self.device)
         half = (BRAIN_MM[1] - BRAIN_MM[0]) / 2 / self.heads.extent[head]
         shift = BRAIN_MM.mean(0) - ORIGIN_MM - self.heads.centre[head] * half
         if OWN in masks:
-            lesion = torch.isin(labels, self._ill).float()
+            lesion = torch.isin(anatomy.labels, self._ill).float()
         for mask in (mask for mask in masks if mask != OWN):
             volume = self.lesions.masks[mask]  # type: ignore[union-attr]
             place = [(points[i] * float(half[i]) + float(shift[i])).round().long() for i in range(3)]

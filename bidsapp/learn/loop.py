@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import logging
 import math
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
@@ -20,11 +22,15 @@ from safetensors.torch import save
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from bidsapp.errors import AppError
-from bidsapp.image.save import replacing
+from bidsapp.errors import AppError, TryAgainError
+from bidsapp.writing import replacing, write_text
 
 log = logging.getLogger("bidsapp.learn")
 CHECKPOINT = "checkpoint.safetensors"
+#: Samples that each process makes ahead, and how long one of them may take.
+AHEAD, SAMPLE_SECONDS = 4, 900.0
+#: Where they are handed over, and how many bytes are to be left there for others.
+SHARED, LEFT_FREE = Path("/dev/shm"), 4 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +85,6 @@ class Fitted:
 
     network: nn.Module
     step: int
-    score: float
     finished: bool
 
 
@@ -100,6 +105,7 @@ def fit(
     max_seconds: float = math.inf,
     finish_seconds: float = math.inf,
     on_step: Callable[[int, float], None] | None = None,
+    say: Callable[[str], None] = log.warning,
 ) -> Fitted:
     """Train until the last step, until nothing improves, or for `max_seconds`.
 
@@ -126,6 +132,8 @@ def fit(
         It is done by then: the learning rate falls with the steps or with this time, whichever is over first.
     on_step : callable, optional
         Called with the number of steps done and the loss.
+    say : callable
+        Takes a line on what is not done as asked.
 
     Returns
     -------
@@ -134,14 +142,17 @@ def fit(
     Raises
     ------
     AppError
-        The checkpoint in `folder` is damaged, or is another network's.
+        The checkpoint in `folder` is damaged, or is another network's; a process that makes samples died (try again).
     """
     folder.mkdir(parents=True, exist_ok=True)
     state = _State(network, schedule)
     state.load(folder / CHECKPOINT)
+    _forget_rows(folder / "log.tsv", state.step)
     left = range(state.step * schedule.batch, schedule.steps * schedule.batch)
-    samples = iter(samples_ahead(make, left, workers=workers, start=start_workers))
     began = saved = time.monotonic()
+    if workers and start_workers is None and left:  # others are handed over on the GPU
+        workers = _workers_with_room(make(left[0]), workers, say)
+    samples = iter(samples_ahead(make, left, workers=workers, start=start_workers))
     losses: list[float] = []
     spent, timed_out = np.zeros(2), False
     while state.step < schedule.steps and not state.exhausted() and not timed_out:
@@ -166,7 +177,7 @@ def fit(
             log.info("step %d loss %.4f", state.step, value)
     state.save(folder / CHECKPOINT)
     finished = state.step >= schedule.steps or state.exhausted() or timed_out
-    return Fitted(state.best if schedule.patience else state.average, state.step, state.best_score, finished)
+    return Fitted(state.best if schedule.patience else state.average, state.step, finished)
 
 
 class _State:
@@ -271,9 +282,45 @@ def samples_ahead(make: Callable[[int], Any], numbers: range, *, workers: int, s
         sampler=numbers,
         batch_size=None,
         num_workers=workers,
-        prefetch_factor=4 if workers else None,
+        prefetch_factor=AHEAD if workers else None,
         multiprocessing_context=start if workers else None,
+        timeout=SAMPLE_SECONDS if workers else 0,
     )
+
+
+def _workers_with_room(sample: Any, workers: int, say: Callable[[str], None]) -> int:
+    """The `workers`, or none where samples like this one do not fit where processes hand them over (a container's)."""
+    needed = (AHEAD * workers + 1) * _bytes(sample) + LEFT_FREE
+    if not SHARED.is_dir() or (free := shutil.disk_usage(SHARED).free) >= needed:
+        return workers
+    say(
+        f"samples are not made ahead (as --workers 0), which is slower: {SHARED} has {free / 1e6:.0f} MB free, and"
+        f" {workers} worker(s) need {needed / 1e6:.0f} (docker run --shm-size 1g)."
+    )
+    return 0
+
+
+def _bytes(sample: Any) -> int:
+    """Of all tensors in it."""
+    if isinstance(sample, torch.Tensor):
+        return sample.nbytes
+    if isinstance(sample, list | tuple):
+        return sum(map(_bytes, sample))
+    return sum(map(_bytes, vars(sample).values())) if dataclasses.is_dataclass(sample) else 0
+
+
+def _next(samples: Iterator[Any]) -> Any:
+    """The next sample, or an error where the process that makes it is gone: one that died never delivers."""
+    try:
+        return next(samples)
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader "):  # of `make` itself
+            raise
+        raise TryAgainError(
+            f"A process that makes samples died, or had no room in {SHARED} ({str(error).splitlines()[0]}). The same"
+            " command goes on from the last checkpoint; with --workers 0 there is no such process, and containers have"
+            " more room with docker run --shm-size 1g."
+        ) from error
 
 
 def _step(state: _State, samples: Iterator[Any], loss: Loss, *, spent: float) -> tuple[float, np.ndarray]:
@@ -287,7 +334,7 @@ def _step(state: _State, samples: Iterator[Any], loss: Loss, *, spent: float) ->
         group["lr"] = schedule.rate(state.step, spent)
     for number in range(schedule.batch):
         before = time.monotonic()
-        sample = next(samples)
+        sample = _next(samples)
         between = time.monotonic()
         # Dropout draws the same in this step whether or not the training was interrupted before it.
         drawn = np.random.SeedSequence([schedule.seed, state.step, number])
@@ -302,6 +349,18 @@ def _step(state: _State, samples: Iterator[Any], loss: Loss, *, spent: float) ->
     state.step += 1
     state.follow()
     return total, seconds
+
+
+def _forget_rows(path: Path, step: int) -> None:
+    """Take out the rows after `step`, the last checkpoint's: a run that was killed later comes to them again."""
+    if not path.exists():
+        return
+    header, *rows = path.read_text().splitlines(keepends=True) or [""]
+    kept = [row for row in rows if row.endswith("\n") and int(row.split("\t")[0]) <= step]
+    if not kept:
+        path.unlink()
+    elif len(kept) < len(rows):
+        write_text(path, "".join([header, *kept]))
 
 
 def _write_row(path: Path, step: int, losses: list[float], spent: np.ndarray, figures: Mapping[str, float]) -> None:

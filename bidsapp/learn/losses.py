@@ -34,11 +34,14 @@ class GroupedLoss(nn.Module):
         self.register_buffer("groups", torch.tensor(list(groups)))
         common = {"include_background": False, "softmax": True, "to_onehot_y": True, "batch": True}
         smooth = {"smooth_nr": 1.0, "smooth_dr": 1.0}  # patches without any lesion: what is found costs, nothing else
+        self.focal: nn.Module | None = None
         if kind == "tversky":
             weights = {"alpha": TVERSKY_FALSE_POSITIVES, "beta": TVERSKY_FALSE_NEGATIVES}
             self.loss: nn.Module = losses.TverskyLoss(**common, **smooth, **weights)
         elif kind == "focal":
-            self.loss = losses.DiceFocalLoss(**common, **smooth, squared_pred=True)
+            # Not MONAI's DiceFocalLoss: its focal part has a sigmoid for each class where these have a softmax.
+            self.loss = losses.DiceLoss(**common, **smooth, squared_pred=True)
+            self.focal = losses.FocalLoss(use_softmax=True, to_onehot_y=True)
         elif kind == "dice-ce":
             self.loss = losses.DiceCELoss(**common, **smooth, squared_pred=True)
         else:
@@ -46,7 +49,11 @@ class GroupedLoss(nn.Module):
 
     def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Logits (B, classes, X, Y, Z) and labels (B, X, Y, Z), whole numbers -> scalar."""
-        return self.loss(grouped(logits, self.groups), labels[:, None])
+        log_probability = grouped(logits, self.groups)
+        value = self.loss(log_probability, labels[:, None])
+        if self.focal is not None:  # MONAI's mean is over voxels and classes; that of Lin et al. 2017 is over voxels
+            value = value + log_probability.shape[1] * self.focal(log_probability, labels[:, None])
+        return value
 
 
 def grouped(logits: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:

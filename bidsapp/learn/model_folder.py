@@ -12,7 +12,7 @@ from typing import Any
 from safetensors.torch import save
 from torch import nn
 
-from bidsapp.image.save import replacing
+from bidsapp.writing import replacing, write_text
 
 
 def write_model(network: nn.Module, folder: Path, card: Mapping[str, Any]) -> Path:
@@ -48,6 +48,5 @@ def write_model(network: nn.Module, folder: Path, card: Mapping[str, Any]) -> Pa
             "sha256": hashlib.sha256(weights).hexdigest(),
         },
     }
-    with replacing(folder / "model.json") as aside:
-        aside.write_text(json.dumps(whole, indent=1) + "\n")
+    write_text(folder / "model.json", json.dumps(whole, indent=1) + "\n")
     return folder

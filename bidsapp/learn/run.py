@@ -19,6 +19,7 @@ from torch import nn
 
 from bidsapp.cards import threshold_of
 from bidsapp.errors import AppError
+from bidsapp.labels import CONTRASTS
 from bidsapp.learn.cases import PROPOSE_ABOVE, Case, Stored, synthetic_doubles, with_proposals
 from bidsapp.learn.generator import STRIPPED, Generator, GeneratorConfig
 from bidsapp.learn.loop import Fitted, Schedule, fit
@@ -57,7 +58,7 @@ class Training:
 
     name: str
     classes: tuple[str, ...]  # background first
-    channels: tuple[str, ...] = segment.CHANNELS
+    channels: tuple[str, ...] = CONTRASTS
     architecture: str = "FoldedUNet"
     init: Model | None = None  # fine-tuned from this one
     first: Model | None = None  # a cascade's semantic stage
@@ -192,7 +193,7 @@ def train_model(
     if training.synthetic and generator is None:
         # On the CPU, wherever the network is: patches are made ahead by other processes.
         # Of fewer channels than the generator makes none is left out: what it leaves may be none of them.
-        whole = set(training.channels) >= set(segment.CHANNELS)
+        whole = set(training.channels) >= set(CONTRASTS)
         generator = own_generator(
             cases, patch=scan_size(network, training.architecture), device="cpu", p_drop=None if whole else 0.0
         )

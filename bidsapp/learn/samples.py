@@ -12,14 +12,17 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from bidsapp.labels import CONTRASTS
 from bidsapp.learn.cases import Case
-from bidsapp.learn.generator import CONTRASTS, Generator, scaled
+from bidsapp.learn.generator import Generator, scaled
 from bidsapp.models.registry import Model
 from bidsapp.models.segment import lesion_classes
 from bidsapp.models.unet import symmetric_place
 
-#: Voxels around a patch that rotation and scaling may pull in.
-SPARE = 8
+#: Voxels around a patch that rotation and scaling may pull in: all that most of them do, and most that the others do.
+SPARE = 12
+#: Largest changes of a patch, the same for all axes: MONAI changes the first axis alone where it is given one number.
+ROTATE_RAD, SCALE, SHEAR = (0.2,) * 3, (0.12,) * 3, (0.05,) * 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +66,10 @@ class SampleConfig:
 
 @dataclass(frozen=True)
 class Batch:
-    """Images (B, 3, X+2m, ...), labels (B, X, Y, Z), and the place (B, 3, X/2, ...) or None."""
+    """Images (B, channels, X+2m, ...), labels (B, X, Y, Z), and the place (B, 3, X/2, ...) or None.
+
+    The channels are the contrasts and, for the second network of a cascade, what the first proposes.
+    """
 
     images: torch.Tensor
     labels: torch.Tensor
@@ -197,7 +203,7 @@ def _kept(rng: np.random.Generator, images: torch.Tensor, drop: float, contrasts
 
 
 def _augmentation(size: int) -> tuple[Any, Any]:
-    """Changes of space (flip, rotation, scaling, elastic), and of intensity (contrast, noise, blur, thick slices)."""
+    """Changes of space (flip, rotation, scaling, elastic), and of intensity (contrast, noise, blur, large voxels)."""
     from monai import transforms as t  # takes seconds to import
 
     keys = ["images", "labels", "place"]
@@ -205,7 +211,8 @@ def _augmentation(size: int) -> tuple[Any, Any]:
     space = t.Compose([
         t.RandFlipd(keys, prob=0.5, spatial_axis=0),
         t.RandAffined(
-            keys, prob=0.8, spatial_size=[size] * 3, rotate_range=0.2, scale_range=0.12, shear_range=0.05, **how
+            keys, prob=0.8, spatial_size=[size] * 3, rotate_range=ROTATE_RAD, scale_range=SCALE, shear_range=SHEAR,
+            **how,
         ),
         t.Rand3DElasticd(keys, prob=0.15, sigma_range=(6, 9), magnitude_range=(50, 200), **how),
     ])  # fmt: skip

@@ -13,7 +13,7 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from bidsapp.image.grid import bounding_box
-from bidsapp.image.mask import label_lesions
+from bidsapp.image.morphology import label_lesions
 
 NAN = float("nan")
 

@@ -15,8 +15,10 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage, sparse
 
-from bidsapp.image.mask import label_lesions
+from bidsapp.image.intensity import robust_spread
+from bidsapp.image.morphology import label_lesions
 from bidsapp.labels import CHANGE_GROWTH, CHANGE_LOSS, CHANGE_NEW, CHANGE_RESOLVED, CHANGE_STABLE, CHANGE_UNCONFIRMED
+from bidsapp.measure.comparability import EDGE_RATIO, TIV_PERCENT
 
 STATUSES = ("new", "enlarging", "stable", "shrinking", "resolved", "unconfirmed", "small")
 
@@ -34,7 +36,6 @@ RELATIVE_CHANGE = (0.452, 0.242)
 LARGE_CROSS_SECTION_MM2 = 67.0
 #: A new lesion of multiple sclerosis is at least this wide (mm): Filippi et al. 2019 (Brain 142:1858-1875).
 LEAST_WIDTH_MM = 3.0
-DAYS_PER_YEAR = 365.25
 
 #: Data dictionary of the table of changing lesions, in the order of its columns.
 LESION_CHANGE_COLUMNS: dict[str, dict[str, Any]] = {
@@ -202,8 +203,8 @@ INTERVAL_COLUMNS: dict[str, dict[str, Any]] = {
         "LongName": "Change of the brain's volume",
         "Description": "Mean over the parenchyma of the Jacobian of the deformation between the sessions in the "
         "half-way space, less 1, times 100; of both directions (Boyes et al. 2006, NeuroImage 32:159-169). n/a where "
-        "the sessions differ in contrasts, voxel edges (by 20 %) or estimated intracranial volume (by 2 %): another "
-        "protocol or scanner alone makes more than a year of atrophy.",
+        f"the sessions differ in contrasts, voxel edges (by {100 * (EDGE_RATIO - 1):.0f} %) or estimated intracranial "
+        f"volume (by {TIV_PERCENT:g} %): another protocol or scanner alone makes more than a year of atrophy.",
         "Units": "percent",
     },
     "brain_change_percent_per_year": {
@@ -237,6 +238,10 @@ INTERVAL_COLUMNS: dict[str, dict[str, Any]] = {
 #: Shorter intervals make no yearly rate: it would be noise, enlarged.
 LEAST_YEARS = 0.5
 _ORDER = ("new", "enlarging", "shrinking", "resolved", "stable", "unconfirmed", "small")
+#: What `compare` tells of a lesion; the other columns come from the sessions' tables.
+_MEASURED = [
+    "status", "volume_from_mm3", "volume_to_mm3", "gain_mm3", "loss_mm3", "change_percent", "brightness_change",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -382,44 +387,32 @@ def compare(first: Visit, second: Visit, *, voxel_mm3: float, minimum_mm3: float
         _lesions(after, _apart(gain, after & ~before, before, least_voxels=least, near=NEAR_MM / edge)),
     ]
     groups = _match(*labels)
-    fields = [np.r_[0, group].astype(np.int32)[field] for (field, _), group in zip(labels, groups, strict=True)]
+    earlier, later = (np.r_[0, group].astype(np.int32)[field] for (field, _), group in zip(labels, groups, strict=True))
     # Where lesions of different groups meet by a hair, the voxel is drawn as the later session's.
-    joined = np.where(fields[1] > 0, fields[1], fields[0])
+    joined = np.where(later > 0, later, earlier)
     count = int(max(groups[0].max(initial=0), groups[1].max(initial=0)))
     ids = np.arange(1, count + 1)
-    volumes = {
-        name: np.bincount(field[mask], minlength=count + 1)[1:] * voxel_mm3
-        for name, field, mask in (
-            ("volume_from_mm3", fields[0], before),
-            ("volume_to_mm3", fields[1], after),
-            ("gain_mm3", fields[1], gain),
-            ("loss_mm3", fields[0], loss),
-        )
-    }
     # A rim of one voxel is what repeated segmentations differ by; three voxels across are not.
     solid_gain, solid_loss = (ndimage.binary_opening(mask) for mask in (gain, loss))
-    solid = [
-        np.bincount(field[mask], minlength=count + 1)[1:] * voxel_mm3
-        for field, mask in ((fields[1], solid_gain), (fields[0], solid_loss))
-    ]
-    brightness = np.asarray(ndimage.mean(difference, joined, ids)) if count else np.zeros(0)
-    sections = _cross_sections(before, fields[0], count) * voxel_mm3 ** (2 / 3)
-    rows: list[dict[str, Any]] = []
-    for index in range(count):
-        row: dict[str, Any] = {name: float(values[index]) for name, values in volumes.items()}
-        row["brightness_change"] = float(brightness[index])
-        parts = (float(solid[0][index]), float(solid[1][index]))
-        row["status"] = _status(row, parts, float(sections[index]), minimum_mm3)
-        both = row["volume_from_mm3"] > 0 and row["volume_to_mm3"] > 0
-        net = row["gain_mm3"] - row["loss_mm3"]
-        row["change_percent"] = 100 * net / row["volume_from_mm3"] if both else float("nan")
-        rows.append(row)
+    sizes = {
+        name: np.bincount(field[mask], minlength=count + 1)[1:] * voxel_mm3
+        for name, field, mask in (
+            ("volume_from_mm3", earlier, before),
+            ("volume_to_mm3", later, after),
+            ("gain_mm3", later, gain),
+            ("loss_mm3", earlier, loss),
+            ("solid_gain_mm3", later, solid_gain),
+            ("solid_loss_mm3", earlier, solid_loss),
+        )
+    }
+    sizes["cross_section_mm2"] = _cross_sections(before, earlier, count) * voxel_mm3 ** (2 / 3)
+    sizes["brightness_change"] = np.asarray(ndimage.mean(difference, joined, ids)) if count else np.zeros(0)
+    rows = [_row({name: float(values[i]) for name, values in sizes.items()}, minimum_mm3) for i in range(count)]
     order = sorted(range(count), key=lambda i: (_ORDER.index(rows[i]["status"]), -_extent(rows[i]), i))
     renumber = np.zeros(count + 1, dtype=np.int32)
     renumber[np.array(order, dtype=int) + 1] = ids
     lesions = renumber[joined]
-    columns = ["status", *volumes, "change_percent", "brightness_change"]
-    table = pd.DataFrame([rows[index] for index in order], columns=columns)
+    table = pd.DataFrame([rows[index] for index in order], columns=_MEASURED)
     table.insert(0, "change_id", ids)
     return Change(table, lesions, _map(table, lesions, before, after, gain, loss), difference, common)
 
@@ -475,9 +468,8 @@ def mean_volume_change(jacobians: Sequence[np.ndarray], regions: Sequence[np.nda
 
 
 def _robust(values: np.ndarray) -> tuple[float, float]:
-    """Median, and 1.4826 times the median absolute deviation."""
-    middle = float(np.median(values))
-    spread = 1.4826 * float(np.median(np.abs(values - middle)))
+    """`robust_spread`, or a ValueError where there is none."""
+    middle, spread = robust_spread(values)
     if not spread > 0:
         raise ValueError("FLAIR is constant in most of the brain: its brightness cannot be compared.")
     return middle, spread
@@ -545,22 +537,28 @@ def _cross_sections(mask: np.ndarray, field: np.ndarray, count: int) -> np.ndarr
     return out[1:]
 
 
-def _status(
-    row: Mapping[str, Any], solid_mm3: tuple[float, float], cross_section_mm2: float, minimum_mm3: float
-) -> str:
-    before, after = row["volume_from_mm3"], row["volume_to_mm3"]
-    gain, loss, brightness = row["gain_mm3"], row["loss_mm3"], row["brightness_change"]
+def _row(sizes: Mapping[str, float], minimum_mm3: float) -> dict[str, Any]:
+    """What became of a lesion, given its volumes, its solid parts, its cross-section and its brightness."""
+    before, after = sizes["volume_from_mm3"], sizes["volume_to_mm3"]
+    net = sizes["gain_mm3"] - sizes["loss_mm3"]
+    percent = 100 * net / before if before > 0 and after > 0 else float("nan")
+    return {**sizes, "status": _status(sizes, minimum_mm3), "change_percent": percent}
+
+
+def _status(sizes: Mapping[str, float], minimum_mm3: float) -> str:
+    before, after = sizes["volume_from_mm3"], sizes["volume_to_mm3"]
+    gain, loss, brightness = sizes["gain_mm3"], sizes["loss_mm3"], sizes["brightness_change"]
     if max(before, after) < minimum_mm3:
         return "small"
     if before == 0:
         return "new" if gain >= minimum_mm3 and brightness >= BRIGHTNESS else "unconfirmed"
     if after == 0:
         return "resolved" if loss >= minimum_mm3 and brightness <= -BRIGHTNESS else "unconfirmed"
-    relative = RELATIVE_CHANGE[int(cross_section_mm2 >= LARGE_CROSS_SECTION_MM2)]
+    relative = RELATIVE_CHANGE[int(sizes["cross_section_mm2"] >= LARGE_CROSS_SECTION_MM2)]
     least = max(minimum_mm3, relative * before)
     net = gain - loss
     # A confluent lesion may grow here and shrink there by as much: its volume alone would call that stable.
-    if abs(net) >= least or max(solid_mm3) >= least:
+    if abs(net) >= least or max(sizes["solid_gain_mm3"], sizes["solid_loss_mm3"]) >= least:
         return "enlarging" if net >= 0 else "shrinking"
     return "stable"
 

@@ -32,6 +32,8 @@ MISSING = frozenset({"", "n/a", "na", "nan", ".", "-"})
 #: Share of a column's cells that are numbers above which it is a column of numbers with a few bad cells.
 MOSTLY_NUMBERS = 0.9
 
+DAYS_PER_YEAR = 365.25
+
 # E|x| and the MAD of a standard normal distribution, inverted: both scales then estimate its standard deviation.
 _MAD_TO_SD = 1 / 0.6745
 _MEAN_DEVIATION_TO_SD = 1.253314
@@ -338,7 +340,8 @@ def outliers(frame: pd.DataFrame, *, limit: float = MODIFIED_Z_LIMIT, minimum: i
     empty = pd.DataFrame({name: pd.Series(dtype=object) for name in _OUTLIER_COLUMNS})
     subjects = frame["participant_id"].nunique()
     if subjects < minimum:
-        return Outliers(empty, f"Outliers were not looked for: {subjects} subjects, at least {minimum} are needed.")
+        there = f"{subjects} {'subject' if subjects == 1 else 'subjects'}"
+        return Outliers(empty, f"Outliers were not looked for: {there}, at least {minimum} are needed.")
     values = _values(frame)
     measured = values.notna().groupby(frame["participant_id"]).any().sum()
     few = [str(name) for name in values if measured[name] < minimum]

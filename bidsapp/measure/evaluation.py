@@ -21,10 +21,6 @@ from bidsapp.image.grid import bounding_box
 from bidsapp.measure.agreement import Lesions, agreement, at_least, lesions_of
 from bidsapp.measure.comparisons import MINIMUM_COMPARED, compare_groups, paired
 
-#: Borders of the classes of lesion volumes (mm3): decades, since volumes spread over orders of magnitude. 10 mm3 is a
-#: ball of 2.7 mm: smaller ones lie below the 3 mm that a lesion of multiple sclerosis has by convention (Filippi et al.
-#: 2019, Brain 142:1858). 100 and 1000 mm3 are balls of 5.8 and 12.4 mm.
-SIZE_BORDERS_MM3 = (10.0, 100.0, 1000.0)
 #: Differences that a signed-rank test needs before any p can be below 0.05: 2 / 2^5 = 0.0625, 2 / 2^6 = 0.031.
 MINIMUM_PAIRS = 6
 #: Fewer cases say nothing of correlation or limits of agreement.
@@ -262,8 +258,8 @@ def compare_masks(
     *,
     affine: np.ndarray,
     lesion_wise: bool,
+    borders_mm3: Sequence[float],
     minimum_lesion_mm3: float = 0.0,
-    borders_mm3: Sequence[float] = SIZE_BORDERS_MM3,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """All measures of one case, and its lesions one by one.
 
@@ -274,10 +270,10 @@ def compare_masks(
         Voxels to RAS mm.
     lesion_wise : bool
         Whether connected parts are lesions.
-    minimum_lesion_mm3 : float
-        As in `agreement.agreement`.
     borders_mm3 : sequence of float
         Of the classes of lesion volumes.
+    minimum_lesion_mm3 : float
+        As in `agreement.agreement`.
 
     Returns
     -------

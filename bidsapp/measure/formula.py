@@ -14,6 +14,7 @@ import pandas as pd
 
 from bidsapp.measure.cohort import (
     AGE_COLUMNS,
+    DAYS_PER_YEAR,
     GROUP_COLUMNS,
     KEYS,
     SEX_COLUMNS,
@@ -178,7 +179,7 @@ def parse(
     word = left.strip().lower()
     several = {"all": measures, "cortex": regions}.get(word) if column_of(word, columns) is None else None
     if word == "cortex" and several is not None and not regions:
-        raise FormulaError(f"{text!r}: no session has a table of cortical regions (earlier versions wrote none).")
+        raise FormulaError(f"{text!r}: no session has a table of cortical regions.")
     sides = list(several) if several is not None else _outcomes(left)
     formulas = []
     for side in sides:
@@ -526,7 +527,7 @@ def _years_by_date(frame: pd.DataFrame) -> pd.Series | None:
         return None
     dates = moments(frame["acq_time"])
     days = (dates - _first_of(dates, frame)).dt.total_seconds() / 86400
-    return days / 365.25 if (days > 0).any() else None
+    return days / DAYS_PER_YEAR if (days > 0).any() else None
 
 
 def _years_by_age(frame: pd.DataFrame) -> pd.Series | None:

@@ -12,7 +12,7 @@ from scipy import ndimage
 from scipy.spatial import ConvexHull
 from scipy.spatial.distance import pdist
 
-from bidsapp.image.mask import binary, label_lesions
+from bidsapp.image.morphology import binary, label_lesions
 from bidsapp.labels import LOBES
 from bidsapp.measure.regions import REGIONS, Anatomy, Tissues, hemispheres, intensities, locate
 
@@ -278,9 +278,8 @@ def lesion_table(
     affine: np.ndarray,
     to_mni: Callable[[np.ndarray], np.ndarray] | None = None,
     context: Context | None = None,
-    minimum_volume_mm3: float = 0.0,
 ) -> pd.DataFrame:
-    """One row per lesion, by decreasing volume; the columns are those of `LESION_COLUMNS`.
+    """One row per lesion, by decreasing volume; the columns are those of `LESION_COLUMNS`. The rows add up to the mask.
 
     Parameters
     ----------
@@ -294,8 +293,6 @@ def lesion_table(
         Carries points of shape (n, 3), scanner RAS mm, to MNI RAS mm. Without it the MNI columns are NaN.
     context : Context, optional
         Without it region, lobe, distances and brightness are not told.
-    minimum_volume_mm3 : float
-        Smaller lesions are left out. The default keeps all, so that the table adds up to the mask.
 
     Returns
     -------
@@ -312,9 +309,7 @@ def lesion_table(
     voxel_mm3 = abs(float(np.linalg.det(affine[:3, :3])))
     if not voxel_mm3 > 0:
         raise ValueError("The affine has no inverse: it cannot be that of a scan.")
-    # The margin keeps rounding from dropping a lesion of exactly the minimum volume.
-    minimum_voxels = max(1, int(np.ceil(minimum_volume_mm3 / voxel_mm3 - 1e-6)))
-    labels, sizes = label_lesions(mask, minimum_voxels=minimum_voxels)
+    labels, sizes = label_lesions(mask)
     if not len(sizes):
         return pd.DataFrame({name: pd.Series(dtype=float) for name in LESION_COLUMNS}).astype({"lesion_id": int})
 

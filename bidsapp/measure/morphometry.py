@@ -13,7 +13,7 @@ from nibabel.affines import apply_affine, voxel_sizes
 from scipy import ndimage
 
 from bidsapp.image.grid import block_affine, block_mean
-from bidsapp.image.register import resample
+from bidsapp.image.resample import resample
 from bidsapp.measure.maps import MINIMUM_PER_GROUP, checked_confounds, permutation_test, read_map, voxel_blocks
 
 #: Smoothing: what is compared is the volume within a few mm, which makes up for what the registration leaves, and for

@@ -5,14 +5,18 @@ Image quality formulas are those of MRIQC (Esteban et al. 2017, PLoS ONE 12:e018
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
 
-#: Scale of the median absolute deviation to the standard deviation of a normal distribution.
-MAD_TO_SD = 1.4826
+from bidsapp.image.grid import bounding_box
+from bidsapp.image.intensity import robust_spread
+
+#: A plane of the brain as large as this share of the next one inside is no natural end: poles hold half of it at most.
+CUT_AREA = 0.8
 
 #: Data dictionary of the QC table, in the order of its columns.
 QC_COLUMNS: dict[str, dict[str, str]] = {
@@ -56,8 +60,8 @@ QC_COLUMNS: dict[str, dict[str, str]] = {
     },
     "mask_on_edge": {
         "LongName": "Part of the brain's surface at the edge of the image",
-        "Description": "Voxels of the brain mask on the outermost planes of the scan, as a fraction of the mask's "
-        "surface voxels.",
+        "Description": "Voxels of the brain mask on the outermost planes of the scan (not counting blank ones), as a "
+        "fraction of the mask's surface voxels.",
     },
     "mask_components": {
         "LongName": "Pieces of the brain mask",
@@ -177,7 +181,7 @@ def joint_variation(image: np.ndarray, gm: np.ndarray, wm: np.ndarray) -> float:
     """
     if not gm.any() or not wm.any():
         return float("nan")
-    (gm_median, gm_mad), (wm_median, wm_mad) = _median_mad(image[gm]), _median_mad(image[wm])
+    (gm_median, gm_mad), (wm_median, wm_mad) = robust_spread(image[gm]), robust_spread(image[wm])
     return _divide(wm_mad + gm_mad, abs(wm_median - gm_median))
 
 
@@ -228,12 +232,14 @@ def asymmetry_percent(left: float | None, right: float | None) -> float | None:
     return 200 * (left - right) / (left + right)
 
 
-def mask_on_edge(mask: np.ndarray) -> float:
-    """Fraction of the mask's surface that lies on the outermost planes of the grid.
+def mask_on_edge(mask: np.ndarray, image: np.ndarray | None = None) -> float:
+    """Fraction of the mask's surface that lies on the outermost planes of the field of view.
 
     Parameters
     ----------
     mask : ndarray of bool, shape (X, Y, Z)
+    image : ndarray, shape (X, Y, Z), optional
+        The scan: blank planes at an end, as left by a resampling or padding, are no part of its field of view.
 
     Returns
     -------
@@ -241,10 +247,28 @@ def mask_on_edge(mask: np.ndarray) -> float:
         0 for a brain wholly inside, near 0.1 for one cut at the top; NaN for an empty mask.
     """
     mask = np.asarray(mask) > 0
-    surface = mask & ~ndimage.binary_erosion(mask)
+    if not mask.any():
+        return math.nan
+    box = bounding_box(mask, margin=1)
+    surface = mask[box] & ~ndimage.binary_erosion(mask[box])
     inner = np.zeros_like(mask)
-    inner[tuple(slice(1, -1) for _ in mask.shape)] = True
-    return _divide(int(np.count_nonzero(surface & ~inner)), int(np.count_nonzero(surface)))
+    ends = [(0, size - 1) if image is None else _shown(mask, image, axis) for axis, size in enumerate(mask.shape)]
+    inner[tuple(slice(first + 1, last) for first, last in ends)] = True
+    return _divide(int(np.count_nonzero(surface & ~inner[box])), int(np.count_nonzero(surface)))
+
+
+def _shown(mask: np.ndarray, image: np.ndarray, axis: int) -> tuple[int, int]:
+    """First and last plane of the field of view along an axis.
+
+    A brain that was stripped ends where the scan goes blank, too, but it tapers: there the end of the grid counts.
+    """
+    others = tuple(each for each in range(mask.ndim) if each != axis)
+    planes = np.flatnonzero(image.max(axis=others) > image.min(axis=others))
+    area, ends = np.count_nonzero(mask, axis=others), []
+    for outermost, inward, end in ((0, 1, 0), (-1, -1, mask.shape[axis] - 1)):
+        last = int(planes[outermost]) if len(planes) > 2 else end
+        ends.append(last if last == end or area[last] > CUT_AREA * area[last + inward] else end)
+    return ends[0], ends[1]
 
 
 def qc_row(
@@ -254,6 +278,7 @@ def qc_row(
     posteriors: np.ndarray,
     volumes: Mapping[str, float | None],
     separable: bool = True,
+    mask_on_edge: float | None = None,
     registration_similarity: float | None = None,
     agreement: Mapping[str, float | None] | None = None,
 ) -> dict[str, float | str | None]:
@@ -271,6 +296,8 @@ def qc_row(
         From `volumes.tissue_volumes`.
     separable : bool
         False where GM and WM are one class: their contrast is then None.
+    mask_on_edge : float, optional
+        From `mask_on_edge`, of the whole field of view.
     registration_similarity : float, optional
         Correlation with the template within the brain.
     agreement : mapping, optional
@@ -294,7 +321,7 @@ def qc_row(
         }
     out["side_difference_percent"] = side_difference_percent(volumes)
     out["brain_mask_to_tiv"] = _quotient(volumes.get("brain_mask_mm3"), volumes.get("tiv_mm3"))
-    out["mask_on_edge"] = _known(mask_on_edge(mask))
+    out["mask_on_edge"] = None if mask_on_edge is None else _known(mask_on_edge)
     out["mask_components"] = int(ndimage.label(mask)[1])
     out["registration_similarity"] = registration_similarity
     out |= agreement or {}
@@ -366,11 +393,6 @@ def flags(values: Mapping[str, float | str | None]) -> list[str]:
 def _with_lesions(volumes: Mapping[str, float | None], tissue: str) -> float | None:
     with_lesions = volumes.get(f"{tissue}_with_lesions_mm3")
     return volumes.get(f"{tissue}_mm3") if with_lesions is None else with_lesions
-
-
-def _median_mad(values: np.ndarray) -> tuple[float, float]:
-    median = float(np.median(values))
-    return median, MAD_TO_SD * float(np.median(np.abs(values - median)))
 
 
 def _quotient(numerator: float | None, denominator: float | None) -> float | None:

@@ -16,7 +16,8 @@ from scipy import ndimage
 
 from bidsapp.image import zones as template_zones
 from bidsapp.image.grid import bounding_box
-from bidsapp.labels import STRUCTURE_LESION, STRUCTURES
+from bidsapp.image.intensity import robust_spread
+from bidsapp.labels import CONTRASTS, STRUCTURE_LESION, STRUCTURES
 
 REGIONS = ("periventricular", "juxtacortical", "infratentorial", "deep_white_matter", "deep_gray_matter")
 
@@ -303,12 +304,11 @@ def intensities(
     """
     out: dict[str, np.ndarray] = {}
     means = {contrast: _means(image, labels, count) for contrast, image in images.items()}
-    for contrast in ("T1w", "T2w", "FLAIR"):
+    for contrast in CONTRASTS:
         values = np.full(count, np.nan)
         white = _where_shown(images, contrast, tissues.white)
         if white.size:
-            middle = float(np.median(white))
-            spread = 1.4826 * float(np.median(np.abs(white - middle)))
+            middle, spread = robust_spread(white)
             if spread > 0:
                 values = (means[contrast] - middle) / spread
         out[f"{contrast.lower()}_contrast"] = values

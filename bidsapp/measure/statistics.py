@@ -21,6 +21,7 @@ import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -224,8 +225,6 @@ def _gaussian(
     formula: Formula, data: ModelMatrix, notes: tuple[str, ...], *, part: str = "", logged: bool = False
 ) -> Fit:
     """Linear model, or mixed model where subjects have several sessions."""
-    import statsmodels.api as sm
-
     if np.ptp(data.y) <= 1e-12 * max(1.0, np.abs(data.y).max()):
         return _refusal(formula, "the outcome is the same for all sessions.", part)
     if data.repeated and matrix.same_within(data):
@@ -236,6 +235,13 @@ def _gaussian(
         if problem := matrix.too_few(data):
             return _refusal(formula, f"{same}, who counts once: {problem}", part)
         formula, notes = shorter, (*notes, f"{same}, who counts once, in the first session{matrix.without(dropped)}.")
+    return _linear(formula, data, notes, part=part, logged=logged)
+
+
+def _linear(formula: Formula, data: ModelMatrix, notes: tuple[str, ...], *, part: str, logged: bool) -> Fit:
+    """`_gaussian` of an outcome that varies, within subjects too where they have several sessions."""
+    import statsmodels.api as sm
+
     ratio, y, x = (0.0, data.y, data.x)
     if data.repeated:
         ratio, y, x = random_intercept(data.y, data.x, data.subject)
@@ -259,9 +265,7 @@ def _gaussian(
     fitted = data.x @ result.params
     residual = data.y - fitted
     if data.repeated:
-        mean = np.bincount(data.subject, weights=residual) / np.bincount(data.subject)
-        shrink = (lambda n: n * ratio / (1 + n * ratio))(np.bincount(data.subject))
-        offset = (shrink * mean)[data.subject]
+        offset = _intercepts(residual, data.subject, ratio)
         fitted, residual = fitted + offset, residual - offset
         summary = f"intraclass correlation {ratio / (1 + ratio):.3f}"
     else:
@@ -272,6 +276,13 @@ def _gaussian(
         checks=(*_checks(data, standard, result), *_support(data, alone)), notes=notes + _thin(data), fitted=fitted,
         residuals=standard, index=data.index, summary=summary,
     )  # fmt: skip
+
+
+def _intercepts(residual: np.ndarray, subject: np.ndarray, ratio: float) -> np.ndarray:
+    """The subjects' random intercepts, for each session: the mean of what is left, the less so the fewer sessions."""
+    count = np.bincount(subject)
+    mean = np.bincount(subject, weights=residual) / count
+    return (count * ratio / (1 + count * ratio) * mean)[subject]
 
 
 def _thin(data: ModelMatrix) -> tuple[str, ...]:
@@ -368,24 +379,26 @@ def _logistic(formula: Formula, data: ModelMatrix, event: np.ndarray, notes: tup
         found = "subjects have a session" if data.repeated else "sessions are"
         why = f"{subjects[rarer]} of {data.subjects} {found} {rarer} lesions, at least {needed} are needed."
         return _refusal(formula, why, part)
-    import statsmodels.api as sm
-
-    return _generalised(formula, data, event, sm.families.Binomial(), notes, part=part)
+    return _generalised(formula, data, event, notes, family="binomial", part=part)
 
 
 def _counts(formula: Formula, data: ModelMatrix, notes: tuple[str, ...]) -> Fit:
-    import statsmodels.api as sm
-
-    return _generalised(formula, data, data.y, sm.families.Poisson(), notes, part="")
+    return _generalised(formula, data, data.y, notes, family="Poisson")
 
 
 def _generalised(
-    formula: Formula, data: ModelMatrix, y: np.ndarray, family: object, notes: tuple[str, ...], *, part: str
+    formula: Formula,
+    data: ModelMatrix,
+    y: np.ndarray,
+    notes: tuple[str, ...],
+    *,
+    family: Literal["binomial", "Poisson"],
+    part: str = "",
 ) -> Fit:
-    """Logistic (``part`` is set) or quasi-Poisson model; robust for dependent sessions."""
+    """Logistic or quasi-Poisson model; robust for dependent sessions."""
     import statsmodels.api as sm
 
-    logistic = bool(part)
+    logistic = family == "binomial"
     if data.repeated and data.subjects - data.x.shape[1] < matrix.MINIMUM_RESIDUAL_DF:
         return _refusal(formula, matrix.few_subjects(data), part)
     apart = separating_terms(data.x, y, data.terms, counts=not logistic)
@@ -394,9 +407,10 @@ def _generalised(
     # On predictors of one size: the iterations are then steady whatever the units.
     scale = np.where(np.ptp(data.x, axis=0) > 0, data.x.std(axis=0), 1)
     options = {"cov_type": "cluster", "cov_kwds": {"groups": data.subject}} if data.repeated else {}
+    model = sm.GLM(y, data.x / scale, family=sm.families.Binomial() if logistic else sm.families.Poisson())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        result = sm.GLM(y, data.x / scale, family=family).fit(scale=None if logistic else "X2", **options)
+        result = model.fit(scale=None if logistic else "X2", **options)
     if not (result.converged and np.isfinite(result.bse).all()):
         return _refusal(formula, "the fit did not settle: the data say too little about a predictor.", part)
     alone = matrix.resting_on_one(data)
@@ -408,13 +422,13 @@ def _generalised(
     spare = np.full(data.x.shape[1], subjects - data.x.shape[1] if data.repeated else len(y) - data.x.shape[1], float)
     if logistic and not data.repeated:
         spare[:] = np.inf
+    variance = model.family.variance(result.mu)
     if data.repeated:
         robust = result.bse
     else:
         # The fit's last step is weighted least squares, and HC3 is of that (as vcovHC of R's sandwich has it).
-        weight = family.variance(result.mu)  # type: ignore[attr-defined]
-        working = result.predict(which="linear") + (y - result.mu) / weight
-        robust = _hc3(sm.WLS(working, data.x / scale, weights=weight).fit(), alone)
+        working = result.predict(which="linear") + (y - result.mu) / variance
+        robust = _hc3(sm.WLS(working, data.x / scale, weights=variance).fit(), alone)
     method = "logistic" if logistic else "Poisson, free dispersion"
     terms = _terms(
         formula, data, estimate=result.params / scale, se=result.bse / scale, df=spare, spread=np.nan, part=part,
@@ -422,12 +436,12 @@ def _generalised(
         p_robust=2 * stats.t.sf(np.abs(result.params / robust), spare), kind="odds ratio" if logistic else "rate ratio",
         covariance=np.asarray(result.cov_params()) / np.outer(scale, scale),
     )  # fmt: skip
-    dispersion = float(np.sum((y - result.mu) ** 2 / family.variance(result.mu)) / (len(y) - data.x.shape[1]))  # type: ignore[attr-defined]
     if logistic:
         each = min(matrix.subjects_with(data, y).values()) / data.x.shape[1]
         check = Check("Enough events", f"{each:.1f} of the rarer outcome per parameter (10 wanted)", np.nan, each < 10)
         summary = f"{y.mean():.0%} of the sessions have lesions"
     else:
+        dispersion = float(np.sum((y - result.mu) ** 2 / variance) / (len(y) - data.x.shape[1]))
         check = Check("Dispersion is allowed for", f"dispersion {dispersion:.3g} (1 for Poisson)", np.nan, False)
         summary = f"dispersion {dispersion:.3g}"
     return Fit(

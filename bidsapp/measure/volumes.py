@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from bidsapp.image.mask import label_lesions
+from bidsapp.image.morphology import label_lesions
 from bidsapp.labels import (
     CORTEX_SIDES,
     CORTICAL_REGIONS,

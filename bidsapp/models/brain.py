@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from bidsapp.errors import InputError
 from bidsapp.image.grid import antialias
-from bidsapp.image.mask import largest_piece
+from bidsapp.image.morphology import largest_piece
 from bidsapp.models.registry import Model, load_model
 
 #: Dice of two brain masks of one head: 0.96 and more in whole real heads; 0.90 and less where one of them was

@@ -9,7 +9,7 @@ import numpy as np
 from scipy import ndimage
 
 from bidsapp.image.grid import bounding_box
-from bidsapp.image.mask import label_lesions
+from bidsapp.image.morphology import label_lesions
 from bidsapp.labels import EXTRA_AXIAL_CSF, TISSUES, structure_named
 
 #: A lesion is where the mean of both probabilities exceeds this: half of the Dice coefficient that can be hoped for,

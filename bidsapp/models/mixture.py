@@ -23,10 +23,8 @@ from scipy import ndimage
 from torch.nn import functional
 
 from bidsapp.image.grid import bounding_box
-from bidsapp.labels import TISSUES
+from bidsapp.labels import CONTRASTS, TISSUES
 
-#: Order of the channels, whatever the order of the mapping.
-CONTRASTS = ("T1w", "T2w", "FLAIR")
 GM, WM, CSF = range(len(TISSUES))
 #: The Gaussians: CSF is two, ventricles and the subarachnoid space, where meninges, vessels and partial volume make it
 #: look different (Unified segmentation gives CSF two as well). The last is no tissue of its own.
@@ -121,6 +119,39 @@ class MixtureResult:
 
 
 @dataclass(frozen=True)
+class _Scans:
+    """What is segmented: the N voxels of a brain, in its box.
+
+    Attributes
+    ----------
+    names : tuple of str
+    mask : (X, Y, Z) bool
+    x : (C, N)
+        Standardised: less the `centre` (C,), over the `scale` (C,). 0 where a scan shows nothing.
+    seen, empty : (C, N) bool
+        Where a scan shows anything, and where there is no signal (`without_signal`).
+    prior : (3, N)
+    """
+
+    names: tuple[str, ...]
+    mask: np.ndarray
+    x: torch.Tensor
+    centre: np.ndarray
+    scale: np.ndarray
+    seen: np.ndarray
+    empty: np.ndarray
+    prior: torch.Tensor
+
+
+@dataclass(frozen=True)
+class _Mix:
+    """Shares of the Gaussians in the components, (K, G), and of the tissues in the Gaussians, (G, 3)."""
+
+    composition: torch.Tensor
+    to_tissue: torch.Tensor
+
+
+@dataclass(frozen=True)
 class _Model:
     """K components: G pure ones, then mixtures of two. Means are (G, C, 1), or (G, C, N) where local."""
 
@@ -173,10 +204,9 @@ def fit_mixture(
     # One thread: sums in the same order, hence the same bytes, on every machine.
     torch.set_num_threads(1)
     try:
-        empty = np.stack([without_signal(images[name], mask) for name in names])  # (C, N)
         box = brain_box(mask)
-        inner = {name: images[name][box] for name in names}
-        found = _segment(inner, names, mask[box], priors[:, *box], empty, device, settings)
+        scans = _scans({name: images[name] for name in names}, mask, box, priors, device, settings)
+        found = _segment(scans, settings)
         posteriors = np.zeros((len(TISSUES), *mask.shape), np.float32)
         posteriors[:, *box] = found.posteriors
         return replace(found, posteriors=posteriors)
@@ -184,16 +214,16 @@ def fit_mixture(
         torch.set_num_threads(threads)
 
 
-def _segment(
+def _scans(
     images: Mapping[str, np.ndarray],
-    names: tuple[str, ...],
     mask: np.ndarray,
+    box: tuple[slice, ...],
     priors: np.ndarray,
-    empty: np.ndarray,
     device: str,
     settings: MixtureSettings,
-) -> MixtureResult:
-    raw = np.stack([images[name][mask] for name in names]).astype(np.float64)  # (C, N)
+) -> _Scans:
+    empty = np.stack([without_signal(image, mask) for image in images.values()])
+    raw = np.stack([image[box][mask[box]] for image in images.values()]).astype(np.float64)  # (C, N)
     seen = np.isfinite(raw)
     low, centre, high = np.array(
         [np.percentile(row[some], (25, 50, 75)) for row, some in zip(raw, seen, strict=True)]
@@ -201,27 +231,32 @@ def _segment(
     scale = high - low
     scaled = np.where(seen, (raw - centre[:, None]) / scale[:, None], 0)
     x = torch.tensor(scaled, dtype=torch.float32, device=device)
-    composition = _composition(settings.fractions).to(device)  # (K, G)
-    to_tissue = torch.tensor(TISSUE_OF, dtype=torch.float32, device=device)  # (G, 3)
-    tissue_prior = _soften(priors, mask, settings).to(device)  # (3, N)
+    prior = _soften(priors[:, *box], mask[box], settings).to(device)
+    return _Scans(tuple(images), mask[box], x, centre, scale, seen, empty, prior)
+
+
+def _segment(scans: _Scans, settings: MixtureSettings) -> MixtureResult:
+    device, mask, scale, centre = scans.x.device, scans.mask, scans.scale, scans.centre
+    to_tissue = torch.tensor(TISSUE_OF, dtype=torch.float32, device=device)
+    mix = _Mix(_composition(settings.fractions).to(device), to_tissue)
 
     # Every 2nd voxel along each axis holds all there is to know about a few dozen parameters.
     usable = mask.copy()
-    usable[mask] = ~empty.any(axis=0)
+    usable[mask] = ~scans.empty.any(axis=0)
     half = np.zeros_like(mask)
     half[::2, ::2, ::2] = usable[::2, ::2, ::2]
     pick = torch.tensor(half[mask], device=device)
-    sample = _Sample(x[:, pick], to_tissue @ tissue_prior[:, pick], composition, usable[::2, ::2, ::2])
+    sample = _Sample(scans.x[:, pick], to_tissue @ scans.prior[:, pick], mix.composition, usable[::2, ::2, ::2])
     model, n_iterations, log_likelihood = _fit(sample, settings)
     fields, local = _fit_local(sample, model, settings)
 
     full = _Model(_values(fields, mask), local.covariances, local.weights)
-    shares = _regularise(x, full, tissue_prior, composition, to_tissue, mask, empty, seen, settings)
+    shares = _regularise(scans, full, mix, settings)
 
     separation = _separation(local.covariances, model.means[..., 0])
-    reason = _why_inseparable(names, separation, settings)
+    reason = _why_inseparable(scans.names, separation, settings)
     if reason:
-        shares = _split_by_priors(shares, tissue_prior)
+        shares = _split_by_priors(shares, scans.prior)
     posteriors = np.zeros((len(TISSUES), *mask.shape), np.float32)
     posteriors[:, mask] = shares.cpu().numpy()
     return MixtureResult(
@@ -229,7 +264,7 @@ def _segment(
         means=model.means[..., 0].double().cpu().numpy() * scale + centre,
         covariances=local.covariances.double().cpu().numpy() * scale[:, None] * scale,
         fields=(fields.cpu().numpy() * scale[:, None, None, None] + centre[:, None, None, None]).astype(np.float32),
-        contrasts=names,
+        contrasts=scans.names,
         separable=not reason,
         separation=separation,
         reason=reason,
@@ -482,36 +517,28 @@ def _enlarge(fields: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
 # ---- the field and the answer
 
 
-def _regularise(
-    x: torch.Tensor,
-    model: _Model,
-    tissue_prior: torch.Tensor,
-    composition: torch.Tensor,
-    to_tissue: torch.Tensor,
-    mask: np.ndarray,
-    empty: np.ndarray,
-    seen: np.ndarray,
-    settings: MixtureSettings,
-) -> torch.Tensor:
+def _regularise(scans: _Scans, model: _Model, mix: _Mix, settings: MixtureSettings) -> torch.Tensor:
     """(3, N) expected shares after mean-field iterations over 26 neighbours."""
-    device, content = x.device, composition @ to_tissue  # (K, 3)
+    x, composition, empty = scans.x, mix.composition, scans.empty
+    device, content = x.device, composition @ mix.to_tissue  # (K, 3)
     # Background in one scan: priors and neighbours decide. In all of them: there is no tissue.
-    some, every = (torch.tensor(where, device=device) for where in ((empty & seen).any(axis=0), empty.all(axis=0)))
+    some = torch.tensor((empty & scans.seen).any(axis=0), device=device)
+    every = torch.tensor(empty.all(axis=0), device=device)
     evidence = torch.empty((len(composition), x.shape[1]), device=device)
-    shares = torch.empty_like(tissue_prior)
+    shares = torch.empty_like(scans.prior)
     log_weights = torch.log(model.weights)[:, None]
     for block in _blocks(x.shape[1], device):
         log_likelihood = _log_likelihood_seen(
-            x[:, block], seen[:, block], model.at(block), composition, settings.typicality
+            x[:, block], scans.seen[:, block], model.at(block), composition, settings.typicality
         )
         log_likelihood[:, some[block]] = 0
-        log_prior = composition @ torch.log(to_tissue @ tissue_prior[:, block])
+        log_prior = composition @ torch.log(mix.to_tissue @ scans.prior[:, block])
         log_prior += torch.where(every[block], 50 * composition[:, CSF, None], 0)
         evidence[:, block] = log_likelihood + log_prior + log_weights
         shares[:, block] = content.T @ torch.softmax(evidence[:, block], 0)
-    where = torch.tensor(mask, device=device)
+    where = torch.tensor(scans.mask, device=device)
     neighbours_inside = _neighbour_sum(where.float()[None])[0, where].clamp_min(1)
-    volume = torch.zeros((len(TISSUES), *mask.shape), device=device)
+    volume = torch.zeros((len(TISSUES), *scans.mask.shape), device=device)
     for _ in range(settings.field_iterations):
         volume[:, where] = shares
         mean = _neighbour_sum(volume)[:, where] / neighbours_inside

@@ -18,7 +18,7 @@ import numpy as np
 from scipy import ndimage
 
 from bidsapp.image.grid import bounding_box
-from bidsapp.image.mask import grown
+from bidsapp.image.morphology import grown
 from bidsapp.models.mixture import CSF, GM, WM, MixtureResult, brain_box, enlarge, seen_alike, without_signal
 
 PAIRS = ((GM, WM), (WM, CSF), (GM, CSF))
@@ -74,20 +74,14 @@ class LesionResult:
     probability : ndarray
         (X, Y, Z) float32, 0 to 1.
     mask : ndarray of bool
-        (X, Y, Z): probability above `threshold`, seeded, of the minimum volume; `without_rim`.
-    threshold : float
+        (X, Y, Z): probability above the threshold, seeded, of the minimum volume; `without_rim`.
     excess : ndarray
         (X, Y, Z) float32: FLAIR less that of white matter in this part of the brain; 0 outside it.
-    mean, covariance : ndarray
-        Of the lesion class, (C,) and (C, C), in the intensities given, contrasts as in the mixture.
     """
 
     probability: np.ndarray
     mask: np.ndarray
-    threshold: float
     excess: np.ndarray
-    mean: np.ndarray
-    covariance: np.ndarray
 
 
 def segment_lesions(
@@ -98,7 +92,6 @@ def segment_lesions(
     *,
     voxel_size_mm: tuple[float, float, float] = (1.0, 1.0, 1.0),
     minimum_volume_mm3: float = 10.0,
-    device: str = "cpu",
     settings: OutlierSettings | None = None,
 ) -> LesionResult:
     """Segment white-matter lesions.
@@ -118,8 +111,6 @@ def segment_lesions(
     minimum_volume_mm3 : float
         Smaller lesions are dropped, from the probability, too; what `without_rim` leaves of others in the mask may be
         less. 10 mm3: a lesion of 3 mm across in clinical practice (Grahl et al., NeuroImage Clin 2019) has 14 mm3.
-    device : str
-        Unused: the work is light.
 
     Returns
     -------
@@ -147,7 +138,7 @@ def segment_lesions(
     bright = (x[flair] > local[WM, flair] + 2 * sd) & lit
     healthy = _healthy_log_density(x, tissue, mixture, local)
     prior = np.log(settings.prevalence * region**2 + 1e-6)
-    probability, mean, covariance = _fit_lesions(
+    probability = _fit_lesions(
         x, healthy, np.where(bright, prior, -50).astype(np.float32), mask, mixture, flair, settings
     )
     volume = np.zeros(mask.shape, np.float32)
@@ -162,7 +153,7 @@ def segment_lesions(
     inner[mask] = np.nan_to_num(x[flair] - local[WM, flair])
     whole[box], excess[box] = volume, inner
     found[box] = without_rim(lesions, inner, voxel_size_mm=voxel_size_mm)
-    return LesionResult(whole, found, settings.threshold, excess, mean, covariance)
+    return LesionResult(whole, found, excess)
 
 
 def without_rim(lesions: np.ndarray, excess: np.ndarray, *, voxel_size_mm: tuple[float, float, float]) -> np.ndarray:
@@ -264,8 +255,8 @@ def _fit_lesions(
     mixture: MixtureResult,
     flair: int,
     settings: OutlierSettings,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Posterior probability (N,), mean and covariance of the lesion class."""
+) -> np.ndarray:
+    """Posterior probability (N,) of the lesion class."""
     expected_mean, expected_covariance = _expectation(mixture, flair, settings)
     mean, covariance = expected_mean, expected_covariance
     volume = np.zeros(mask.shape, np.float32)
@@ -284,7 +275,7 @@ def _fit_lesions(
         mean = (settings.pseudo_voxels * expected_mean + known.astype(np.float64) @ weight) / total
         difference = known - mean[:, None]
         covariance = (settings.pseudo_voxels * expected_covariance + (difference * weight) @ difference.T) / total
-    return probability, mean, covariance
+    return probability
 
 
 def _neighbour_sum(volume: np.ndarray) -> np.ndarray:

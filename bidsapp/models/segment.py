@@ -11,14 +11,12 @@ import torch
 from scipy import ndimage
 
 from bidsapp import cards
-from bidsapp.image.mask import grown, label_lesions, largest_piece
-from bidsapp.labels import CSF, STRUCTURES, TISSUES, Structure
+from bidsapp.image.morphology import grown, label_lesions, largest_piece
+from bidsapp.labels import CONTRASTS, CSF, STRUCTURES, TISSUES, Structure
 from bidsapp.models import crf, tiles
 from bidsapp.models.device import or_on_cpu
 from bidsapp.models.registry import Model, load_model
 
-#: Channels of the packaged network, in order; a card's ``channels`` may be others.
-CHANNELS = ("T1w", "T2w", "FLAIR")
 #: Keys of ``lesion_threshold`` in the model's card: without FLAIR the network is surer of less.
 WITH_FLAIR, WITHOUT_FLAIR = cards.WITH_FLAIR, cards.WITHOUT_FLAIR
 WHITE_MATTER, EXTRA_AXIAL = "cerebral white matter", "CSF"
@@ -120,7 +118,7 @@ def shown(mask: np.ndarray, voxel_size_mm: tuple[float, float, float], model: Mo
 
 def contrasts_of(model: Model) -> tuple[str, ...]:
     """Contrasts that the model can use, in the order of its channels."""
-    return tuple(model.card.get("channels", CHANNELS))
+    return tuple(model.card.get("channels", CONTRASTS))
 
 
 def lesion_classes(model: Model) -> list[int]:
@@ -260,7 +258,7 @@ def scaled_channels(
     mask: np.ndarray,
     within: np.ndarray,
     box: tuple[slice, ...],
-    names: Sequence[str] = CHANNELS,
+    names: Sequence[str] = CONTRASTS,
 ) -> np.ndarray:
     """(channels, X, Y, Z) float32 in `box`: z-scored by the brain, within 5; 0 outside `within`, and where missing.
 

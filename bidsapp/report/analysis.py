@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from bidsapp.report import merge
 from bidsapp.report.covariates import Covariates
 from bidsapp.report.merge import Changes
 from bidsapp.report.read import Session
+from bidsapp.writing import write_frame
 
 #: |leave-one-out z| above which a value stands out (as `cohort.MODIFIED_Z_LIMIT`).
 Z_LIMIT = cohort.MODIFIED_Z_LIMIT
@@ -380,7 +380,7 @@ def tables(analysis: Analysis) -> dict[str, pd.DataFrame]:
     return out | {name: table for name, table in optional.items() if table is not None and len(table)}
 
 
-def write_tables(out_dir: Path, analysis: Analysis, write: Any) -> list[Path]:
+def write_tables(out_dir: Path, analysis: Analysis) -> list[Path]:
     """Write every table as ``group_<name>.tsv`` with its data dictionary; tables of an earlier run are taken away."""
     current = tables(analysis)
     for name in OPTIONAL_TABLES:
@@ -390,14 +390,8 @@ def write_tables(out_dir: Path, analysis: Analysis, write: Any) -> list[Path]:
     paths = []
     for name, table in current.items():
         about = {str(column): analysis.dictionaries.get(name, {}).get(str(column), {}) for column in table.columns}
-        paths.append(write(out_dir / f"group_{name}.tsv", table_text(table)))
-        write(out_dir / f"group_{name}.json", json.dumps(about, indent=2, ensure_ascii=False) + "\n")
+        paths.append(write_frame(out_dir / f"group_{name}", table, about)[0])
     return paths
-
-
-def table_text(frame: pd.DataFrame) -> str:
-    """A table as TSV: ``n/a`` for what was not measured, numbers with the digits of the sessions' tables."""
-    return str(frame.to_csv(sep="\t", index=False, na_rep="n/a", float_format="%.10g", lineterminator="\n"))
 
 
 def checks_table(fits: Sequence[Fit]) -> pd.DataFrame:
@@ -494,4 +488,4 @@ def _lesion_dictionary(table: pd.DataFrame) -> dict[str, Mapping[str, Any]]:
     return known
 
 
-__all__ = ["Analysis", "FormulaError", "Options", "analyse", "table_text", "tables", "write_tables"]
+__all__ = ["Analysis", "FormulaError", "Options", "analyse", "tables", "write_tables"]

@@ -18,10 +18,9 @@ import yaml
 from markupsafe import Markup
 
 from bidsapp.errors import NothingSelectedError
-from bidsapp.image.save import replacing
 from bidsapp.report import merge
 from bidsapp.report.analysis import FormulaError, Options, analyse, write_tables
-from bidsapp.report.changes import has_changes, view_changes
+from bidsapp.report.changes import compared_facts, has_changes, view_changes
 from bidsapp.report.covariates import read_covariates
 from bidsapp.report.evaluation import anchor
 from bidsapp.report.group import collect_cohort, draw_figures, view_group
@@ -29,6 +28,7 @@ from bidsapp.report.group_maps import make_maps
 from bidsapp.report.read import read_subject, subjects
 from bidsapp.report.subject import view_subject
 from bidsapp.report.wording import percent_text
+from bidsapp.writing import write_text
 
 __all__ = ["FormulaError", "Options", "assemble_evaluation", "assemble_group", "assemble_subject", "layout"]
 
@@ -53,12 +53,14 @@ def assemble_subject(out_dir: Path, subject: str) -> Path:
         ``out_dir/sub-X.html``. A page is made whatever is missing or broken, and says so. Where there are changes
         between sessions, ``sub-X_changes.html`` is made as well.
     """
+    compared: dict[str, str] = {}
     if has_changes(out_dir, subject):
-        text = _render("changes.jinja", view=view_changes(out_dir, subject), layout=layout())
-        _write(out_dir / f"sub-{subject}_changes.html", text)
+        changes = view_changes(out_dir, subject)
+        compared = compared_facts(changes)
+        write_text(out_dir / f"sub-{subject}_changes.html", _render("changes.jinja", view=changes, layout=layout()))
     sessions = read_subject(out_dir, subject)
-    view = view_subject(sessions, layout(), exists=lambda path: (out_dir / path).is_file())
-    return _write(out_dir / f"sub-{subject}.html", _render("subject.jinja", view=view, layout=layout()))
+    view = view_subject(sessions, layout(), exists=lambda path: (out_dir / path).is_file(), compared=compared)
+    return write_text(out_dir / f"sub-{subject}.html", _render("subject.jinja", view=view, layout=layout()))
 
 
 def to_link(out_dir: Path, changed: Iterable[str] | None = None) -> list[str]:
@@ -86,7 +88,7 @@ def link_subject(out_dir: Path, subject: str) -> None:
             text = path.read_text(encoding="utf-8")
             new = _PAGES.sub(lambda _: links.strip(), text, count=1)
             if new != text:
-                _write(path, new)
+                write_text(path, new)
 
 
 def _with_page(out_dir: Path) -> list[str]:
@@ -146,19 +148,19 @@ def assemble_group(
         options=options,
         changes=merge.read_changes(out_dir, labels, only_sessions),
     )
-    write_tables(out_dir, found, _write)
+    write_tables(out_dir, found)
     pictures = draw_figures(out_dir, found, group, layout())
     if options.maps:
-        maps, notes = make_maps(out_dir, found, options, say=say, write=_write)
+        maps, notes = make_maps(out_dir, found, options, say=say)
         pictures += maps
         found = replace(found, notes=(*found.notes, *notes))
     view = view_group(group, found, layout(), pictures=pictures)
-    return _write(out_dir / "group.html", _render("group.jinja", view=view, layout=layout()))
+    return write_text(out_dir / "group.html", _render("group.jinja", view=view, layout=layout()))
 
 
 def assemble_evaluation(path: Path, view: Any) -> Path:
     """Write the page of ``bidsapp evaluate``; `view` is from `evaluation.view_evaluation`."""
-    return _write(path, _render("evaluation.jinja", view=view, layout=layout()))
+    return write_text(path, _render("evaluation.jinja", view=view, layout=layout()))
 
 
 @cache
@@ -199,10 +201,3 @@ def _href(path: str) -> str:
     """A path relative to OUT_DIR as a link; never a scheme, whatever its name."""
     place, _, anchor = path.partition("#")
     return "./" + quote(place) + (f"#{quote(anchor)}" if anchor else "")
-
-
-def _write(path: Path, text: str) -> Path:
-    """Write aside, then rename: a reader never sees half a page."""
-    with replacing(path) as aside:
-        aside.write_text(text, encoding="utf-8")
-    return path

@@ -8,6 +8,7 @@ import nibabel as nib
 import numpy as np
 
 from bidsapp.image.grid import bounding_box
+from bidsapp.image.intensity import MAD_TO_SD
 from bidsapp.labels import (
     CHANGE_GROWTH,
     CHANGE_LOSS,
@@ -30,7 +31,7 @@ def draw_change(
     change: np.ndarray,
     affine: np.ndarray,
 ) -> dict[str, bytes]:
-    """Pictures of an interval, on the slices where most changed (where nothing did, those with most lesions).
+    """Pictures of an interval, on the slices where lesions changed, then on those with stable ones.
 
     Parameters
     ----------
@@ -56,7 +57,8 @@ def draw_change(
     shades = [_shade(flair[box], brain[box]) for flair in flairs]
     mask, labels = brain[box], change[box]
     active = np.isin(labels, [label.index for label in ACTIVE])
-    seen = active if active.any() else lesions[0][box] | lesions[1][box]
+    stable = labels == CHANGE_STABLE.index
+    seen = active if active.any() else stable if stable.any() else lesions[0][box] | lesions[1][box]
 
     def image(data: np.ndarray) -> nib.Nifti1Image:
         return nib.Nifti1Image(data, affine)
@@ -76,17 +78,19 @@ def draw_change(
             ((shades[0], shades[1], shades[1]), dark),
             ((mask, mask, mask), gap),
             ((seen, seen, seen), gap),
+            ((stable, stable, stable), gap),
             ((none, none, labels), gap),
         )
     ]
     masks = image(three[1].astype(np.uint8))
-    drawn = image(three[3])
+    drawn = image(three[4])
     layers = [
         Layer(drawn, label.color, label=label.index, opacity=0.0 if label == CHANGE_STABLE else 0.35, outline=True)
         for label in SHOWN
-        if (three[3] == label.index).any()
+        if (three[4] == label.index).any()
     ]
-    layout = plan_detail(masks, image(three[2].astype(np.uint8)), rows=3)
+    changed, rest = (image(part.astype(np.uint8)) for part in three[2:4])
+    layout = plan_detail(masks, changed, rows=3, then=rest, fill=False)
     pictures["Beside"] = mosaic(image(three[0]), layers, layout=layout, window_mask=masks, panels=3)
     return pictures
 
@@ -95,5 +99,5 @@ def _shade(flair: np.ndarray, brain: np.ndarray) -> np.ndarray:
     """Grey values of both sessions on one scale: median 0, spread 1 in the brain."""
     values = flair[brain]
     middle = np.median(values)
-    spread = 1.4826 * np.median(np.abs(values - middle))
+    spread = MAD_TO_SD * np.median(np.abs(values - middle))
     return ((flair - middle) / max(float(spread), 1e-6)).astype(np.float32)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from bidsapp.labels import CHANGE_LOOKUP
+from bidsapp.labels import CHANGE_GROWTH, CHANGE_LOSS, CHANGE_NEW, CHANGE_RESOLVED, CHANGE_STABLE
+from bidsapp.measure.comparability import EDGE_RATIO, TIV_PERCENT
 from bidsapp.report.change_pictures import SHOWN
 from bidsapp.report.read import BrokenFile, PictureFile, number, png_size, read_json, read_table
-from bidsapp.report.wording import Value, count_of, describe, enumerate_words, grouped, millilitres
+from bidsapp.report.wording import Value, count_of, describe, enumerate_words, grouped, millilitres, with_sign
 
 #: Order and words of the statuses; of the last two only the number is told.
 STATUSES = {
@@ -27,11 +28,11 @@ STATUSES = {
 ACTIVE = ("new", "enlarging", "shrinking", "resolved")
 QUIET = ("unconfirmed", "small")
 _COLORS = {
-    "new": "New lesion",
-    "enlarging": "Growth of an enlarging lesion",
-    "shrinking": "Loss of a shrinking lesion",
-    "resolved": "Resolved lesion",
-    "stable": "Stable lesion",
+    "new": CHANGE_NEW.color,
+    "enlarging": CHANGE_GROWTH.color,
+    "shrinking": CHANGE_LOSS.color,
+    "resolved": CHANGE_RESOLVED.color,
+    "stable": CHANGE_STABLE.color,
 }
 #: Columns of the lesions' table that the page shows: (title, unit, columns).
 COLUMNS = (
@@ -39,10 +40,10 @@ COLUMNS = (
     ("Status", "", ("status",)),
     ("Before", "mm³", ("volume_from_mm3",)),
     ("After", "mm³", ("volume_to_mm3",)),
+    ("Half-way x, y, z", "mm", ("halfway_x_mm", "halfway_y_mm", "halfway_z_mm")),
     ("Gained", "mm³", ("gain_mm3",)),
     ("Lost", "mm³", ("loss_mm3",)),
     ("Brightness", "SD", ("brightness_change",)),
-    ("Half-way x, y, z", "mm", ("halfway_x_mm", "halfway_y_mm", "halfway_z_mm")),
     ("MNI x, y, z", "mm", ("mni_x_mm", "mni_y_mm", "mni_z_mm")),
     ("Region", "", ("region",)),
 )
@@ -82,6 +83,8 @@ class ChangesView:
     version: str
     intervals: tuple[Interval, ...]
     broken: tuple[str, ...]
+    edge_percent: str = f"{100 * (EDGE_RATIO - 1):.0f}"
+    tiv_percent: str = f"{TIV_PERCENT:g}"
 
 
 def has_changes(out_dir: Path, subject: str) -> bool:
@@ -118,6 +121,16 @@ def view_changes(out_dir: Path, subject: str) -> ChangesView:
         intervals=intervals,
         broken=tuple(broken),
     )
+
+
+def compared_facts(view: ChangesView) -> dict[str, str]:
+    """What the sentences of `methods.yml` ask about the comparison of sessions."""
+    brains = [value.number for item in view.intervals for value in item.facts if value.column == "brain_change_percent"]
+    return {
+        "changes": "yes" if view.intervals else "no",
+        "lesion_changes": "yes" if any(item.counts for item in view.intervals) else "no",
+        "brain_changes": "yes" if any(change is not None for change in brains) else "no",
+    }
 
 
 def _table(out_dir: Path, subject: str, kind: str) -> Path:
@@ -161,11 +174,7 @@ def _interval(
         sentence=_sentence(row),
         notes=() if notes in ("none", "n/a", "") else tuple(notes.split("; ")),
         counts=_counts(row),
-        facts=tuple(
-            describe(column, number(row[column]), names={}, dictionary=dictionaries["changes"])
-            for column in FACTS
-            if column in row
-        ),
+        facts=tuple(_fact(column, number(row[column]), dictionaries["changes"]) for column in FACTS if column in row),
         beside=pictures["Beside"],
         before=pictures["Before"],
         after=pictures["After"],
@@ -179,14 +188,20 @@ def _interval(
     )
 
 
+def _fact(column: str, value: float | None, dictionary: Mapping[str, Mapping[str, Any]]) -> Value:
+    fact = describe(column, value, names={}, dictionary=dictionary)
+    if column != "minimum_change_mm3" or value is None:
+        return fact
+    return replace(fact, text=grouped(value), unit="mm³")  # it is held against the lesions of the table below
+
+
 def _counts(row: Mapping[str, str]) -> tuple[tuple[str, str, str], ...]:
     """(number, word, colour) of each status."""
-    colors = {label.name: label.color for label in CHANGE_LOOKUP}
     out = []
     for status, word in STATUSES.items():
         value = number(row.get(f"{status}_count"))
         if value is not None:
-            out.append((f"{value:.0f}", word, colors.get(_COLORS.get(status, ""), "")))
+            out.append((f"{value:.0f}", word, _COLORS.get(status, "")))
     return tuple(out)
 
 
@@ -203,7 +218,8 @@ def _sentence(row: Mapping[str, str]) -> str:
     if change is None:
         return f"{told}."
     way = "more" if change >= 0 else "less"
-    return f"{told}; {millilitres(abs(change))}\u00a0ml {way} lesion than before, confirmed by brightness."
+    size = f"{millilitres(abs(change))}\u00a0ml" if abs(change) >= 1000 else f"{grouped(abs(change))}\u00a0mm³"
+    return f"{told}; {size} {way} lesion than before, confirmed by brightness."
 
 
 def _cell(record: Mapping[str, str], columns: Sequence[str]) -> tuple[str, str]:
@@ -219,12 +235,12 @@ def _cell(record: Mapping[str, str], columns: Sequence[str]) -> tuple[str, str]:
     known = [value for value in values if value is not None]
     if len(known) < len(values):
         return "n/a", ""
+    if len(known) > 1:  # sorted by the slice
+        return ", ".join(f"{round(value):d}".replace("-", "−") for value in known), f"{known[-1]:.10g}"
     key = f"{known[0]:.10g}"
-    if len(known) > 1:
-        return ", ".join(f"{value:.0f}".replace("-", "−") for value in known), key
     if columns[0].endswith("_mm3"):
         return grouped(known[0]), key
-    return (f"{known[0]:.0f}" if columns[0].endswith("_id") else f"{known[0]:+.1f}".replace("-", "−")), key
+    return (f"{known[0]:.0f}" if columns[0].endswith("_id") else with_sign(known[0])), key
 
 
 def _picture(path: Path, out_dir: Path) -> PictureFile | None:

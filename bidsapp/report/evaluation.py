@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,7 +14,17 @@ import pandas as pd
 import yaml
 
 from bidsapp import __version__
-from bidsapp.measure.evaluation import BY_COLUMN, CASE, MEASURES, Measure, size_names
+from bidsapp.measure.evaluation import BY_COLUMN, CASE, MEASURES, MINIMUM_CASES, Measure, size_names
+from bidsapp.report.evaluation_charts import (
+    Chart,
+    Mark,
+    case_name,
+    ceiling,
+    heading,
+    size_charts,
+    versus,
+    volume_charts,
+)
 from bidsapp.report.figures import Picture
 from bidsapp.report.group_models import p_text, signed
 from bidsapp.report.methods import Methods, compose
@@ -36,8 +46,6 @@ QUARTILES = 5
 #: Missed lesions and false positives that are listed.
 LISTED = 8
 ROWS_SHOWN = 100
-#: Charts: size and margins in user units of the SVG.
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 340, 250, 46, 12, 12, 34
 
 
 @dataclass(frozen=True)
@@ -83,32 +91,6 @@ class Given:
     notes: tuple[str, ...]
     drawn: tuple[Drawn, ...]
     files: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Mark:
-    """A case in a chart or strip."""
-
-    x: float
-    y: float
-    colour: int
-    case: str
-    title: str
-
-
-@dataclass(frozen=True)
-class Chart:
-    """A drawing with axes: marks, lines (x1, y1, x2, y2, class), boxes (x, y, width, height, class), texts."""
-
-    title: str
-    caption: str
-    across: str
-    up: str
-    marks: tuple[Mark, ...] = ()
-    lines: tuple[tuple[float, float, float, float, str], ...] = ()
-    boxes: tuple[tuple[float, float, float, float, str, str], ...] = ()
-    texts: tuple[tuple[float, float, str, str], ...] = ()
-    size: tuple[int, int] = (WIDTH, HEIGHT)
 
 
 @dataclass(frozen=True)
@@ -232,7 +214,7 @@ def view_evaluation(given: Given) -> EvaluationView:
         lede=_lede(given, done, labels),
         version=__version__,
         names=given.names,
-        problems=tuple((f"{_case(row)}, {row['segmentation']}, {row['prediction']}", str(row["problem"]))
+        problems=tuple((f"{case_name(row)}, {row['segmentation']}, {row['prediction']}", str(row["problem"]))
                        for row in failed.to_dict("records")),
         notes=given.notes,
         measures=measures,
@@ -289,10 +271,6 @@ def _colours(names: Sequence[str]) -> dict[str, int]:
     return {name: 1 + number % COLOURS for number, name in enumerate(names)}
 
 
-def _case(row: Mapping[str, Any]) -> str:
-    return "_".join(str(row[key]) for key in CASE if isinstance(row[key], str) and row[key])
-
-
 def _title(segmentation: str, label: str, single: bool) -> str:
     return label if single or segmentation.endswith(f"-{label}") else f"{label} ({segmentation})"
 
@@ -347,11 +325,12 @@ def _range(column: str, q1: float, q3: float) -> str:
 
 def _parts(given: Given, done: pd.DataFrame, labels: Sequence[tuple[str, str]], single: bool) -> tuple[Part, ...]:
     colour = _colours(given.names)
-    lesions = given.tables["lesions"]
     parts = []
     for number, (segmentation, label) in enumerate(labels):
-        some = done[(done["segmentation"] == segmentation) & (done["label"] == label)]
-        ours = lesions[(lesions["segmentation"] == segmentation) & (lesions["label"] == label)]
+        some, lesions, volumes, sizes = (
+            table[(table["segmentation"] == segmentation) & (table["label"] == label)]
+            for table in (done, *(given.tables[name] for name in ("lesions", "volumes", "sizes")))
+        )
         lesion = bool(some["reference_lesions"].notna().any())
         many = segmentation.startswith("seg-") and len(labels) > FEW_LABELS
         drawn = number < DRAWN_LABELS
@@ -359,10 +338,10 @@ def _parts(given: Given, done: pd.DataFrame, labels: Sequence[tuple[str, str]], 
             title=_title(segmentation, label, single), anchor=anchor("label", segmentation, label), lesion=lesion,
             headline=() if many else _headline(some, given.names, colour),
             strips=_strips(some, ("dsc",) if many else STRIPS, given.names, colour),
-            versus=_versus(some, given.names) if drawn else (),
-            volumes=_volume_charts(some, given, colour, segmentation, label) if drawn else (),
-            sizes=_size_charts(given, segmentation, label, colour),
-            missed=_listed(ours, "reference", given.names), invented=_listed(ours, "prediction", given.names),
+            versus=versus(some, given.names) if drawn else (),
+            volumes=volume_charts(some, volumes, given.names, colour) if drawn else (),
+            sizes=size_charts(sizes, size_names(given.borders_mm3), given.names, colour),
+            missed=_listed(lesions, "reference"), invented=_listed(lesions, "prediction"),
         ))  # fmt: skip
     return tuple(parts)
 
@@ -379,7 +358,7 @@ def _headline(some: pd.DataFrame, names: Sequence[str], colour: Mapping[str, int
             middle = float(np.median(known)) if len(known) else np.nan
             spread = _spread(column, known)
             words.append((colour[name], show(column, middle), _unit(measure), spread))
-        out.append((_heading(measure), f"{measure.name}: {measure.formula}.", tuple(words)))
+        out.append((heading(measure), f"{measure.name}: {measure.formula}.", tuple(words)))
     return tuple(out)
 
 
@@ -400,18 +379,9 @@ def _overall(done: pd.DataFrame, names: Sequence[str], colour: Mapping[str, int]
                 lowest = f"{show(str(column), known.min())} to {show(str(column), known.max())}" if len(known) else ""
                 words.append((colour[name], show(str(column), known.mean()), _unit(measure), lowest))
             about = f"{measure.name}, mean over the labels that have one; below it the range over labels."
-            parts.append((_heading(measure), about, tuple(words)))
+            parts.append((heading(measure), about, tuple(words)))
         out.append((f"{segmentation}: mean of {count} labels", tuple(parts)))
     return out
-
-
-_HEADINGS = {"dsc": "Dice", "tpr": "Sensitivity", "ppv": "Precision", "hd95_mm": "Hausdorff 95 %",
-             "assd_mm": "Surface distance", "lesion_tpr": "Lesions found", "lesion_ppv": "Lesions true",
-             "lesion_f1": "Lesion F1", "vdr": "Volume ratio"}  # fmt: skip
-
-
-def _heading(measure: Measure) -> str:
-    return _HEADINGS.get(measure.column, measure.name)
 
 
 def _strips(
@@ -426,7 +396,7 @@ def _strips(
         if known.empty:
             continue
         measure = BY_COLUMN[column]
-        low, high = (0.0, measure.reach) if measure.reach else (0.0, _ceiling(float(known[column].max())))
+        low, high = (0.0, measure.reach) if measure.reach else (0.0, ceiling(float(known[column].max())))
         assert high is not None
         rows = []
         for place, name in enumerate(names):
@@ -438,14 +408,14 @@ def _strips(
             marks = tuple(
                 Mark(_percent(value, low, high), top + _jitter(i), colour[name], case,
                      f"{case}, {name}: {measure.short} {show(column, value)}")
-                for i, (value, case) in enumerate(zip(values, map(_case, mine.to_dict("records")), strict=True))
+                for i, (value, case) in enumerate(zip(values, map(case_name, mine.to_dict("records")), strict=True))
             )  # fmt: skip
             unit = f"\u00a0{_unit(measure)}" if measure.unit else ""
             words = f"{show(column, median)}{unit}" + (f" ({_spread(column, values)})" if len(values) > 1 else "")
             rows.append(Row(colour[name], top, box, words if len(values) else "n/a", marks))  # type: ignore[arg-type]
         unit = f" {_unit(measure)}" if measure.unit else ""
         strips.append(Strip(
-            _heading(measure), f"{measure.name}: {measure.formula}.", tuple(rows), f"{low:g}", f"{high:g}{unit}",
+            heading(measure), f"{measure.name}: {measure.formula}.", tuple(rows), f"{low:g}", f"{high:g}{unit}",
             26.0 * len(names) + 24,
         ))  # fmt: skip
     return tuple(strips)
@@ -460,214 +430,12 @@ def _jitter(number: int) -> float:
     return (0.0, 4.0, -4.0, 2.0, -2.0)[number % 5]
 
 
-def _ceiling(value: float) -> float:
-    """The next round number.
-
-    Examples
-    --------
-    >>> _ceiling(41.06), _ceiling(0.0), _ceiling(0.13)
-    (50.0, 1.0, 0.15)
-    """
-    if value <= 0:
-        return 1.0
-    size = 10.0 ** np.floor(np.log10(value))
-    return float(next(step * size for step in (1, 1.5, 2, 3, 4, 5, 6, 8, 10) if step * size >= value * 0.9999))
-
-
-# --- charts -----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Axes:
-    """From numbers to user units."""
-
-    x: tuple[float, float]
-    y: tuple[float, float]
-
-    def at(self, x: float, y: float) -> tuple[float, float]:
-        across = LEFT + (WIDTH - LEFT - RIGHT) * (x - self.x[0]) / (self.x[1] - self.x[0])
-        up = HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (y - self.y[0]) / (self.y[1] - self.y[0])
-        return round(float(across), 1), round(float(up), 1)
-
-    def line(self, x1: float, y1: float, x2: float, y2: float, kind: str) -> tuple[float, float, float, float, str]:
-        return (*self.at(x1, y1), *self.at(x2, y2), kind)
-
-    def band(self, low: float, high: float, kind: str) -> tuple[float, float, float, float, str, str]:
-        left, top = self.at(self.x[0], min(high, self.y[1]))
-        right, bottom = self.at(self.x[1], max(low, self.y[0]))
-        return left, top, round(right - left, 1), round(max(bottom - top, 0.0), 1), kind, ""
-
-    def frame(
-        self, form: Callable[[float], str]
-    ) -> tuple[list[tuple[float, float, float, float, str]], list[tuple[float, float, str, str]]]:
-        """Lines and numbers of the ticks."""
-        lines, texts = [], []
-        for value in _ticks(*self.x):
-            x, _ = self.at(value, self.y[0])
-            texts.append((x, HEIGHT - BOTTOM + 13.0, form(value), "middle"))
-        for value in _ticks(*self.y):
-            _, y = self.at(self.x[0], value)
-            lines.append((float(LEFT), y, float(WIDTH - RIGHT), y, "tick"))
-            texts.append((LEFT - 5.0, y + 3.0, form(value), "end"))
-        return lines, texts
-
-
-def _ticks(low: float, high: float) -> list[float]:
-    from matplotlib.ticker import MaxNLocator
-
-    return [float(v) for v in MaxNLocator(4).tick_values(low, high) if low - 1e-9 <= v <= high + 1e-9]
-
-
-def _number(value: float) -> str:
-    return f"{value:.4g}".replace("-", "\u2212")
-
-
-def _versus(some: pd.DataFrame, names: Sequence[str]) -> tuple[Chart, ...]:
-    """Dice, and lesion-wise F1, of the first prediction against that of each other, case by case."""
-    charts = []
-    for other in names[1:]:
-        for column in ("dsc", "lesion_f1"):
-            both = some[some["prediction"].isin((names[0], other))].pivot_table(
-                index=CASE, columns="prediction", values=column, aggfunc="first"
-            )
-            both = both.reindex(columns=[names[0], other]).dropna()
-            if len(both) < 2:
-                continue
-            x, y = both.to_numpy(float).T
-            axes = _Axes((0, 1), (0, 1))
-            lines, texts = axes.frame(lambda v: f"{v:g}")
-            marks = tuple(
-                Mark(*axes.at(a, b), 2 if b > a else 1, _case(dict(zip(CASE, key, strict=True))),
-                     f"{_case(dict(zip(CASE, key, strict=True)))}: {a:.3f} and {b:.3f}")
-                for key, a, b in zip(both.index, x, y, strict=True)
-            )  # fmt: skip
-            better = int((y > x).sum())
-            measure = BY_COLUMN[column]
-            charts.append(Chart(
-                f"{_heading(measure)}: {other} against {names[0]}",
-                f"Above the line {other} is the better one: {better} of {len(x)}.", names[0], other, marks,
-                (*lines, axes.line(0, 0, 1, 1, "identity")), (), tuple(texts),
-            ))  # fmt: skip
-    return tuple(charts)
-
-
-def _volume_charts(
-    some: pd.DataFrame, given: Given, colour: Mapping[str, int], segmentation: str, label: str
-) -> tuple[Chart, ...]:
-    """Volumes against the reference's, and Bland and Altman's plot of each prediction."""
-    known = some.dropna(subset=["reference_volume_mm3", "prediction_volume_mm3"])
-    if len(known.drop_duplicates(CASE)) < 2:
-        return ()
-    reference, prediction = (known[f"{side}_volume_mm3"].to_numpy(float) / 1000 for side in ("reference", "prediction"))
-    names = list(map(_case, known.to_dict("records")))
-    top = _ceiling(float(max(reference.max(), prediction.max())))
-    axes = _Axes((0, top), (0, top))
-    lines, texts = axes.frame(_number)
-    marks = tuple(
-        Mark(*axes.at(r, p), colour[who], case, f"{case}, {who}: {p:.4g} ml, reference {r:.4g} ml")
-        for r, p, who, case in zip(reference, prediction, known["prediction"], names, strict=True)
-    )
-    charts = [Chart("Volumes", "On the line the volumes are equal.", "reference, ml", "prediction, ml", marks,
-                    (*lines, axes.line(0, 0, top, top, "identity")), (), tuple(texts))]  # fmt: skip
-    table = given.tables["volumes"]
-    table = table[(table["segmentation"] == segmentation) & (table["label"] == label)].set_index("prediction")
-    every = np.abs(prediction - reference).max()
-    limits = table[["lower_ci_low", "upper_ci_high"]].abs().max(axis=None) / 1000
-    reach = _ceiling(float(np.nanmax([every, limits])))
-    for name in given.names:
-        mine = (known["prediction"] == name).to_numpy()
-        if mine.sum() < 2:
-            continue
-        charts.append(_bland_altman(reference[mine], prediction[mine], np.array(names)[mine], name, colour[name],
-                                    table.loc[name], top, reach))  # fmt: skip
-    return tuple(charts)
-
-
-def _bland_altman(
-    reference: np.ndarray,
-    prediction: np.ndarray,
-    cases: np.ndarray,
-    name: str,
-    colour: int,
-    row: pd.Series,
-    top: float,
-    reach: float,
-) -> Chart:
-    axes = _Axes((0, top), (-reach, reach))
-    lines, texts = axes.frame(_number)
-    boxes = []
-    caption = "Too few cases for limits of agreement."
-    if np.isfinite(row["bias_mm3"]):
-        ml = {key: float(row[key]) / 1000 for key in row.index if key.endswith(("_mm3", "_low", "_high"))}
-        for part in ("bias", "lower", "upper"):
-            boxes.append(axes.band(ml[f"{part}_ci_low"], ml[f"{part}_ci_high"], "band"))
-            lines.append(axes.line(0, ml[f"{part}_mm3"], top, ml[f"{part}_mm3"], "bias" if part == "bias" else "limit"))
-        caption = (
-            f"Bias {signed(ml['bias_mm3'])} ml ({signed(ml['bias_ci_low'])} to {signed(ml['bias_ci_high'])}), limits of"
-            f" agreement {signed(ml['lower_mm3'])} to {signed(ml['upper_mm3'])} ml; bands: 95 % intervals."
-        )
-    marks = tuple(
-        Mark(*axes.at((r + p) / 2, p - r), colour, case, f"{case}, {name}: {signed(p - r)} ml")
-        for r, p, case in zip(reference, prediction, cases, strict=True)
-    )
-    lines.append(axes.line(0, 0, top, 0, "zero"))
-    return Chart(f"Bland-Altman: {name}", caption, "mean of the two, ml", "prediction minus reference, ml", marks,
-                 tuple(lines), tuple(boxes), tuple(texts))  # fmt: skip
-
-
-def _size_charts(given: Given, segmentation: str, label: str, colour: Mapping[str, int]) -> tuple[Chart, ...]:
-    """Lesions found, and predicted lesions that are true, by size."""
-    table = given.tables["sizes"]
-    table = table[(table["segmentation"] == segmentation) & (table["label"] == label)]
-    if table.empty:
-        return ()
-    sizes = size_names(given.borders_mm3)
-    charts = []
-    for rate, total, hit, title, about in (
-        ("lesion_tpr", "reference_lesions", "found", "Lesions found, by size", "of the reference's lesions"),
-        (
-            "lesion_ppv",
-            "prediction_lesions",
-            "true",
-            "Predicted lesions that are true, by size",
-            "of predicted lesions",
-        ),
-    ):
-        axes = _Axes((0, len(sizes)), (0, 1))
-        lines, texts = axes.frame(lambda v: f"{100 * v:.0f} %")
-        texts = [text for text in texts if text[3] == "end"]
-        boxes = []
-        width = 0.78 / len(given.names)
-        for i, size in enumerate(sizes):
-            texts.append((axes.at(i + 0.5, 0)[0], HEIGHT - BOTTOM + 13.0, f"{size}".replace(">=", "≥"), "middle"))
-            for j, name in enumerate(given.names):
-                row = table[(table["size"] == size) & (table["prediction"] == name)].iloc[0]
-                if not row[total]:
-                    continue
-                start = i + 0.11 + j * width
-                left, top = axes.at(start, float(row[rate]))
-                right, bottom = axes.at(start + width, 0)
-                said = f"{name}, {size} mm³: {row[hit]} of {row[total]}"
-                boxes.append((left, top, round(right - left - 2, 1), round(max(bottom - top, 0.5), 1),
-                              f"c{colour[name]}", said))  # fmt: skip
-                middle = (left + right - 2) / 2
-                ends = axes.at(0, float(row[f"{rate}_ci_low"]))[1], axes.at(0, float(row[f"{rate}_ci_high"]))[1]
-                lines.append((round(middle, 1), ends[0], round(middle, 1), ends[1], "whisker"))
-            counts = list(dict.fromkeys(str(row[total]) for _, row in table[table["size"] == size].iterrows()))
-            if len(counts) <= 2:
-                place = axes.at(i + 0.5, 0)[0], HEIGHT - BOTTOM + 25.0
-                texts.append((*place, f"n = {', '.join(counts)}", "middle"))
-        charts.append(Chart(title, f"Part {about} of all cases; lines: 95 % intervals (Wilson).",
-                            "volume of the lesion, mm³", "", (), tuple(lines), tuple(boxes), tuple(texts)))  # fmt: skip
-    return tuple(charts)
-
-
-def _listed(lesions: pd.DataFrame, side: str, names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+def _listed(lesions: pd.DataFrame, side: str) -> tuple[tuple[str, ...], ...]:
     """The largest missed lesions, or false positives: case, prediction, volume, place."""
     some = lesions[(lesions["lesion_of"] == side) & (lesions["found"] == "no")]
     some = some.sort_values("volume_mm3", ascending=False, kind="stable").head(LISTED)
     return tuple(
-        (_case(row), row["prediction"], show("volume_mm3", row["volume_mm3"]),
+        (case_name(row), row["prediction"], show("volume_mm3", row["volume_mm3"]),
          ", ".join(f"{row[f'{axis}_mm']:.0f}".replace("-", "\u2212") for axis in "xyz"))
         for row in some.to_dict("records")
     )  # fmt: skip
@@ -707,7 +475,7 @@ def _volumes(
     table: pd.DataFrame, colour: Mapping[str, int], single: bool
 ) -> list[tuple[str, str, int, tuple[Cell, ...]]]:
     rows = []
-    for row in table[table["n"] >= 3].to_dict("records"):
+    for row in table[table["n"] >= MINIMUM_CASES].to_dict("records"):
         cells = [Cell(f"{row['n']}", key=f"{row['n']}")]
         for name in ("pearson", "spearman", "ccc", "icc"):
             ends = (row.get(f"{name}_ci_low", np.nan), row.get(f"{name}_ci_high", np.nan))
@@ -803,7 +571,7 @@ def _case_rows(
             Cell(f"{row[f'{side}_volume_mm3'] / 1000:.3g}", key=_key(row[f"{side}_volume_mm3"]))
             for side in ("reference", "prediction")
         )
-        case = _case(row)
+        case = case_name(row)
         name = row["prediction"]
         title = _title(row["segmentation"], row["label"], single)
         rows.append((case, anchor("case", case), title, name, colour[name], cells + volumes))
@@ -812,7 +580,7 @@ def _case_rows(
 
 def _case_view(one: Drawn, done: pd.DataFrame, colour: Mapping[str, int], single: bool) -> CaseView:
     here = done[
-        np.array([_case(row) == one.case for row in done.to_dict("records")])
+        np.array([case_name(row) == one.case for row in done.to_dict("records")])
         & (done["segmentation"] == one.segmentation)
         & (done["label"] == one.label)
     ]

@@ -29,12 +29,16 @@ WIDTH = 1400
 OVERVIEW_MM, DETAIL_MM = 1050.0, 760.0
 #: Lesions are looked for in pieces of this height when slices are chosen (mm).
 PIECE_MM = 10.0
+#: A slice shows a lesion where it has this much of what the slice with most of it has.
+SEEN_SHARE = 0.5
 #: Slices nearer than this to one another look alike (mm).
 NEAR_MM = 3.0
 #: Slices thicker than this times the finest voxel size mark a 2D scan: it is shown in its own plane.
 ANISOTROPIC = 1.5
 #: Grey levels of a mosaic. They leave room for colours in a palette of 256, which halves the size of the file.
 GREYS = 48
+#: Voxels that a mosaic can show (mm): it has 1.1 to 1.6 pixels a millimetre.
+DRAWN_MM = 1.0
 #: Height (px) that no tile exceeds, however few there are.
 TALLEST = 420
 GAP, BAR = 6, 22  # px between tiles, and below a tile for its position
@@ -106,6 +110,15 @@ class Layout:
     tiles: tuple[Tile, ...]
     box: np.ndarray
     size: tuple[int, int]
+
+
+def coarser(img: nib.Nifti1Image) -> nib.Nifti1Image:
+    """Every second voxel of half a millimetre, as far as voxels stay within `DRAWN_MM`; others as they are.
+
+    A scan of half a millimetre has 100 million voxels, of which a picture shows none that a screen could.
+    """
+    steps = [max(1, int(DRAWN_MM / size + 0.01)) for size in img.header.get_zooms()[:3]]
+    return img if max(steps) == 1 else img.slicer[tuple(slice(None, None, step) for step in steps)]
 
 
 def draw_session(
@@ -263,17 +276,6 @@ def label_layers(
     ]
 
 
-def probability_layers(probability: nib.Nifti1Image, color: str, *, steps: int = 4) -> list[Layer]:
-    """Layers of rising opacity for the steps of a probability map (0 to 1)."""
-    data = np.asanyarray(probability.dataobj)
-    edges = np.linspace(0, 1, steps + 2)[1:]  # the lowest step is left clear
-    bands = [(data > low) & (data <= high) for low, high in itertools.pairwise(edges)]
-    return [
-        Layer(nib.Nifti1Image(band.astype(np.uint8), probability.affine), color, opacity=(step + 1) / (steps + 1))
-        for step, band in enumerate(bands)
-    ]
-
-
 def plan_overview(mask: nib.Nifti1Image, *, margin_mm: float) -> Layout:
     """Two rows of slices in the plane of acquisition (axial for 3D scans) and one row across the other planes."""
     data, sizes, _ = _canonical(mask)
@@ -288,57 +290,102 @@ def plan_overview(mask: nib.Nifti1Image, *, margin_mm: float) -> Layout:
     return _arrange(rows, box, sizes)
 
 
-def plan_detail(mask: nib.Nifti1Image, lesion: nib.Nifti1Image, *, rows: int = 2) -> Layout:
-    """Rows of larger slices where the lesions are, chosen so that they show as many of them as they can."""
+def plan_detail(
+    mask: nib.Nifti1Image,
+    lesion: nib.Nifti1Image,
+    *,
+    rows: int = 2,
+    then: nib.Nifti1Image | None = None,
+    fill: bool = True,
+) -> Layout:
+    """Rows of larger slices where the lesions are, chosen so that they show as many of them as they can.
+
+    Parameters
+    ----------
+    mask, lesion : Nifti1Image
+    rows : int
+    then : Nifti1Image, optional
+        Other lesions, for the places that are left.
+    fill : bool
+        Whether other slices of the brain fill the rows: what was not marked matters as much. They do, too, where there
+        is no lesion at all.
+    """
     _same_grid(mask, lesion)
-    (data, sizes, _), (found, _, _) = _canonical(mask), _canonical(lesion)
+    data, sizes, _ = _canonical(mask)
     box, main = _bounding_box(data, sizes, 3), _main_axis(sizes)
     columns = _columns(box, sizes, main, DETAIL_MM)
-    shares = _shares_of_lesions(found > 0.5, main, sizes[main])
-    shares[: box[main, 0]] = shares[box[main, 1] :] = 0  # beyond the picture
-    slices = _covering(shares, rows * columns, sizes[main])
-    # Slices without lesions fill the rows: what was not marked matters as much; away from the brain's two ends.
-    inner = _bounding_box(data, sizes, 0)[main]
-    context = [int(index) for index in _spread(inner, 2 * rows * columns, inset=0.15)]
-    spare = [index for index in context[::2] + context[1::2] if index not in slices]
-    chosen = (
-        sorted(slices) if len(slices) >= rows * columns else sorted([*slices, *spare[: rows * columns - len(slices)]])
-    )
+    room = rows * columns
+    slices: list[int] = []
+    for image in [lesion] if then is None else [lesion, then]:
+        found = np.moveaxis(_canonical(image)[0] > 0.5, main, 0).copy()
+        found[: box[main, 0]] = found[box[main, 1] :] = False  # beyond the picture
+        slices = _covering(found, slices, room, sizes[main])
+    if fill or not slices:
+        inner = _bounding_box(data, sizes, 0)[main]
+        context = [int(index) for index in _spread(inner, 2 * room, inset=0.15)]  # away from the brain's two ends
+        slices += [index for index in context[::2] + context[1::2] if index not in slices]
+    chosen = sorted(slices[:room])
     split = np.array_split(chosen, max(1, -(-len(chosen) // columns)))
     return _arrange([[(main, index) for index in part] for part in split], box, sizes)
 
 
-def _shares_of_lesions(mask: np.ndarray, axis: int, size_mm: float) -> np.ndarray:
-    """How much each slice shows of each lesion, of the slice that shows most; shape (slices, lesions).
+def _covering(lesions: np.ndarray, chosen: Sequence[int], room: int, size_mm: float) -> list[int]:
+    """Slices that show most of all lesions, after those `chosen` before, up to `room` of them.
 
-    Lesions (26-connected) higher than `PIECE_MM` count once for every such piece: no slice shows all of them.
+    First whole lesions: each slice is the one that shows most of those not shown yet (of as many, the largest). Then
+    pieces of `PIECE_MM` of what no slice shows all of: each is the one that adds most; what lies next to a chosen slice
+    looks like it, and must add much to be worth a picture.
+
+    Parameters
+    ----------
+    lesions : ndarray of bool, shape (slices, :, :)
+    chosen : sequence of int
+    room : int
+    size_mm : float
+        From slice to slice.
     """
-    number, _ = ndimage.label(mask, np.ones((3, 3, 3)))
-    place = np.nonzero(mask)
-    pieces = np.stack([number[place], (place[axis] * size_mm // PIECE_MM).astype(int)])
-    _, piece = np.unique(pieces, axis=1, return_inverse=True)
-    area = np.zeros((mask.shape[axis], int(piece.max(initial=-1)) + 1))
-    np.add.at(area, (place[axis], piece.ravel()), 1)
-    return area / area.max(axis=0, initial=1)
-
-
-def _covering(shares: np.ndarray, count: int, size_mm: float) -> set[int]:
-    """Up to `count` slices that show most of all lesions: each the one that adds most to those before.
-
-    What lies next to a chosen slice looks like it, and must add much to be worth a picture.
-    """
-    places = size_mm * np.arange(len(shares))
-    chosen: set[int] = set()
-    seen = np.zeros(shares.shape[1])
-    while len(chosen) < count:
+    whole, pieces = _areas(lesions, size_mm)
+    out, shares = list(chosen), whole / whole.max(axis=0, initial=1)
+    left = np.ones(whole.shape[1], dtype=bool)
+    left[(shares[out] >= SEEN_SHARE).any(axis=0)] = False
+    while len(out) < room and left.any():
+        shown = (shares >= SEEN_SHARE) & left
+        most = (shown * shares).sum(axis=1), shown @ whole.sum(axis=0), shown.sum(axis=1)
+        out.append(int(np.lexsort(most)[-1]))
+        left &= ~shown[out[-1]]
+    places = size_mm * np.arange(len(lesions))
+    shares = pieces / pieces.max(axis=0, initial=1)
+    seen = shares[out].max(axis=0, initial=0)
+    while len(out) < room:
         gain = np.maximum(shares - seen, 0).sum(axis=1)
-        gain[[bool(chosen) and np.abs(places[list(chosen)] - place).min() < NEAR_MM for place in places]] /= 4
-        best = int(np.argmax(gain))
-        if gain[best] <= 0.05:  # what there is has been seen
+        distance = np.abs(places[:, None] - places[out]).min(axis=1, initial=np.inf)
+        gain[distance < NEAR_MM - 0.01] /= 4
+        if gain.max(initial=0) <= 0.05:  # what there is has been seen
             break
-        chosen.add(best)
-        seen = np.maximum(seen, shares[best])
-    return chosen
+        best = np.flatnonzero(gain >= gain.max() - 1e-6)
+        best = best[distance[best] == distance[best].max()]
+        out.append(int(best[len(best) // 2]))
+        seen = np.maximum(seen, shares[out[-1]])
+    return out
+
+
+def _areas(lesions: np.ndarray, size_mm: float) -> tuple[np.ndarray, np.ndarray]:
+    """Voxels of each lesion (26-connected), and of each piece of one, in every slice: shapes (slices, n), (slices, m).
+
+    A lesion is parted into pieces of equal height, about `PIECE_MM`.
+    """
+    number, count = ndimage.label(lesions, np.ones((3, 3, 3)))
+    place = np.nonzero(lesions)
+    lesion = number[place] - 1
+    whole = np.zeros((len(lesions), count))
+    np.add.at(whole, (place[0], lesion), 1)
+    first, height = (whole > 0).argmax(axis=0), (whole > 0).sum(axis=0)
+    parts = np.maximum(1, np.round(height * size_mm / PIECE_MM).astype(int))
+    start = np.r_[0, np.cumsum(parts)]
+    piece = start[lesion] + (place[0] - first[lesion]) * parts[lesion] // height[lesion]
+    pieces = np.zeros((len(lesions), start[-1]))
+    np.add.at(pieces, (place[0], piece), 1)
+    return whole, pieces
 
 
 def mosaic(

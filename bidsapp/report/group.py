@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -214,22 +215,12 @@ def view_group(
     outlying = {(*_key(row), str(row["column"])) for row in found}
     rows = tuple(_row(row, columns, group, layout, outlying) for row in frame.to_dict("records"))
     numeric = measured.select_dtypes("number").columns
-    shown = [column for column in layout["group"]["distributions"] if column in numeric]
-    shown += [column for column in analysis.measures if column in numeric and column not in VOLUME_COLUMNS]
+    usual = [column for column in layout["group"]["distributions"] if column in numeric]
+    shown = [*usual, *(c for c in analysis.measures if c in numeric and c not in VOLUME_COLUMNS)]
     described = cohort.summary(measured)
     versions = sorted({str(session.record.get("version", "")) for session in group.sessions.values()} - {""})
     level_of, levels = _levels(analysis)
-
-    def name(column: str) -> str:
-        known = {*analysis.measures, *analysis.cortex, *analysis.changes}
-        full = f"{column}_mm3" if f"{column}_mm3" in known else column
-        if full in analysis.changes and full not in analysis.measures:
-            return str(analysis.dictionaries.get("changes", {}).get(full, {}).get("LongName") or full)
-        return _value(full, None, group, layout).name
-
-    def who(row: Mapping[str, Any]) -> tuple[str, str]:
-        return _name(_key(row)), _href(_key(row))
-
+    name = partial(_name_of_measure, group=group, analysis=analysis, layout=layout)
     return GroupView(
         lede=_lede(frame, group.left_out),
         version=enumerate_words(versions),
@@ -239,9 +230,7 @@ def view_group(
             for column in shown
             if described.loc[column, "n"] > 0
         ),
-        scatters=_scatters(
-            [c for c in shown if c in layout["group"]["distributions"]], group, analysis, layout, level_of
-        ),
+        scatters=_scatters(usual, group, analysis, layout, level_of),
         outliers=tuple(_outlier(row, group, layout) for row in found),
         outlier_note=note,
         adjusted_for=enumerate_words([_words(term) for term in analysis.design.adjustments()]),
@@ -249,7 +238,7 @@ def view_group(
         people=cohort_table(analysis.frame, analysis.design) if len(frame) else ((), ()),
         levels=levels,
         terms=view_terms(analysis.terms, name),
-        models=view_models(analysis.fits, name, (analysis.frame, analysis.intervals), who),
+        models=view_models(analysis.fits, name, (analysis.frame, analysis.intervals), _who),
         refused=view_refused(analysis.fits, name),
         comparisons=view_comparisons(analysis.comparisons, name),
         harmonized=_harmonized(analysis, name),
@@ -261,6 +250,20 @@ def view_group(
     )
 
 
+def _name_of_measure(column: str, group: Cohort, analysis: Analysis, layout: Mapping[str, Any]) -> str:
+    """A column of the model frame in words."""
+    known = {*analysis.measures, *analysis.cortex, *analysis.changes}
+    full = f"{column}_mm3" if f"{column}_mm3" in known else column
+    if full in analysis.changes and full not in analysis.measures:
+        return str(analysis.dictionaries.get("changes", {}).get(full, {}).get("LongName") or full)
+    return _value(full, None, group, layout).name
+
+
+def _who(row: Mapping[str, Any]) -> tuple[str, str]:
+    """Name and link of a row's session."""
+    return _name(_key(row)), _href(_key(row))
+
+
 def draw_figures(out_dir: Path, analysis: Analysis, group: Cohort, layout: Mapping[str, Any]) -> list[Picture]:
     """Write the figures of the tables (SVG and PNG), as far as there is something to draw."""
     for old in sorted((out_dir / group_figures.FOLDER).glob("group_*")):
@@ -270,7 +273,6 @@ def draw_figures(out_dir: Path, analysis: Analysis, group: Cohort, layout: Mappi
     columns = [column.removesuffix("_mm3") for column in shown]
     names = [_value(column, None, group, layout).name for column in shown]
     units = ["ml" if c.endswith("_mm3") else "%" if "percent" in c else "" for c in shown]
-    by_column = dict(zip(columns, names, strict=True))
     made = []
     if columns:
         about = "by group " if analysis.design.group else ""
@@ -282,7 +284,9 @@ def draw_figures(out_dir: Path, analysis: Analysis, group: Cohort, layout: Mappi
         drawn = group_figures.against_age(analysis, columns, names, units)
         caption = f"Measures against age, with a straight line of each group, adjusted for nothing{how}."
         made.append(("group_age", drawn, "Against age", caption))
-    drawn, shortened = group_figures.forest(analysis.terms, lambda column: by_column.get(column, column))
+    drawn, shortened = group_figures.forest(
+        analysis.terms, partial(_name_of_measure, group=group, analysis=analysis, layout=layout)
+    )
     if drawn is not None:
         caption = f"Effect sizes with 95 % confidence intervals, coloured where q is below 0.05{shortened}."
         made.append(("group_effects", drawn, "Effect sizes", caption))

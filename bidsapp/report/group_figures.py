@@ -10,15 +10,18 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import ndimage
 
-from bidsapp.image.save import replacing
 from bidsapp.report.analysis import Analysis
 from bidsapp.report.group_models import formulas_to_tell
 from bidsapp.report.read import png_size
+from bidsapp.writing import replacing
 
 FOLDER = "group_figures"
-#: Colours of groups; they differ for colour-blind eyes (Wong 2011, Nat Methods 8:441).
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+#: Colours of groups: those of the page (style.css) in the same order, and two more.
+COLOURS = ("#0b6a6a", "#b4552d", "#5b4fa2", "#8a7a1f", "#8d3f6d", "#56B4E9", "#000000")
+#: What is found, and what is not.
+FOUND, NOT_FOUND = "#D55E00", "#555555"
 #: Terms and outcomes that a figure of effect sizes has room for.
 MAXIMUM_TERMS, MAXIMUM_OUTCOMES = 8, 60
 DPI = 110
@@ -166,7 +169,7 @@ def forest(terms: pd.DataFrame, name: Callable[[str], str]) -> tuple[Any | None,
             if row["label"] not in labels:
                 continue
             place = len(labels) - 1 - labels.index(row["label"])
-            colour = COLOURS[1] if row["q_fdr"] < 0.05 else "#555555"
+            colour = FOUND if row["q_fdr"] < 0.05 else NOT_FOUND
             axis.plot([row["effect_low"], row["effect_high"]], [place, place], color=colour, linewidth=1.3)
             axis.plot(row["effect_size"], place, "o", color=colour, markersize=4)
         axis.set_title(term, fontsize=9)
@@ -180,11 +183,34 @@ def _label(row: pd.Series, name: Callable[[str], str], apart: Collection[str]) -
     return f"{name(str(row['outcome']))}{part}" + (f" ({row['formula']})" if row["formula"] in apart else "")
 
 
+def planes_through(seek: np.ndarray | None, planes: Sequence[int]) -> list[int]:
+    """Axial planes, moved as far as it takes for each cluster of `seek` to be on one, the largest cluster first."""
+    out = list(planes)
+    if seek is None or not seek.any():
+        return out
+    number, count = ndimage.label(seek, np.ones((3, 3, 3)))
+    place = np.nonzero(seek)
+    areas = np.zeros((seek.shape[2], count))
+    np.add.at(areas, (place[2], number[place] - 1), 1)
+    kept: set[int] = set()
+    for cluster in np.argsort(-areas.sum(axis=0), kind="stable"):
+        area = areas[:, cluster]
+        if not area[out].any():
+            free = [plane for plane in out if plane not in kept]
+            if not free:
+                continue
+            best = int(area.argmax())
+            out[out.index(min(free, key=lambda plane, best=best: abs(plane - best)))] = best
+        kept.add(max(out, key=lambda plane, area=area: area[plane]))
+    return sorted(out)
+
+
 def slices(
     rows: Sequence[tuple[np.ndarray, str, float, float, str]],
     *,
     background: np.ndarray | None = None,
     contour: np.ndarray | None = None,
+    seek: np.ndarray | None = None,
 ) -> Any:
     """Axial slices of maps on the 1 mm MNI grid, left on the left.
 
@@ -195,10 +221,12 @@ def slices(
         Drawn in gray where the map is zero.
     contour : ndarray of shape (X, Y, Z), optional
         -log10 of p-values: a line is drawn around those below 0.05.
+    seek : ndarray of bool, shape (X, Y, Z), optional
+        Slices are moved so that each cluster of it is on one, the largest first.
     """
     depth = rows[0][0].shape[2]
     bottom = 72 if depth == 189 else depth // 2  # the packaged template's first plane lies at z = -72 mm
-    planes = [min(max(z + bottom, 0), depth - 1) for z in SLICES_MM]
+    planes = planes_through(seek, [min(max(z + bottom, 0), depth - 1) for z in SLICES_MM])
     figure, axes = _figure(
         nrows=len(rows), ncols=len(planes), figsize=(1.35 * len(planes) + 0.9, 1.7 * len(rows) + 0.3), squeeze=False
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -14,14 +13,16 @@ import numpy as np
 import pandas as pd
 
 from bidsapp.image.save import write_image
-from bidsapp.image.template import TEMPLATE, load_template
+from bidsapp.image.template import load_template
+from bidsapp.labels import TEMPLATE
 from bidsapp.measure import cohort
 from bidsapp.measure.maps import DifferenceMap, MeanMap, lesion_difference, mean_map
 from bidsapp.measure.morphometry import FWHM_MM, EffectMap, morphometry
 from bidsapp.report.analysis import Analysis, Options
 from bidsapp.report.group import Picture
-from bidsapp.report.group_figures import save, slices
+from bidsapp.report.group_figures import LOG_P_LIMIT, save, slices
 from bidsapp.report.wording import count_of, enumerate_words, millilitres
+from bidsapp.writing import write_json
 
 FOLDER = "group_maps"
 TISSUES = ("GM", "WM", "CSF")
@@ -36,11 +37,12 @@ ENDS = {
 SHOWN_T = 2.0
 #: Of the packaged template (docs/architecture.md).
 TEMPLATE_SHAPE = (197, 233, 189)
+SLICES_TOLD = "Slices are chosen to show what is significant, the largest cluster first, else the peak. Left is left."
 _START = f"group_space-{TEMPLATE}"
 
 
 def make_maps(
-    out_dir: Path, analysis: Analysis, options: Options, *, say: Callable[[str], None], write: Any
+    out_dir: Path, analysis: Analysis, options: Options, *, say: Callable[[str], None]
 ) -> tuple[list[Picture], list[str]]:
     """Write lesion frequency, mean tissue maps, the difference of two groups, and voxel-based morphometry.
 
@@ -87,7 +89,7 @@ def make_maps(
     notes += why
     if effect is not None:
         pictures.append(_write_effect(out_dir, *effect, about))
-    write(out_dir / FOLDER / "group_maps.json", json.dumps(about, indent=2) + "\n")
+    write_json(out_dir / FOLDER / "group_maps.json", about)
     return pictures, notes
 
 
@@ -199,8 +201,7 @@ def _without_map(analysis: Analysis, with_map: int) -> list[str]:
         return []
     return [
         f"Voxel-based morphometry: {subjects - with_map} of {subjects} subjects have no map of modulated gray"
-        " matter (earlier versions wrote none; nor is there one without MNI images, or where gray and white matter"
-        " cannot be told apart)."
+        " matter (there is none without MNI images, or where gray and white matter cannot be told apart)."
     ]
 
 
@@ -245,12 +246,15 @@ def _write_difference(out_dir: Path, found: DifferenceMap, analysis: Analysis, a
     )  # fmt: skip
     caption = (
         f"Difference of the shares of subjects with a lesion. {found.permutations} permutations, corrected for all"
-        f" voxels{', adjusted for ' + enumerate_words(adjusted) if adjusted else ''}: {extent} at 0.05."
+        f" voxels{', adjusted for ' + enumerate_words(adjusted) if adjusted else ''}: {extent} at 0.05"
+        f"{' (outlined in green)' if found.significant else ''}. {SLICES_TOLD}"
     )
+    log_p = np.asarray(found.log_p.dataobj)
     figure = slices(
         [(values, "RdBu_r", -reach, reach, "difference")],
         background=_background(found.difference),
-        contour=np.asarray(found.log_p.dataobj),
+        contour=log_p,
+        seek=_sought(values, log_p),
     )
     return _picture(out_dir, "group_lesion_difference", figure, title, caption, names)
 
@@ -274,7 +278,8 @@ def _write_effect(out_dir: Path, found: EffectMap, question: _Question, about: d
     place = ", ".join(f"{value:.0f}" for value in found.peak_mm).replace("-", "−")
     if found.significant_ml:
         extent = (
-            f"{millilitres(1000 * found.significant_ml)} of {found.tested_ml:.0f} ml are significant at 0.05 (outlined)"
+            f"{millilitres(1000 * found.significant_ml)} of {found.tested_ml:.0f} ml are significant at 0.05 (outlined in"
+            " green)"
         )
     else:
         extent = f"no voxel is significant at 0.05 (smallest corrected p {found.smallest_p:.3f})"
@@ -283,12 +288,14 @@ def _write_effect(out_dir: Path, found: EffectMap, question: _Question, about: d
         f"Voxel-based morphometry of {count_of(found.subjects, 'subject')}: volume of gray matter around each voxel"
         f" (modulated, smoothed by {FWHM_MM:g} mm){adjusted}. {found.permutations} permutations, two-sided, corrected"
         f" for all voxels: {extent}. Colored where t is beyond ±{SHOWN_T:g}; the t farthest from 0 is"
-        f" {found.peak_t:.1f} at {place} mm."
+        f" {found.peak_t:.1f} at {place} mm. {SLICES_TOLD}"
     ).replace(" -", " −")
+    log_p = np.asarray(found.log_p.dataobj)
     figure = slices(
         [(np.where(np.abs(values) >= SHOWN_T, values, 0), "RdBu_r", -reach, reach, "t")],
         background=_background(found.t),
-        contour=np.asarray(found.log_p.dataobj),
+        contour=log_p,
+        seek=_sought(values, log_p),
     )
     return _picture(out_dir, "group_gray_matter", figure, f"Gray matter: {question.words}", caption, names)
 
@@ -298,6 +305,7 @@ def _lesion_picture(out_dir: Path, mean: MeanMap, name: str) -> Picture:
     figure = slices(
         [(values, "inferno", 0.0, max(float(values.max()), 0.01), "share of subjects")],
         background=_background(mean.mean),
+        seek=values >= values.max() if values.any() else None,
     )
     caption = (
         f"Share of {count_of(mean.count, 'subject')} with a lesion in each voxel of {TEMPLATE}, at most"
@@ -315,6 +323,12 @@ def _tissue_picture(out_dir: Path, tissues: list[tuple[str, MeanMap]], names: li
 
 def _picture(out_dir: Path, stem: str, figure: Any, title: str, caption: str, names: list[str]) -> Picture:
     return Picture(title, caption, save(out_dir, stem, figure), tuple(f"{FOLDER}/{name}" for name in names))
+
+
+def _sought(values: np.ndarray, log_p: np.ndarray) -> np.ndarray:
+    """What the slices should show: what is significant, else the value farthest from 0."""
+    found = log_p > LOG_P_LIMIT
+    return found if found.any() else np.abs(values) >= max(np.abs(values).max(), 1e-6)
 
 
 def _background(image: nib.Nifti1Image) -> np.ndarray | None:

@@ -10,8 +10,9 @@ from typing import Any
 
 from bidsapp.cards import OTHER
 from bidsapp.labels import LOBES, TUMOR_REGIONS
+from bidsapp.report.figures import ANISOTROPIC
 from bidsapp.report.read import Session, number
-from bidsapp.report.wording import Value, count_of, describe, enumerate_words, grouped, millilitres
+from bidsapp.report.wording import Value, count_of, describe, enumerate_words, grouped, millilitres, with_sign
 
 #: Name, explanation, volume in ml, percent of the load.
 Share = tuple[str, str, str, float]
@@ -89,9 +90,9 @@ def view_lesions(session: Session, values: Mapping[str, Value], layout: Mapping[
     elsewhere = _of_another_kind(session)
     present = [column for column in table.columns if not (elsewhere and column == "region")]
     columns = _lesion_columns(present, session, layout)
+    across = _slice_axis(session)
     rows = tuple(
-        tuple(_lesion_cell(record, sources, heading[0]) for heading, sources in columns)
-        for record in table.to_dict("records")
+        tuple(_lesion_cell(record, sources, across) for _, sources in columns) for record in table.to_dict("records")
     )
     known = [not rows or any(row[index][0] != "n/a" for row in rows) for index in range(len(columns))]
     load = _first(session.tables.get("load"))
@@ -154,26 +155,37 @@ def _lesion_columns(
     return out
 
 
-def _lesion_cell(record: Mapping[str, str], sources: Sequence[str], title: str) -> tuple[str, str]:
-    """Text and sorting key of a cell."""
+def _slice_axis(session: Session) -> int:
+    """The axis (of x, y, z) across which the picture of the lesions is sliced (`figures.plan_detail`)."""
+    reference = session.record.get("reference")
+    scan = next((scan for scan in session.record.get("inputs", ()) if scan.get("contrast") == reference), {})
+    sizes, axes = scan.get("voxel_size_mm"), str(scan.get("orientation", ""))
+    try:
+        thick = max(sizes) > ANISOTROPIC * min(sizes)
+        end = axes[sizes.index(max(sizes))] if thick else "S"
+        return next(axis for axis, ends in enumerate(("LR", "PA", "IS")) if end in ends)
+    except (TypeError, ValueError, IndexError, StopIteration):  # a record that does not tell
+        return 2
+
+
+def _lesion_cell(record: Mapping[str, str], sources: Sequence[str], across: int) -> tuple[str, str]:
+    """Text and sorting key of a cell; places are sorted by the slices they are on."""
     if sources[0] in ("region", "lobe", "hemisphere", "t1w_hypointense"):
         text = record[sources[0]].replace("_", " ")
         return text, ("" if text == "n/a" else text)
     numbers = [value for value in (number(record[column]) for column in sources) if value is not None]
     if len(numbers) < len(sources):
         return ("n/a" if len(sources) > 1 else record[sources[0]]), ""
-    key = f"{numbers[0]:.10g}"
-    if len(sources) > 1 and "×" in title:
-        return " × ".join(f"{value:.1f}" for value in numbers), key
     if len(sources) > 1:
-        return ", ".join(f"{round(value):d}".replace("-", "−") for value in numbers), key
+        return ", ".join(f"{round(value):d}".replace("-", "−") for value in numbers), f"{numbers[across]:.10g}"
+    key = f"{numbers[0]:.10g}"
     (value,) = numbers
     if sources[0].endswith("_mm3"):
         return grouped(value, 0 if value >= 100 else 1), key
     if sources[0].endswith("_mm"):
         return f"{value:.1f}", key
     if sources[0].endswith("_contrast"):
-        return f"{value:+.1f}".replace("-", "−"), key
+        return with_sign(value), key
     return f"{value:.0f}" if sources[0].endswith("_id") else f"{value:.2f}", key
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bidsapp.cards import CONTRASTS
+from bidsapp.labels import CONTRASTS
 from bidsapp.measure import cohort
 from bidsapp.measure.volumes import KEY_COLUMNS
 from bidsapp.report.read import BrokenFile, Session, read_json, read_table
@@ -40,7 +40,7 @@ def read_changes(out_dir: Path, subjects: Sequence[str], only_sessions: Sequence
     for kind in ("changes", "lesionchanges"):
         frames: list[pd.DataFrame] = []
         about: dict[str, Mapping[str, Any]] = {}
-        for path in sorted([*out_dir.glob(f"sub-*/sub-*_{kind}.tsv"), *out_dir.glob(f"sub-*/anat/sub-*_{kind}.tsv")]):
+        for path in sorted(out_dir.glob(f"sub-*/anat/sub-*_{kind}.tsv")):
             subject = path.name.split("_")[0]
             if subject not in wanted or not (path.parent / f"{subject}_desc-changes_provenance.json").is_file():
                 continue  # not asked for, or of a run that was stopped

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from bidsapp.labels import WITH_AGENT
 from bidsapp.report.read import Session
 from bidsapp.report.wording import enumerate_words
 
@@ -45,15 +46,17 @@ def _layout() -> dict[str, Any]:
     return yaml.safe_load((Path(__file__).parent / "methods.yml").read_text(encoding="utf-8"))
 
 
-def methods_text(sessions: Sequence[Session]) -> Methods:
+def methods_text(sessions: Sequence[Session], compared: Mapping[str, str] | None = None) -> Methods:
     """Tell what was done in the sessions that have a record; where they differ, for which.
 
     Parameters
     ----------
     sessions : sequence of Session
         Those without a record are left out.
+    compared : mapping, optional
+        From `changes.compared_facts`, where the sessions were compared with each other.
     """
-    facts = {session.name: session_facts(session) for session in sessions if session.record}
+    facts = {session.name: session_facts(session) | dict(compared or {}) for session in sessions if session.record}
     if not facts:
         return Methods((), ())
     # Equal sentences are said once, in the order of the file.
@@ -106,6 +109,9 @@ def session_facts(session: Session) -> dict[str, Any]:
         "coregistered": "yes" if others else "no",
         "lesions": "yes" if lesions else "no",
         "cortex": "yes" if "cortex" in session.tables else "no",
+        # The two models' agreement on gray matter is measured where both know it, and only there they are averaged.
+        "averaged": "no" if session.checks.get("agreement_gm") == "n/a" else "yes",
+        "filled": "yes" if any("_desc-lesionfilled_" in str(path) for path in record["outputs"]) else "no",
         "separable": "no" if "gm_mm3" in record["not_measured"] else "yes",
     }
 
@@ -126,7 +132,7 @@ def _own_model_facts(about: Mapping[str, Any]) -> dict[str, Any]:
         "own_crf": "yes" if about.get("crf") else "no",
         "own_model": _plain(f"{about.get('name')} (version {about.get('version')})"),
         "own_contrasts": enumerate_words(
-            ["T1w with contrast agent" if name == "T1wCE" else str(name) for name in about.get("contrasts", [])]
+            ["T1w with contrast agent" if name == WITH_AGENT else str(name) for name in about.get("contrasts", [])]
         ),
         "own_threshold": about.get("threshold"),
         "own_data": f"trained on {enumerate_words(trained_on)}" if trained_on else "whose card does not name its data",

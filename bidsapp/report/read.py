@@ -13,12 +13,14 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from bidsapp.measure.cohort import natural
+
 TABLES = ("volumes", "cortex", "lesions", "load", "qc")
 LOG_LINES = 15
 
 
 class BrokenFile(Exception):
-    """A file of the derivatives that is there but cannot be used; the message names it."""
+    """A file of the derivatives that is there but cannot be used; the message says why, whoever reads it names it."""
 
 
 class NotUnicode(BrokenFile):
@@ -59,7 +61,7 @@ class Session:
     broken : tuple of str
         What could not be read, a sentence each.
     log : str
-        Path of the session's log relative to OUT_DIR, or "".
+        Path of the subject's log relative to OUT_DIR, or "".
     log_tail : str
         Its last lines, for sessions without a record.
     """
@@ -120,15 +122,31 @@ def subjects(out_dir: Path) -> list[str]:
 
 
 def read_subject(out_dir: Path, subject: str) -> list[Session]:
-    """All sessions of a subject, in order: those with results, and those that failed or were skipped."""
+    """All sessions of a subject: those with results, and those that failed or were skipped.
+
+    In the order in which their changes were looked for, which knows the dates; without it, and where a session is not
+    part of it, in the order of the labels.
+    """
     start = f"sub-{subject}"
     names = {path.name.removesuffix("_provenance.json") for path in _below(out_dir / start, "*_provenance.json")}
     names |= {path.name.removesuffix("_volumes.tsv") for path in _below(out_dir / start, "*_volumes.tsv")}
     names |= {f"{start}_{path.name}" for path in (out_dir / start).glob("ses-*") if path.is_dir()}
     problems = (out_dir / "logs").glob(f"{start}*_problem.json")
     names |= {path.name.removesuffix("_problem.json") for path in problems}
-    mine = sorted(name for name in names if name == start or name.startswith(f"{start}_ses-"))
-    return [read_session(out_dir, subject, name) for name in mine or [start]]
+    mine = sorted((name for name in names if name == start or name.startswith(f"{start}_ses-")), key=natural)
+    dated = [name for name in _compared(out_dir, start) if name in mine]
+    following = iter(dated)
+    in_order = [next(following) if name in dated else name for name in mine]
+    return [read_session(out_dir, subject, name) for name in in_order or [start]]
+
+
+def _compared(out_dir: Path, start: str) -> list[str]:
+    """Names of the sessions whose changes were looked for, the earliest first; none where there are no changes."""
+    try:
+        sessions = read_json(out_dir / start / "anat" / f"{start}_desc-changes_provenance.json").get("sessions")
+    except (FileNotFoundError, BrokenFile):
+        return []
+    return list(dict.fromkeys(f"{start}_ses-{label}" for label in sessions)) if isinstance(sessions, list) else []
 
 
 def read_session(out_dir: Path, subject: str, name: str) -> Session:
@@ -152,7 +170,8 @@ def read_session(out_dir: Path, subject: str, name: str) -> Session:
     figures = sorted((out_dir / f"sub-{subject}" / "figures").glob(f"{name}_desc-*.png"))
     sizes = {path: attempt(png_size, path, None) for path in figures}
     logs = out_dir / "logs"
-    log = next((path for path in (logs / f"{name}.log", logs / f"sub-{subject}.log") if path.is_file()), None)
+    log = logs / f"sub-{subject}.log"
+    has_log = log.is_file()
     return Session(
         subject=subject,
         session=session,
@@ -169,8 +188,8 @@ def read_session(out_dir: Path, subject: str, name: str) -> Session:
         },
         problem={key: str(value or "") for key, value in attempt(read_json, logs / f"{name}_problem.json", {}).items()},
         broken=tuple(broken),
-        log="" if log is None else log.relative_to(out_dir).as_posix(),
-        log_tail="" if record or log is None else _tail(log),
+        log=log.relative_to(out_dir).as_posix() if has_log else "",
+        log_tail=_tail(log) if has_log and not record else "",
     )
 
 

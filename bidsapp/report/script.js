@@ -26,13 +26,26 @@
       figure.dataset.flicker = "";
       auto.setAttribute("aria-pressed", "true");
     };
-    stage.addEventListener("click", () => { stop(); toggle(); });
+    stage.addEventListener("click", () => { stop(); toggle(); figure.dataset.held = ""; });
+    for (const move of ["mouseenter", "mouseleave"]) stage.addEventListener(move, () => { delete figure.dataset.held; });
     auto.addEventListener("click", flicker);
     for (const button of buttons) button.addEventListener("click", () => { stop(); show(button.dataset.show); });
     figure.addEventListener("keydown", (event) => {
+      if (event.ctrlKey || event.metaKey || event.altKey) return; // the browser's own, such as to find a word
       if (event.key === "f" || event.key === "F") flicker();
     });
     addEventListener("beforeprint", stop);
+  }
+
+  // Pictures that are not where the page expects them: its folder was left behind.
+  const lost = document.querySelector("[data-unseen]");
+  const unseen = (picture) => {
+    picture.closest("figure")?.classList.add("unseen");
+    if (lost) lost.hidden = false;
+  };
+  for (const picture of all("figure img")) {
+    if (picture.complete && !picture.naturalWidth) unseen(picture);
+    else picture.addEventListener("error", () => unseen(picture));
   }
 
   // Explanations: one bubble for all, for mouse and keyboard; without this script the browser shows the titles.
@@ -102,6 +115,14 @@
         });
       });
     });
+  }
+
+  // Tables wider than the page fade out where they go on.
+  const sizes = new ResizeObserver((entries) => entries.forEach((entry) => fade(entry.target)));
+  const fade = (box) => box.classList.toggle("more", box.scrollWidth - box.clientWidth - box.scrollLeft > 2);
+  for (const box of all(".wide")) {
+    box.addEventListener("scroll", () => fade(box), { passive: true });
+    sizes.observe(box);
   }
 
   // The rest of a long table.

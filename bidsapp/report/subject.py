@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from bidsapp import labels
+from bidsapp.measure import comparability
+from bidsapp.measure.cohort import is_lesion
 from bidsapp.measure.quality import RANGES
 from bidsapp.measure.volumes import LOBE_COLUMNS, STRUCTURE_COLUMNS
 from bidsapp.report import figures
@@ -23,18 +25,15 @@ from bidsapp.report.wording import (
     file_size,
     millilitres,
     percent_text,
+    with_sign,
 )
 
 #: A flag of `measure.quality`: "gm_to_wm = 0.7, below 0.9: meaning".
 FLAG = re.compile(r"^(?P<column>\w+) = (?P<value>\S+), (?P<side>below|above) (?P<limit>[^:]+): (?P<meaning>.+)$")
 
 CAUTION = "Part of a difference between sessions may come from the scans:"
-#: A skull does not change: intracranial volumes that differ by more come from the scans or their masks.
-HEAD_RATIO = 1.02
-#: Measures over time that no difference of the scans keeps from being compared: the caution is enough for lesions.
-_ALWAYS_COMPARED = ("tiv_mm3", "lesion_mm3", "lesion_count")
-#: Voxels are alike where no edge is this much longer than the other session's.
-EDGE_RATIO = 1.1
+#: Compared over time whatever the scans: it is what tells that they differ.
+_ALWAYS_COMPARED = ("tiv_mm3",)
 
 _TISSUE = {label.abbreviation: label for label in labels.TISSUE_LOOKUP}
 LEGENDS = {
@@ -82,11 +81,10 @@ class Check:
 
 @dataclass(frozen=True)
 class Notice:
-    """Something that asks for a look: what, the detail, and whether quality control found it."""
+    """Something that asks for a look: what, and the detail."""
 
     text: str
     detail: str = ""
-    from_checks: bool = False
 
 
 @dataclass(frozen=True)
@@ -106,6 +104,7 @@ class SessionView:
     figures: tuple[Figure, ...]
     volumes: tuple[tuple[Value, float | None, str, str], ...]
     footnotes: tuple[str, ...]
+    mask_note: str
     structures: tuple[StructureRow, ...]
     lobes: tuple[StructureRow, ...]
     cortex: tuple[StructureRow, ...]
@@ -127,6 +126,7 @@ class Trend:
     cells: tuple[str, ...]
     points: tuple[tuple[float, float], ...]
     change: str
+    href: str = ""
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,9 @@ class SubjectView:
     methods: Methods
 
 
-def view_subject(sessions: Sequence[Session], layout: Mapping[str, Any], *, exists: Any) -> SubjectView:
+def view_subject(
+    sessions: Sequence[Session], layout: Mapping[str, Any], *, exists: Any, compared: Mapping[str, str] | None = None
+) -> SubjectView:
     """Everything the page of a subject shows.
 
     Parameters
@@ -154,32 +156,36 @@ def view_subject(sessions: Sequence[Session], layout: Mapping[str, Any], *, exis
         `report.yml`.
     exists : callable
         Whether a path relative to OUT_DIR is there.
+    compared : mapping, optional
+        From `changes.compared_facts`.
     """
     views = tuple(view_session(session, layout, exists=exists) for session in sessions)
     versions = sorted({str(session.record["version"]) for session in sessions if session.record.get("version")})
     done = [session for session in sessions if session.record]
-    changes = f"sub-{sessions[0].subject}_changes.html"
+    page = f"sub-{sessions[0].subject}_changes.html"
+    changes = page if exists(page) else ""
     return SubjectView(
         subject=sessions[0].subject,
         version=enumerate_words(versions),
         lede=_lede(views),
         sessions=views,
-        trends=_trends(views, layout) if len(done) > 1 else (),
+        trends=_trends(views, layout, changes) if len(done) > 1 else (),
         caution=_caution(done),
-        changes=changes if exists(changes) else "",
-        methods=methods_text(sessions),
+        changes=changes,
+        methods=methods_text(sessions, compared),
     )
 
 
 def _unlike(sessions: Sequence[Session]) -> list[str]:
     """In what the scans of sessions differ so much that a difference of tissue volumes may come from that alone."""
     told = []
-    if len({frozenset(session.record.get("contrasts", ())) for session in sessions}) > 1:
+    records = [session.record for session in sessions]
+    if comparability.contrasts_differ(records):
         told.append("they were segmented from different contrasts")
-    if voxels := [name for name in ("T1w", "T2w", "FLAIR") if _voxels_differ(sessions, name)]:
+    if voxels := [name for name in labels.CONTRASTS if comparability.voxels_differ(records, name)]:
         told.append(f"voxels of {enumerate_words(voxels)} differ")
     heads = [size for session in sessions if (size := number(session.row.get("tiv_mm3")))]
-    if heads and max(heads) > HEAD_RATIO * min(heads):
+    if comparability.heads_differ(heads):
         told.append(f"the intracranial volume differs by {100 * (max(heads) / min(heads) - 1):.1f}\u00a0%")
     return told
 
@@ -191,16 +197,6 @@ def _caution(sessions: Sequence[Session]) -> str:
     if flagged:
         told.append(f"quality control has something to look at in {enumerate_words(flagged)}")
     return f"{CAUTION} {'; '.join(told)}." if len(sessions) > 1 and told else ""
-
-
-def _voxels_differ(sessions: Sequence[Session], contrast: str) -> bool:
-    edges = [
-        sorted(_numbers(scan.get("voxel_size_mm")))
-        for session in sessions
-        for scan in session.record.get("inputs", ())
-        if scan.get("contrast") == contrast and len(_numbers(scan.get("voxel_size_mm"))) == 3
-    ]
-    return any(max(ends) > EDGE_RATIO * min(ends) for ends in zip(*edges, strict=True))
 
 
 def view_session(session: Session, layout: Mapping[str, Any], *, exists: Any) -> SessionView:
@@ -234,6 +230,7 @@ def view_session(session: Session, layout: Mapping[str, Any], *, exists: Any) ->
         ),
         volumes=rows,
         footnotes=footnotes,
+        mask_note=_mask_note(values),
         structures=structure_rows(values),
         lobes=lobe_rows(values),
         cortex=cortex_rows(session),
@@ -270,15 +267,15 @@ def humanise_flag(flag: str, values: Mapping[str, Value]) -> Notice:
     """A flag of the QC table, its meaning first."""
     match = FLAG.match(flag)
     if match is None:
-        return Notice(flag, from_checks=True)
+        return Notice(flag)
     value = values.get(match["column"])
     limit = next((entry for entry in RANGES if entry.name == match["column"]), None)
     meaning = match["meaning"][:1].upper() + match["meaning"][1:]
     if value is None or value.number is None or limit is None:
-        return Notice(meaning, f"{match['column']} = {match['value']}, {match['side']} {match['limit']}", True)
+        return Notice(meaning, f"{match['column']} = {match['value']}, {match['side']} {match['limit']}")
     end = limit.low if match["side"] == "below" else limit.high
-    bound = describe(match["column"], end, names={}, dictionary={}).with_unit
-    return Notice(meaning, f"{value.name}: {value.with_unit}, {match['side']} {bound}", True)
+    bound = f"{end:g}" if not value.unit else describe(match["column"], end, names={}, dictionary={}).with_unit
+    return Notice(meaning, f"{value.name}: {value.with_unit}, {match['side']} {bound}")
 
 
 def flag_warnings(session: Session, values: Mapping[str, Value]) -> list[Notice]:
@@ -377,7 +374,7 @@ def _contrasts(record: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     used = list(record.get("contrasts", ()))
     if not used:
         return ()
-    known = [contrast for contrast in ("T1w", "T2w", "FLAIR") if contrast not in used]
+    known = [contrast for contrast in labels.CONTRASTS if contrast not in used]
     roles = [(contrast, "reference" if contrast == record.get("reference") else "used") for contrast in used]
     return tuple(roles + [(contrast, "absent") for contrast in known])
 
@@ -397,6 +394,19 @@ def _share_words(percent: float | None) -> str:
 
 def _mark(why: str, footnotes: Sequence[str]) -> str:
     return str(footnotes.index(why) + 1) if why else ""
+
+
+def _mask_note(values: Mapping[str, Value]) -> str:
+    """A word where the brain mask is larger than the intracranial volume, which is no error by itself."""
+    mask, whole = (values[name].number if name in values else None for name in ("brain_mask_mm3", "tiv_mm3"))
+    if mask is None or whole is None or mask <= whole:
+        return ""
+    limit = next(entry for entry in RANGES if entry.name == "brain_mask_to_tiv")
+    return (
+        "The brain mask is larger than the intracranial volume because that is an estimate, from the registration to"
+        f" the template: a mask {100 * (1 - limit.low):.0f}\u00a0% smaller to {100 * (limit.high - 1):.0f}\u00a0%"
+        " larger raises no question."
+    )
 
 
 def _color(column: str, layout: Mapping[str, Any]) -> str:
@@ -455,6 +465,7 @@ def _figure(entry: Mapping[str, Any], session: Session) -> Figure:
         legend = [(region.name[0].upper() + region.name[1:], region.color) for region in labels.CORTICAL_REGIONS]
     elif entry["legend"] == ["structures"]:
         legend = [(s.name[0].upper() + s.name[1:], s.color) for s in labels.STRUCTURES if s.name != "CSF"]
+        legend += [(labels.STRUCTURE_LESION.name, labels.STRUCTURE_LESION.color)] if _has_lesions(session) else []
     else:
         legend = [item for name in entry["legend"] for item in LEGENDS[name]]
     return Figure(
@@ -472,7 +483,7 @@ def _figure(entry: Mapping[str, Any], session: Session) -> Figure:
 
 
 def _lesion_scan(record: Mapping[str, Any]) -> str:
-    """What lesions are drawn on (`figures.draw`)."""
+    """What lesions are drawn on (`figures.draw_session`)."""
     return "FLAIR" if "FLAIR" in record.get("contrasts", ()) else str(record.get("reference") or "scan")
 
 
@@ -480,9 +491,13 @@ def _tissue_legend(session: Session) -> list[tuple[str, str]]:
     separable = "gm_mm3" not in session.record.get("not_measured", {})
     shown = [labels.GM, labels.WM] if separable else [labels.PARENCHYMA]
     shown.append(labels.CSF)
-    if number(session.row.get("lesion_mm3")):
+    if _has_lesions(session):
         shown.append(labels.LESION)
     return [(label.name, label.color) for label in shown]
+
+
+def _has_lesions(session: Session) -> bool:
+    return bool(number(session.row.get("lesion_mm3")))
 
 
 def _input(scan: Mapping[str, Any]) -> dict[str, Any]:
@@ -521,8 +536,11 @@ def _options(record: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     return tuple(out)
 
 
-def _trends(views: Sequence[SessionView], layout: Mapping[str, Any]) -> tuple[Trend, ...]:
-    """Measures over the sessions; those of tissues without a line, or a change, where scans differ (`_unlike`)."""
+def _trends(views: Sequence[SessionView], layout: Mapping[str, Any], changes: str) -> tuple[Trend, ...]:
+    """Measures over the sessions, without a line, or a change, where scans differ (`_unlike`).
+
+    Of lesions, which the page `changes` compares all the same, there is a link to it instead.
+    """
     done = [view.session for view in views if view.session.record]
     all_alike, ends_alike = not _unlike(done), not _unlike([done[0], done[-1]])
     by_session = [{value.column: value for value, *_ in view.volumes} for view in views]
@@ -534,6 +552,8 @@ def _trends(views: Sequence[SessionView], layout: Mapping[str, Any]) -> tuple[Tr
             continue
         numbers = [None if value is None else value.number for value in values]
         always = column in _ALWAYS_COMPARED
+        elsewhere = changes if is_lesion(column) and not ends_alike else ""
+        unlike = "confirmed changes" if elsewhere else "not comparable"
         out.append(
             Trend(
                 name=known[0].name,
@@ -541,7 +561,8 @@ def _trends(views: Sequence[SessionView], layout: Mapping[str, Any]) -> tuple[Tr
                 unit=next(value.unit for value in known if value.number is not None),
                 cells=tuple("–" if value is None else value.text for value in values),
                 points=_sparkline(numbers) if always or all_alike else (),
-                change=_change(numbers) if always or ends_alike else "not comparable",
+                change=_change(numbers) if always or ends_alike else unlike,
+                href=elsewhere,
             )
         )
     return tuple(out)
@@ -564,4 +585,4 @@ def _change(numbers: Sequence[float | None]) -> str:
     known = [value for value in numbers if value is not None]
     if len(known) < 2 or not known[0]:
         return ""
-    return f"{100 * (known[-1] - known[0]) / known[0]:+.1f}\u00a0%".replace("-", "−")
+    return f"{with_sign(100 * (known[-1] - known[0]) / known[0])}\u00a0%"

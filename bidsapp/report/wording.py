@@ -84,18 +84,27 @@ def amount(column: str, number: float, units: str = "") -> tuple[str, str]:
     ('1107.0', 'ml')
     >>> amount("lesion_load_percent_tiv", 0.54125, "percent")
     ('0.54', '%')
+    >>> amount("lesion_change_mm3_per_year", -1234.0), amount("snr_wm", 13.996)
+    (('−1.23', 'ml/year'), ('14.0', ''))
     """
+    text, unit = _amount(column.removesuffix("_per_year"), number, units.removesuffix("/year"))
+    return text.replace("-", "−"), f"{unit}/year" if column.endswith("_per_year") else unit
+
+
+def _amount(column: str, number: float, units: str) -> tuple[str, str]:
     if column.endswith("_mm3"):
         return millilitres(number), "ml"
     if "percent" in column or units in ("percent", "%"):
-        return f"{number:.2f}", "%"
+        return "<0.01" if 0 < number < 0.005 else f"{number:.2f}", "%"
+    if units == "year":
+        return f"{number:.2f}", "years"
     if column.endswith("_count") or (number == int(number) and abs(number) < 1e6 and not column.endswith("_mm")):
         return f"{number:.0f}", ""
     if column.endswith("_mm") or units == "mm":
         return f"{number:.1f}", "mm"
     if column.endswith("_fraction"):
         return f"{number:.3f}", ""
-    return f"{number:.3g}" if abs(number) < 100 else f"{number:.1f}", ""
+    return f"{number:#.3g}".rstrip(".") if abs(number) < 100 else f"{number:.1f}", ""
 
 
 def percent_text(percent: float) -> str:
@@ -108,7 +117,7 @@ def percent_text(percent: float) -> str:
     """
     if percent == 0:
         return "0\u00a0%"
-    if percent < 0.01:
+    if percent < 0.005:
         return "<0.01\u00a0%"
     return f"{percent:.2f}\u00a0%" if percent < 0.1 else f"{percent:.1f}\u00a0%"
 
@@ -125,6 +134,18 @@ def millilitres(mm3: float) -> str:
     if ml == 0:
         return "0"
     return f"{ml:.1f}" if abs(ml) >= 10 else f"{ml:.2f}" if abs(ml) >= 1 else f"{ml:.3f}"
+
+
+def with_sign(number: float) -> str:
+    """A change: one digit after the point, a real minus sign, and no sign where that is zero.
+
+    Examples
+    --------
+    >>> with_sign(2.04), with_sign(-12.3), with_sign(-0.04)
+    ('+2.0', '−12.3', '0.0')
+    """
+    text = f"{number:+.1f}".replace("-", "−")
+    return text[1:] if text[1:] == "0.0" else text
 
 
 def grouped(number: float, digits: int = 0) -> str:

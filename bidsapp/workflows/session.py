@@ -17,7 +17,7 @@ from bidsapp.cards import WHITE_MATTER
 from bidsapp.config import Config
 from bidsapp.image.load import read_grid
 from bidsapp.interfaces.compartments import DivideLesions
-from bidsapp.interfaces.outputs import TEMPLATE, Carry, DrawFigures, Measure, PackScans, TellSides, WriteSession
+from bidsapp.interfaces.outputs import Carry, DrawFigures, Measure, PackScans, TellSides, WriteSession
 from bidsapp.interfaces.preproc import (
     CheckBrain,
     CleanMask,
@@ -36,6 +36,7 @@ from bidsapp.interfaces.segment import (
     SegmentLesions,
     SegmentTissue,
 )
+from bidsapp.labels import TEMPLATE
 from bidsapp.workflows.plan import Plan, plan
 
 #: Peak memory (GB) of the nodes, measured with ``make bench`` on a 256-cubed head at 1 mm. It grows with the voxels: of
@@ -68,8 +69,8 @@ def init_session_wf(inputs: SessionInputs, config: Config, *, device: str = "cpu
     workflow = pe.Workflow(name=workflow_name(inputs))
     scans, brain = prepare(workflow, inputs, chosen, config, device=device, channels=config.own_channels)
     template = _template_node(workflow, scans, inputs, brain)
-    found = _segmentation_nodes(workflow, scans, inputs, brain, template, chosen, config, device)
-    _output_nodes(workflow, scans, inputs, template, found, chosen, config)
+    build = _Build(workflow, inputs, chosen, config, device, scans, brain, template)
+    _output_nodes(build, _segmentation_nodes(build))
     return workflow
 
 
@@ -242,6 +243,32 @@ def _template_node(
     return template
 
 
+@dataclass(frozen=True)
+class _Build:
+    """A session's workflow with its scans prepared, to which the segmentation and the output are added."""
+
+    workflow: pe.Workflow
+    inputs: SessionInputs
+    chosen: Plan
+    config: Config
+    device: str
+    scans: dict[str, ScanNodes]  # by contrast
+    brain: pe.Node
+    template: pe.Node
+
+    @property
+    def reference(self) -> ScanNodes:
+        return self.scans[self.inputs.reference.contrast]
+
+    def node(self, interface: BaseInterface, name: str, *, memory: str = "other") -> pe.Node:
+        """A step on images of the reference."""
+        return _node(interface, name, self.reference.size, memory=memory)
+
+    def scans_of(self, contrasts: Sequence[str], port: str, name: str) -> pe.Node:
+        """The same output of several contrasts' `Normalize` as one list."""
+        return merge(self.workflow, [(self.scans[contrast].normalize, port) for contrast in contrasts], name)
+
+
 Port = tuple[pe.Node, str]
 LESION_FIELDS = ("lesion_mask", "lesion_probability")
 
@@ -264,25 +291,19 @@ class _Found:
     own: pe.Node | None  # the lesion model that somebody trained
 
 
-def _segmentation_nodes(
-    workflow: pe.Workflow,
-    scans: dict[str, ScanNodes],
-    inputs: SessionInputs,
-    brain: pe.Node,
-    template: pe.Node,
-    chosen: Plan,
-    config: Config,
-    device: str,
-) -> _Found:
+def _segmentation_nodes(build: _Build) -> _Found:
     """The network and the unsupervised models; together, or one gives the results and the other the second opinion."""
-    images = merge(workflow, [(scans[name].normalize, "work_out") for name in inputs.contrasts], "work_images")
-    common = {"contrasts": list(inputs.contrasts), "device": device, "use_gpu": device != "cpu"}
-    size = scans[inputs.reference.contrast].size
-    network = _node(SegmentAll(tta=config.tta, **common), "network", size, memory="network")
-    own = _own_model_node(workflow, scans, brain, chosen, config, common, size)
-    sides = _node(TellSides(), "sides", size)
-    tissue = _node(SegmentTissue(**common), "tissue", size, memory="tissue")
-    combine = _node(CombineModels(), "combine", size)
+    workflow, inputs, chosen, brain, template = (
+        build.workflow, build.inputs, build.chosen, build.brain, build.template
+    )  # fmt: skip
+    images = build.scans_of(inputs.contrasts, "work_out", "work_images")
+    contrasts = {"contrasts": list(inputs.contrasts)}
+    on_device = {"device": build.device, "use_gpu": build.device != "cpu"}
+    network = build.node(SegmentAll(tta=build.config.tta, **contrasts, **on_device), "network", memory="network")
+    own = _own_model_node(build, on_device)
+    sides = build.node(TellSides(), "sides")
+    tissue = build.node(SegmentTissue(**contrasts, **on_device), "tissue", memory="tissue")
+    combine = build.node(CombineModels(), "combine")
     workflow.connect([
         (images, network, [("out", "in_files")]),
         (brain, network, [("mask_file", "mask_file")]),
@@ -300,7 +321,7 @@ def _segmentation_nodes(
     ])  # fmt: skip
     lesions = None
     if chosen.lesion_model != "none" and "FLAIR" in inputs.contrasts:
-        lesions = _node(SegmentLesions(**common), "lesions", size, memory="lesions")
+        lesions = build.node(SegmentLesions(**contrasts), "lesions", memory="lesions")
         workflow.connect([
             (images, lesions, [("out", "in_files")]),
             (brain, lesions, [("mask_file", "mask_file")]),
@@ -331,64 +352,40 @@ def _segmentation_nodes(
     )
 
 
-def _own_model_node(
-    workflow: pe.Workflow,
-    scans: dict[str, ScanNodes],
-    brain: pe.Node,
-    chosen: Plan,
-    config: Config,
-    common: dict[str, Any],
-    size: float,
-) -> pe.Node | None:
+def _own_model_node(build: _Build, on_device: dict[str, Any]) -> pe.Node | None:
     """The lesion model that somebody trained, where that is to find the lesions."""
-    own = config.own_lesion_model
-    if own is None or chosen.own_lesion_model is None:
+    own = build.config.own_lesion_model
+    if own is None or build.chosen.own_lesion_model is None:
         return None
-    names = [name for name in own.channels if name in scans]
-    images = merge(workflow, [(scans[name].normalize, "work_out") for name in names], "own_images")
-    options = common | {"contrasts": names}
-    node = _node(
-        # No mirror image: its figures and threshold are of predictions without.
-        SegmentByModel(model_dir=str(own.folder), model_label=own.label, **options),
-        "own_model",
-        size,
-        memory="network",
-    )
-    workflow.connect([
-        (images, node, [("out", "in_files")]),
-        (brain, node, [("mask_file", "mask_file")]),
+    names = [name for name in own.channels if name in build.scans]
+    # No mirror image: its figures and threshold are of predictions without.
+    model = SegmentByModel(model_dir=str(own.folder), model_label=own.label, contrasts=names, **on_device)
+    node = build.node(model, "own_model", memory="network")
+    build.workflow.connect([
+        (build.scans_of(names, "work_out", "own_images"), node, [("out", "in_files")]),
+        (build.brain, node, [("mask_file", "mask_file")]),
     ])  # fmt: skip
     return node
 
 
-def _output_nodes(
-    workflow: pe.Workflow,
-    scans: dict[str, ScanNodes],
-    inputs: SessionInputs,
-    template: pe.Node,
-    found: _Found,
-    chosen: Plan,
-    config: Config,
-) -> None:
+def _output_nodes(build: _Build, found: _Found) -> None:
     """Carry the results to the output's grids, measure and draw them there, and write everything at the end."""
-    reference = scans[inputs.reference.contrast]
-    preproc = merge(workflow, [(scans[name].normalize, "native_out") for name in inputs.contrasts], "preprocessed")
-    size = reference.size
+    workflow, inputs, chosen, config = build.workflow, build.inputs, build.chosen, build.config
+    preproc = build.scans_of(inputs.contrasts, "native_out", "preprocessed")
     own_kind = (chosen.own_lesion_model or {}).get("lesion_kind", WHITE_MATTER)
     fill = inputs.reference.contrast == "T1w" and own_kind == WHITE_MATTER
-    pack = _node(PackScans(in_template=TEMPLATE in config.output_spaces), "pack", size, memory="carry")
-    carries = [_node(Carry(grids=["native"], fill_lesions=fill), "carry", size, memory="carry")]
+    pack = build.node(PackScans(in_template=TEMPLATE in config.output_spaces), "pack", memory="carry")
+    carries = [build.node(Carry(grids=["native"], fill_lesions=fill), "carry", memory="carry")]
     if TEMPLATE in config.output_spaces:  # a node of its own: it takes as long as all that needs the native grid
-        carries.append(_node(Carry(grids=["mni"]), "carry_mni", size, memory="carry"))
+        carries.append(build.node(Carry(grids=["mni"]), "carry_mni", memory="carry"))
     carry = carries[0]
-    measure = _node(
+    measure = build.node(
         Measure(subject=inputs.subject, session=inputs.session or "", contrasts=list(inputs.contrasts)),
         "measure",
-        size,
         memory="measure",
     )
-    figures = _node(DrawFigures(contrasts=list(inputs.contrasts)), "figures", size, memory="figures")
-    write = _node(
+    figures = build.node(DrawFigures(contrasts=list(inputs.contrasts)), "figures", memory="figures")
+    write = build.node(
         WriteSession(
             session=describe(inputs, config.bids_dir, more=inputs.used_by(config.own_channels)[len(inputs.scans) :]),
             options=config.science(),
@@ -396,27 +393,27 @@ def _output_nodes(
             out_dir=str(config.out_dir),
         ),
         "write",
-        size,
     )
     workflow.connect([
         (carry, measure, [("results", "results")]),
         (preproc, measure, [("out", "preprocessed")]),
-        (reference.bias, measure, [("out_file", "corrected_file")]),
+        (build.reference.bias, measure, [("out_file", "corrected_file")]),
         (found.combine, measure, [("agreement", "agreement")]),
-        (template, measure, [
+        (build.template, measure, [
             ("similarity", "similarity"), ("tiv_mm3", "tiv_mm3"), ("to_subject", "to_subject"),
             ("priors_file", "priors_file"),
         ]),
         (carry, figures, [("results", "results")]),
         (preproc, figures, [("out", "preprocessed")]),
-        (template, figures, [("to_subject", "to_subject")]),
+        (build.template, figures, [("to_subject", "to_subject")]),
         (preproc, pack, [("out", "preprocessed")]),
-        (template, pack, [("to_template", "to_template"), ("to_subject", "to_subject")]),
+        (build.template, pack, [("to_template", "to_template"), ("to_subject", "to_subject")]),
         (merge(workflow, [(node, "results") for node in (*carries, pack)], "results"), write, [("out", "results")]),
         (pack, write, [
             ("preprocessed", "preprocessed"), ("to_template", "to_template"), ("to_subject", "to_subject"),
         ]),
         (found.brain, write, [("note", "brain_note")]),
+        (build.template, write, [("note", "template_note")]),
         (found.network, write, [("note", "network_note")]),
         (found.mixture, write, [("note", "tissue_note")]),
         (measure, write, [("tables", "tables"), ("flags", "flags")]),
@@ -424,9 +421,9 @@ def _output_nodes(
     ])  # fmt: skip
     if found.own is not None:
         workflow.connect(found.own, "note", write, "lesion_note")
-        _connect_compartments(workflow, found.own, carry, (measure, figures, write), chosen, size)
+        _connect_compartments(build, found.own, carry, (measure, figures, write))
     for node in carries:
-        _connect_carry(workflow, node, reference, template, found)
+        _connect_carry(build, node, found)
     if found.tissue is not None:
         workflow.connect([
             (found.tissue, measure, [("separable", "separable")]),
@@ -434,58 +431,54 @@ def _output_nodes(
         ])  # fmt: skip
     if found.outlier is not None:
         workflow.connect(found.outlier, "reason", write, "no_lesions_because")
-    _connect_rigid(workflow, scans, inputs, write)
-    flair = scans.get("FLAIR")
+    _connect_rigid(build, write)
+    flair = build.scans.get("FLAIR")
     beside = flair is not None and flair.coregister is not None
     if beside and found.lesion_mask is not None and "FLAIR" in config.output_spaces:
         workflow.connect([
             (flair.conform, carry, [("native_file", "flair_file"), ("work_file", "flair_work_file")]),
             (flair.coregister, carry, [("transform_file", "flair_transform")]),
         ])  # fmt: skip
-    _connect_notes(workflow, scans, write)
+    _connect_notes(build, write)
 
 
-def _connect_rigid(workflow: pe.Workflow, scans: dict[str, ScanNodes], inputs: SessionInputs, write: pe.Node) -> None:
+def _connect_rigid(build: _Build, write: pe.Node) -> None:
     """The transforms between the reference and the session's other scans, both ways."""
-    moving = [scans[name].coregister for name in inputs.contrasts if scans[name].coregister is not None]
-    if moving:
-        both = [(node, way) for node in moving for way in ("transform_file", "inverse_file")]
-        workflow.connect(merge(workflow, both, "rigid"), "out", write, "rigid_files")
+    moving = [build.scans[name].coregister for name in build.inputs.contrasts]
+    both = [(node, way) for node in moving if node is not None for way in ("transform_file", "inverse_file")]
+    if both:
+        build.workflow.connect(merge(build.workflow, both, "rigid"), "out", write, "rigid_files")
 
 
-def _connect_notes(workflow: pe.Workflow, scans: dict[str, ScanNodes], write: pe.Node) -> None:
+def _connect_notes(build: _Build, write: pe.Node) -> None:
     """What was noted and warned of while the scans were prepared."""
     for kind in ("notes", "warnings"):
-        tellers = [nodes.conform for nodes in scans.values()]
+        tellers = [nodes.conform for nodes in build.scans.values()]
         if kind == "warnings":
-            tellers += [nodes.normalize for nodes in scans.values()]
-        told = merge(workflow, [(teller, kind) for teller in tellers], kind, numbered=True)
-        workflow.connect(told, "out", write, kind)
+            tellers += [nodes.normalize for nodes in build.scans.values()]
+        told = merge(build.workflow, [(teller, kind) for teller in tellers], kind, numbered=True)
+        build.workflow.connect(told, "out", write, kind)
 
 
-def _connect_compartments(
-    workflow: pe.Workflow, own: pe.Node, carry: pe.Node, users: tuple[pe.Node, ...], chosen: Plan, size: float
-) -> None:
+def _connect_compartments(build: _Build, own: pe.Node, carry: pe.Node, users: tuple[pe.Node, ...]) -> None:
     """Divide the lesions on the native grid, where the model tells several compartments apart."""
-    names = (chosen.own_lesion_model or {}).get("lesion_classes", [])
+    names = (build.chosen.own_lesion_model or {}).get("lesion_classes", [])
     if len(names) < 2:
         return
-    divide = _node(DivideLesions(names=names), "compartments", size)
-    workflow.connect([
+    divide = build.node(DivideLesions(names=names), "compartments")
+    build.workflow.connect([
         (carry, divide, [("results", "results")]),
         (own, divide, [("compartments_file", "compartments_file")]),
     ])  # fmt: skip
     for node in users:
         node.inputs.compartments = names
-        workflow.connect(divide, "labels_file", node, "compartments_file")
+        build.workflow.connect(divide, "labels_file", node, "compartments_file")
 
 
-def _connect_carry(
-    workflow: pe.Workflow, carry: pe.Node, reference: ScanNodes, template: pe.Node, found: _Found
-) -> None:
-    workflow.connect([
-        (reference.conform, carry, [("native_file", "reference_file")]),
-        (template, carry, [("to_template", "to_template"), ("to_subject", "to_subject")]),
+def _connect_carry(build: _Build, carry: pe.Node, found: _Found) -> None:
+    build.workflow.connect([
+        (build.reference.conform, carry, [("native_file", "reference_file")]),
+        (build.template, carry, [("to_template", "to_template"), ("to_subject", "to_subject")]),
     ])  # fmt: skip
     for (node, source), sink in (
         (found.mask, "mask_file"), (found.posteriors, "posteriors_file"), (found.structures, "structures_file"),
@@ -493,9 +486,9 @@ def _connect_carry(
         (found.lesion_probability or (None, ""), "lesion_probability"),
     ):  # fmt: skip
         if node is not None:
-            workflow.connect(node, source, carry, sink)
+            build.workflow.connect(node, source, carry, sink)
     if found.tissue is not None:
-        workflow.connect(found.tissue, "separable", carry, "separable")
+        build.workflow.connect(found.tissue, "separable", carry, "separable")
 
 
 def describe(inputs: SessionInputs, bids_dir: Path, *, more: Sequence[ScanChoice] = ()) -> dict[str, Any]:

@@ -12,10 +12,10 @@ from concurrent.futures.process import BrokenProcessPool
 from datetime import datetime
 from pathlib import Path
 
-from bidsapp import bids
 from bidsapp.config import Config
 from bidsapp.interfaces import change
 from bidsapp.workflows.plugin import KILLED, start_worker
+from bidsapp.writing import write_text
 
 #: Memory (GB) to reckon with for one comparison. Measured: 0.7 on sub-03 of `bids_ms_longitudinal`, without the
 #: deformation for the brain's volume; the rest is for that and for finer scans.
@@ -128,7 +128,7 @@ def _compare(out_dir: Path, bids_dir: Path, subject: str) -> str:
 def _note(out_dir: Path, subject: str, problem: str) -> None:
     path = out_dir / "logs" / f"sub-{subject}_changes-failed.txt"
     if problem:
-        bids.write_text(path, problem)
+        write_text(path, problem)
     else:
         path.unlink(missing_ok=True)
 

@@ -20,9 +20,9 @@ from nipype.pipeline import engine as pe
 
 from bidsapp import __version__, bids
 from bidsapp.config import Config
-from bidsapp.image.save import replacing
 from bidsapp.workflows import session as real
 from bidsapp.workflows.plan import plan
+from bidsapp.writing import replacing, sha256, write_json
 
 #: Seconds that each of the files takes.
 PAUSE = float(os.environ.get("LIGHT_PAUSE", "0.02"))
@@ -52,7 +52,7 @@ class Read(SimpleInterface):
         if self.inputs.use_gpu and type(multiprocessing.current_process()).__name__ == "ForkProcess":
             raise RuntimeError("Cannot re-initialize CUDA in forked subprocess")
         out = Path(runtime.cwd) / "sums.txt"
-        out.write_text("\n".join(bids.sha256(Path(name)) for name in self.inputs.in_files))
+        out.write_text("\n".join(sha256(Path(name)) for name in self.inputs.in_files))
         self._results["out_file"] = str(out)
         return runtime
 
@@ -92,15 +92,13 @@ class Write(SimpleInterface):
                 stream.flush()
                 time.sleep(PAUSE)
                 stream.write(path.name)
-        bids.write_json(
+        write_json(
             record,
             {
                 "version": __version__,
                 "options": self.inputs.options,
                 "methods": self.inputs.methods,
-                "inputs": [
-                    {"file": scan["file"], "sha256": bids.sha256(Path(scan["path"]))} for scan in session["scans"]
-                ],
+                "inputs": [{"file": scan["file"], "sha256": sha256(Path(scan["path"]))} for scan in session["scans"]],
                 "outputs": {path.relative_to(out_dir).as_posix(): path.stat().st_size for path in written},
             },
         )

@@ -173,14 +173,14 @@ def _holder(folder: Path, more: str = "") -> subprocess.Popen:
 
 def test_a_lock_keeps_others_out_and_leaves_nothing(tmp_path: Path) -> None:
     holder = _holder(tmp_path)
-    assert locks.take(tmp_path, "x", wait=False) is None
-    assert locks.take(tmp_path, "x", wait=False, shared=True) is None
-    other = locks.take(tmp_path, "y", wait=False)
+    assert locks.attempt(tmp_path, "x") is None
+    assert locks.attempt(tmp_path, "x", shared=True) is None
+    other = locks.attempt(tmp_path, "y")
     assert other is not None
     other.release()
     holder.communicate("\n", timeout=20)
     assert list(tmp_path.iterdir()) == []
-    mine = locks.take(tmp_path, "x", wait=False)
+    mine = locks.attempt(tmp_path, "x")
     assert mine is not None and mine.sound
     mine.release()
 
@@ -190,14 +190,14 @@ def test_a_killed_holder_holds_nothing(tmp_path: Path) -> None:
     holder.kill()
     holder.communicate()
     assert (tmp_path / ".locks" / "x.lock").exists()
-    with locks.take(tmp_path, "x", wait=False) as mine:
+    with locks.attempt(tmp_path, "x") as mine:
         assert mine.sound
     assert not (tmp_path / ".locks").exists()
 
 
 def test_shared_locks_are_several_until_one_is_left(tmp_path: Path) -> None:
     holder = _holder(tmp_path, ", shared=True")
-    mine = locks.take(tmp_path, "x", shared=True, wait=False)
+    mine = locks.attempt(tmp_path, "x", shared=True)
     assert mine is not None
     assert not mine.alone()
     holder.communicate("\n", timeout=20)
@@ -208,11 +208,11 @@ def test_shared_locks_are_several_until_one_is_left(tmp_path: Path) -> None:
 
 def test_who_leaves_does_not_take_the_lock_of_who_came_since(tmp_path: Path) -> None:
     mine = locks.take(tmp_path, "x", shared=True)
-    assert mine is not None and mine.alone()
+    assert mine.alone()
     locks.tidy(tmp_path)
     holder = _holder(tmp_path, ", shared=True")
     mine.release()
-    assert locks.take(tmp_path, "x", wait=False) is None
+    assert locks.attempt(tmp_path, "x") is None
     holder.communicate("\n", timeout=20)
 
 
@@ -222,7 +222,7 @@ def test_a_file_system_without_locks_is_told_of(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(locks.fcntl, "lockf", none)
     held = locks.take(tmp_path, "x")
-    assert held is not None and not held.sound
+    assert not held.sound
     held.release()
 
 

@@ -11,7 +11,8 @@ from scipy import ndimage
 from bidsapp.image import halfway
 from bidsapp.image.grid import on_grid
 from bidsapp.image.itk import shift
-from bidsapp.image.register import resample, similarity_matrix
+from bidsapp.image.register import similarity_matrix
+from bidsapp.image.resample import resample
 
 
 def head(rng: np.random.Generator, shape=(50, 58, 44)) -> nib.Nifti1Image:

@@ -104,7 +104,7 @@ def test_displacement_field_keeps_itk_conventions(rng):
 
 @pytest.mark.slow
 def test_published_transform_lays_the_brain_mask_on_the_scan(real_data):
-    from bidsapp.image.register import resample
+    from bidsapp.image.resample import resample
 
     truth = real_data / "ms_longitudinal_truth/sub-01"
     scan = nib.load(real_data / "bids_ms_longitudinal/sub-01/ses-1/anat/sub-01_ses-1_FLAIR.nii.gz")

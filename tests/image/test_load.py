@@ -166,6 +166,7 @@ USED: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "forms-mirrored": (mirrored, "qform and sform differ", "disagree about left and right"),
     "qform-invalid": (quaternion_too_long, "the qform is invalid", ""),
     "sform-scaled": (talairach, "qform and sform differ", "by a factor of 1.75"),
+    "normalised": (saved(image(sform=4)), "", "lies in MNI152 space"),
     "sheared": (saved(image(affine=sheared(), qform=0)), "made orthogonal", ""),
     "scaled-integers": (scaled_integers, "", ""),
     "big-endian": (saved(nib.Nifti1Image(voxels().astype(">f4"), AFFINE)), "", ""),

@@ -6,7 +6,7 @@ import pytest
 
 from bidsapp.image.grid import on_grid, work_image
 from bidsapp.image.preprocess import in_view, normalize_pair, only_seen
-from bidsapp.image.register import resample
+from bidsapp.image.resample import resample
 
 
 @pytest.fixture

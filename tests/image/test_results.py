@@ -6,16 +6,17 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from bidsapp.image.grid import on_grid, work_image
+from bidsapp.image import results
+from bidsapp.image.grid import on_grid, whole, work_image
 from bidsapp.image.itk import displacement_field
-from bidsapp.image.register import Resampler, resample
+from bidsapp.image.resample import Resampler, resample
 from bidsapp.image.results import (
+    Results,
     Segmentation,
     carry_points,
     in_template,
     lesions_on_scan,
     modulated,
-    on_native,
     with_sides,
 )
 from bidsapp.labels import CSF, EXTRA_AXIAL_CSF, GM, LESION, PARENCHYMA, STRUCTURE_LESION, WM
@@ -45,9 +46,27 @@ def found(scan: nib.Nifti1Image) -> Segmentation:
         mask=on_grid(mask, work),
         posteriors=on_grid(posteriors, work),
         separable=True,
+        structures=on_grid(mask.astype(np.uint8) * 2, work),
         lesion_mask=on_grid(lesion, work),
         lesion_probability=on_grid(lesion.astype(np.float32) * 0.8, work),
     )
+
+
+def on_native(found: Segmentation, scan: nib.Nifti1Image) -> Results:
+    """As they are written: on all of the scan."""
+    images = {name: image and whole(image, scan) for name, image in vars(results.on_native(found, scan)).items()}
+    return Results(**images)
+
+
+def test_results_fill_the_box_of_the_brain(found: Segmentation, scan: nib.Nifti1Image) -> None:
+    """Of 16 x 18 x 10 voxels the brain takes 12 x 12 x 6; two more on each side, as far as the scan goes."""
+    out = results.on_native(found, scan)
+    assert {image.shape[:3] for image in vars(out).values()} == {(16, 16, 10)}
+    placed = whole(out.mask, scan)
+    np.testing.assert_array_equal(placed.affine, scan.affine)
+    assert placed.shape == scan.shape and int(placed.header["sform_code"]) == int(scan.header["sform_code"])
+    where = [np.flatnonzero(np.asarray(placed.dataobj).any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
+    assert [(int(seen[0]), int(seen[-1])) for seen in where] == [(2, 13), (3, 14), (2, 7)]
 
 
 def test_native_results_are_a_partition(found: Segmentation, scan: nib.Nifti1Image) -> None:
@@ -70,7 +89,7 @@ def test_sides_are_kept(found: Segmentation, scan: nib.Nifti1Image) -> None:
 
 
 def test_without_lesions_and_without_contrast(found: Segmentation, scan: nib.Nifti1Image) -> None:
-    plain = Segmentation(found.mask, found.posteriors, separable=False)
+    plain = Segmentation(found.mask, found.posteriors, separable=False, structures=found.structures)
     out = on_native(plain, scan)
     assert out.lesion_mask is None and out.lesion_probability is None
     assert set(np.unique(np.asarray(out.dseg.dataobj))) == {0, CSF.index, PARENCHYMA.index}
@@ -137,7 +156,6 @@ def test_structures_fill_the_mask_and_lesions_are_apart(found: Segmentation, sca
         0: 16 * 18 * 10 - 12 * 12 * 6, 2: 4 * 12 * 6 - 8, 3: 4 * 12 * 6, EXTRA_AXIAL_CSF: 4 * 12 * 6,
         STRUCTURE_LESION.index: 8,
     }  # fmt: skip
-    assert on_native(found, scan).structures is None
 
 
 def test_sides_are_those_of_the_template(found: Segmentation) -> None:

@@ -9,7 +9,6 @@ from nipype.interfaces.base import isdefined
 from scipy import ndimage
 
 from bidsapp.errors import InputError
-from bidsapp.image import mask
 from bidsapp.image.template import load_template, render_template
 from bidsapp.interfaces.files import save
 from bidsapp.interfaces.preproc import CheckBrain, ExtractBrain, FindBrain
@@ -109,7 +108,7 @@ def test_the_template_stands_in_where_the_network_finds_no_brain(
 
     monkeypatch.setattr(brain, "find_brain", find)
     template = nib.Nifti1Image(other.astype(np.uint8), head.affine)
-    monkeypatch.setattr(mask, "extract_brain_by_template", lambda img, **_: template)
+    monkeypatch.setattr("bidsapp.image.brain.extract_brain_by_template", lambda img, **_: template)
     scan = save(head, str(tmp_path), "scan")
     run = ExtractBrain(in_file=scan, contrast="FLAIR", method="network", check=check).run(cwd=str(tmp_path))
     found = np.asarray(nib.load(run.outputs.mask_file).dataobj) > 0

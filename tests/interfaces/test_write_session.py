@@ -39,7 +39,7 @@ def inputs(tmp_path: Path) -> dict[str, Any]:
         "plan": {"lesion_model": "shells-0.1", "no_lesions_because": ""},
         "results": [files["native_brain_mask"], files["native_lesion_mask"]], "preprocessed": [files["work"]],
         "to_template": files["field"], "to_subject": files["field"], "tables": [], "flags": "none", "pictures": [],
-        "brain_note": "", "network_note": "the CPU did it", "tissue_note": "", "lesion_note": "the CPU did it",
+        "brain_note": "", "template_note": "", "network_note": "the CPU did it", "tissue_note": "", "lesion_note": "the CPU did it",
         "notes": [[], ["thick slices"]],
         "warnings": [[], ["cut at the top"]], "compartments_file": files["compartments"],
         "compartments": ["necrotic core", "edema", "<b>cyst</b>"],

@@ -1,13 +1,19 @@
 from __future__ import annotations
 
+import os
+import signal
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
-from bidsapp.errors import AppError
+from bidsapp.errors import AppError, TryAgainError
+from bidsapp.learn import loop
 from bidsapp.learn.loop import CHECKPOINT, Schedule, fit
+from bidsapp.learn.samples import Batch
 
 SCHEDULE = Schedule(steps=12, learning_rate=0.05, warm_up=1, average_over=3, validate_every=4)
 
@@ -71,6 +77,74 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(tmp_path: Path)
     torch.testing.assert_close(weights(done.network), weights(whole.network), rtol=0, atol=0)
 
 
+def test_a_run_that_was_killed_leaves_no_row_twice(tmp_path: Path) -> None:
+    """It went on from step 0, its last checkpoint, and came to the validations at 4 and 8 again."""
+
+    def kill(step: int, _: float) -> None:
+        if step == 11:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(Line(), sample, loss=loss, validate=score, schedule=SCHEDULE, folder=tmp_path, on_step=kill)
+    table = tmp_path / "log.tsv"
+    with table.open("a") as stream:
+        stream.write("12\t0.")  # of a disk that was full
+    fit(Line(), sample, loss=loss, validate=score, schedule=SCHEDULE, folder=tmp_path)
+    assert [row.split("\t")[0] for row in table.read_text().splitlines()] == ["step", "4", "8", "12"]
+    fit(Line(), sample, loss=loss, validate=score, schedule=SCHEDULE, folder=tmp_path)
+    assert len(table.read_text().splitlines()) == 4
+
+
+def test_samples_are_not_made_ahead_where_they_have_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Docker's /dev/shm has 64 MB."""
+    asked, said, ahead = [], [], loop.samples_ahead
+    free = SimpleNamespace(free=64e6)
+    monkeypatch.setattr(loop, "SHARED", tmp_path)
+    monkeypatch.setattr(loop.shutil, "disk_usage", lambda _: free)
+    monkeypatch.setattr(
+        loop, "samples_ahead", lambda *args, workers, start: asked.append(workers) or ahead(*args, workers=0, start=None)
+    )
+
+    def run(megabytes: float, workers: int) -> None:
+        batch = Batch(torch.zeros(int(megabytes * 1e6 / 4)), torch.zeros(0), None)
+        fit(
+            Line(), lambda _: batch, loss=lambda network, _: loss(network, sample(0)), validate=score,
+            schedule=Schedule(steps=1), folder=tmp_path / f"{megabytes}-{workers}", workers=workers, say=said.append,
+        )  # fmt: skip
+
+    run(11, 1), run(11, 2), run(27.7, 1), run(1000, 0)
+    assert asked == [1, 0, 0, 0] and len(said) == 2
+    assert "64 MB free" in said[1] and "--shm-size" in said[1]
+
+
+@pytest.mark.parametrize("end", ["killed", "silent"])
+def test_a_process_that_makes_no_more_samples_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    monkeypatch.setattr(loop, "SAMPLE_SECONDS", 3.0)
+    here = os.getpid()
+
+    def make(number: int) -> torch.Tensor:
+        if number == 2 and os.getpid() != here:
+            if end == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(60)
+        return sample(number)
+
+    with pytest.raises(TryAgainError, match=r"makes samples died.*--workers 0"):
+        fit(Line(), make, loss=loss, validate=score, schedule=SCHEDULE, folder=tmp_path, workers=1)
+
+
+def test_errors_of_other_processes_are_their_own(tmp_path: Path) -> None:
+    def make(number: int) -> torch.Tensor:
+        if number == 2:
+            raise RuntimeError("no such layer")
+        return sample(number)
+
+    with pytest.raises(RuntimeError, match="no such layer"):
+        fit(Line(), make, loss=loss, validate=score, schedule=SCHEDULE, folder=tmp_path, workers=1)
+
+
 def test_the_average_follows_the_running_statistics_of_norms(tmp_path: Path) -> None:
     network = Line()
     done = fit(network, sample, loss=loss, validate=score, schedule=SCHEDULE, folder=tmp_path)
@@ -88,7 +162,7 @@ def test_patience_keeps_the_best_weights(tmp_path: Path) -> None:
 
     schedule = Schedule(steps=100, warm_up=1, validate_every=2, patience=2)
     done = fit(Line(), sample, loss=loss, validate=falling, schedule=schedule, folder=tmp_path)
-    assert (done.step, done.score, done.finished) == (8, 0.5, True)
+    assert (done.step, done.finished) == (8, True)
     torch.testing.assert_close(weights(done.network), kept[1])
 
 

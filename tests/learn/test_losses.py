@@ -24,6 +24,18 @@ def test_dice_of_groups_by_hand() -> None:
     assert float(value) == pytest.approx(1 - (1.2 + 1) / (1.2 + 0.7 * 0.8 + 1), abs=1e-5)
 
 
+def test_focal_loss_by_hand() -> None:
+    """Lin et al. 2017: -(1 - p)^2 log p of the true class, a voxel; beside it Dice with squares, smoothing 1."""
+    lesion, labels = torch.tensor([0.1, 0.9, 0.999]), torch.tensor([[[[0, 1, 0]]]])
+    true = torch.tensor([0.9, 0.9, 0.001])
+    focal = float((-((1 - true) ** 2) * true.log()).mean())
+    dice = 1 - (2 * 0.9 + 1) / (1 + float(lesion.square().sum()) + 1)
+    split = torch.stack([0.25 * (1 - lesion), 0.75 * (1 - lesion), lesion])  # of a network with another class
+    for groups, probability in (((0, 1), torch.stack([1 - lesion, lesion])), ((0, 0, 1), split)):
+        value = GroupedLoss("focal", groups)(logits_of(probability), labels)
+        assert float(value) == pytest.approx(dice + focal, abs=1e-4)
+
+
 @pytest.mark.parametrize("kind", LOSSES)
 def test_better_answers_cost_less(kind: str) -> None:
     loss, labels = GroupedLoss(kind, (0, 1)), torch.tensor([[[[0, 0, 1, 1]]]])

@@ -55,6 +55,25 @@ def test_labels_move_with_the_images(case: Case) -> None:
     assert 2 * both / (bright.sum() + (batch.labels == 1).sum()) > 0.85
 
 
+def test_patches_are_turned_scaled_and_sheared_along_all_axes(case: Case) -> None:
+    """The place of each voxel tells what was done to it: its derivatives are the matrix."""
+    axes = tuple(np.arange(n, dtype=np.float32) for n in (60, 70, 50))
+    sampler = Sampler([dataclasses.replace(case, places=axes)], SampleConfig(patch=16))
+    changed = []
+    for number in range(60):
+        rng = np.random.default_rng(number)
+        grid = torch.stack(torch.meshgrid(*[torch.arange(40.0)] * 3, indexing="ij"))
+        _, _, place = sampler._changed(rng, torch.ones(3, 40, 40, 40), torch.ones(1, 40, 40, 40), grid)
+        middle = place[:, 7:10, 7:10, 7:10]
+        changed.append([[float((part.narrow(k, 2, 1) - part.narrow(k, 0, 1)).mean()) / 2 for k in range(3)]
+                        for part in middle])  # fmt: skip
+    matrices = np.array(changed)
+    assert (np.abs(matrices - np.eye(3)).max(0) > 0.04).all()
+    assert (np.abs(matrices[:, range(3), range(3)]).std(0) > 0.02).all()  # scales (a flip changes the sign)
+    turned = (matrices - matrices.transpose(0, 2, 1)) / 2
+    assert (np.abs(turned).max(0)[np.triu_indices(3, 1)] > 0.1).all()
+
+
 def test_missing_contrasts_stay_missing_and_one_always_stays(case: Case) -> None:
     sampler = Sampler([case], SampleConfig(patch=16, count=30, drop=0.9))
     images = sampler(0).images

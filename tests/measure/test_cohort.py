@@ -99,6 +99,7 @@ def test_few_subjects_are_not_judged():
     table.loc[0, "x"] = 1e9
     found = outliers(table)
     assert found.table.empty and "4 subjects, at least 5" in found.note
+    assert "1 subject, at least 5" in outliers(rows[0]).note
 
 
 def test_columns_measured_in_few_subjects_are_not_judged():

@@ -13,6 +13,7 @@ from bidsapp.measure import evaluation as ev
 from bidsapp.measure.agreement import agreement
 
 SHAPE = (7, 8, 9)
+BORDERS = (10, 100, 1000)
 ANISO = np.array([[0.5, 0, 0, 10.0], [0, 1, 0, -20.0], [0, 0, 3, 5.0], [0, 0, 0, 1]])
 
 #: Bland and Altman 1986, table of peak expiratory flow rates (l/min), first measurements of 17 subjects.
@@ -72,7 +73,7 @@ def test_lesions_one_by_one_by_hand():
     # Reference: 8 voxels (4 of them predicted), 1 voxel (missed). Prediction: 12 voxels over the first, 2 alone.
     reference = box((0, 2), (0, 2), (0, 2)) | box((6, 7), (7, 8), (8, 9))
     prediction = box((1, 2), (0, 3), (0, 4)) | box((4, 5), (5, 7), (8, 9))
-    row, lesions = ev.compare_masks(reference, prediction, affine=ANISO, lesion_wise=True)
+    row, lesions = ev.compare_masks(reference, prediction, affine=ANISO, lesion_wise=True, borders_mm3=BORDERS)
     assert (row["lesion_tpr"], row["lesion_ppv"]) == (0.5, 0.5)
     assert [(one["lesion_of"], one["lesion"], one["found"], one["touching"]) for one in lesions] == [
         ("reference", 1, "yes", 1), ("reference", 2, "no", 0), ("prediction", 1, "yes", 1), ("prediction", 2, "no", 0),
@@ -88,7 +89,9 @@ def test_lesions_one_by_one_by_hand():
 
 def test_one_large_prediction_finds_two_lesions():
     reference = box((1, 2), (1, 2), (1, 2)) | box((5, 6), (1, 2), (1, 2))
-    _, lesions = ev.compare_masks(reference, box((0, 7), (1, 2), (1, 2)), affine=np.eye(4), lesion_wise=True)
+    _, lesions = ev.compare_masks(
+        reference, box((0, 7), (1, 2), (1, 2)), affine=np.eye(4), lesion_wise=True, borders_mm3=BORDERS
+    )
     assert [(one["lesion_of"], one["touching"]) for one in lesions] == [
         ("reference", 1), ("reference", 1), ("prediction", 2)
     ]  # fmt: skip
@@ -97,19 +100,24 @@ def test_one_large_prediction_finds_two_lesions():
 def test_small_reference_lesions_are_not_listed_but_excuse_predictions():
     reference = box((0, 2), (0, 2), (0, 2)) | box((6, 7), (7, 8), (8, 9))
     _, lesions = ev.compare_masks(
-        reference, box((6, 7), (7, 8), (8, 9)), affine=np.eye(4), lesion_wise=True, minimum_lesion_mm3=2
+        reference,
+        box((6, 7), (7, 8), (8, 9)),
+        affine=np.eye(4),
+        lesion_wise=True,
+        borders_mm3=BORDERS,
+        minimum_lesion_mm3=2,
     )
     assert [(one["lesion_of"], one["found"]) for one in lesions] == [("reference", "no"), ("prediction", "yes")]
 
 
 def test_empty_masks_have_no_lesions():
     none = np.zeros(SHAPE, bool)
-    row, lesions = ev.compare_masks(none, none, affine=np.eye(4), lesion_wise=True)
+    row, lesions = ev.compare_masks(none, none, affine=np.eye(4), lesion_wise=True, borders_mm3=BORDERS)
     assert lesions == [] and math.isnan(row["dsc"]) and row["volume_difference_mm3"] == 0
 
 
 def test_classes_of_size():
-    names = ev.size_classes(np.array([9.9, 10, 99.999, 100, 0.1 * 3 / 0.3 * 1000, 5000]), (10, 100, 1000))
+    names = ev.size_classes(np.array([9.9, 10, 99.999, 100, 0.1 * 3 / 0.3 * 1000, 5000]), BORDERS)
     assert names == ["<10", "10-100", "10-100", "100-1000", ">=1000", ">=1000"]
 
 

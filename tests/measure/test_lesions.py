@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import pdist
 
-from bidsapp.image.mask import label_lesions
+from bidsapp.image.morphology import label_lesions
 from bidsapp.measure.lesions import LESION_COLUMNS, lesion_table
 
 SHAPE = (7, 8, 9)
@@ -82,22 +82,10 @@ def test_to_mni_is_called_with_scanner_points():
     assert without[["mni_x_mm", "mni_y_mm", "mni_z_mm"]].isna().all(axis=None)
 
 
-def test_minimum_volume_keeps_lesions_of_exactly_that_volume():
-    affine = np.diag([0.1, 0.1, 0.1, 1.0])  # 6 voxels of 0.001 mm3: rounding must not drop the lesion
-    assert len(lesion_table(boxes(), boxes() * 1.0, affine=affine, minimum_volume_mm3=0.006)) == 1
-    assert len(lesion_table(boxes(), boxes() * 1.0, affine=affine, minimum_volume_mm3=0.0061)) == 0
-
-
 def test_no_lesion_gives_all_columns():
     table = lesion_table(np.zeros(SHAPE, bool), np.zeros(SHAPE), affine=np.eye(4), to_mni=lambda p: 1 / 0)
     assert len(table) == 0
     assert list(table.columns) == list(LESION_COLUMNS)
-
-
-def test_corners_join_lesions():
-    mask = np.zeros(SHAPE, bool)
-    mask[1, 1, 1] = mask[2, 2, 2] = True
-    assert label_lesions(mask)[1].tolist() == [2]
 
 
 def test_large_lesions_are_quick():

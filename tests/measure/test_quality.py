@@ -67,12 +67,36 @@ def test_mask_on_edge():
     assert math.isnan(mask_on_edge(np.zeros(SHAPE, bool)))
 
 
+def ball(radius: float = 9.0) -> np.ndarray:
+    return np.linalg.norm(np.indices((26, 26, 26)) - 12.5, axis=0) < radius
+
+
+def test_a_brain_is_cut_where_the_scan_goes_blank(rng):
+    """The lower third of a head, left blank by a resampling; the mask runs on into a blank plane."""
+    image = rng.uniform(1, 2, (26, 26, 26))
+    whole = mask_on_edge(ball(), image)
+    image[:, :, :9] = 0
+    cut = ball()
+    cut[:, :, :8] = False
+    assert whole == mask_on_edge(cut) == 0
+    assert mask_on_edge(cut, image) > 0.2
+
+
+def test_a_stripped_brain_is_not_cut(rng):
+    image = np.where(ball(), rng.uniform(1, 2, (26, 26, 26)), 0)
+    assert mask_on_edge(ball(), image) == 0
+    assert mask_on_edge(ball(9.6), image) == 0  # a mask that is a little too large
+
+
 @pytest.fixture
 def session(image) -> dict:
     posteriors = np.stack([half(True), half(False), np.zeros(SHAPE)]).astype(float)
     mask = half(True) | half(False)
     volumes = tissue_volumes(posteriors, np.zeros(SHAPE, bool), voxel_volume_mm3=4200.0, brain_mask=mask, tiv_mm3=1.2e6)
-    return {"image": image, "brain_mask": mask, "posteriors": posteriors, "volumes": volumes}
+    return {
+        "image": image, "brain_mask": mask, "posteriors": posteriors, "volumes": volumes,
+        "mask_on_edge": mask_on_edge(mask),
+    }  # fmt: skip
 
 
 def test_row(session):

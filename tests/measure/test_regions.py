@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bidsapp.image import zones
-from bidsapp.image.mask import label_lesions
+from bidsapp.image.morphology import label_lesions
 from bidsapp.measure.lesions import LOAD_COLUMNS, Context, lesion_table, load_row
 from bidsapp.measure.regions import (
     Tissues,

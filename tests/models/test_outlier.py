@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 
 from bidsapp.models.mixture import fit_mixture
-from bidsapp.models.outlier import segment_lesions, without_rim
+from bidsapp.models.outlier import OutlierSettings, segment_lesions, without_rim
 
 #: GM, WM, CSF, lesion: means in arbitrary units.
 MEANS = {"T1w": (60, 100, 20, 70), "T2w": (80, 50, 180, 110), "FLAIR": (80, 65, 20, 120)}
@@ -65,7 +65,7 @@ def test_lesions_are_found_with_any_contrasts_beside_the_flair(names):
     assert result.probability.dtype == np.float32
     assert result.probability.min() >= 0 and result.probability.max() <= 1
     assert not result.probability[~mask].any()
-    assert (result.probability[result.mask] >= result.threshold).mean() > 0.9
+    assert (result.probability[result.mask] >= OutlierSettings().threshold).mean() > 0.9
 
 
 @pytest.mark.parametrize("unseen", ["T2w", "FLAIR"])

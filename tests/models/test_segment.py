@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from bidsapp.cards import T1W_ALONE
-from bidsapp.image.mask import grown
-from bidsapp.labels import CSF, GM, STRUCTURES, TISSUES, WM
+from bidsapp.image.morphology import grown
+from bidsapp.labels import CONTRASTS, CSF, GM, STRUCTURES, TISSUES, WM
 from bidsapp.models import segment, tiles
 from bidsapp.models.registry import Model
 from bidsapp.models.segment import NetworkResult, lesion_mask, read_classes, segment_network
@@ -262,7 +262,7 @@ def test_packaged_network_names_all_structures() -> None:
     assert tuple(model.card["classes"]) == NAMES
     assert set(model.card["lesion_threshold"]) == {segment.WITH_FLAIR, segment.WITHOUT_FLAIR, T1W_ALONE}
     assert all(0 < threshold < 1 for threshold in model.card["lesion_threshold"].values())
-    assert model.card["channels"] == list(segment.CHANNELS)
+    assert model.card["channels"] == list(CONTRASTS)
 
 
 def test_a_model_is_shown_as_much_around_the_brain_as_its_card_says(model: Model) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from bidsapp.image.mask import grown
+from bidsapp.image.morphology import grown
 from bidsapp.models import segment, tiles
 from bidsapp.models.patchwise import TwoPathway, TwoPathwayConfig
 from bidsapp.models.registry import Model

@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 import pandas as pd
 import pytest
 
+from bidsapp.labels import STRUCTURE_LESION
 from bidsapp.measure.volumes import CORTEX_COLUMNS, LOBE_COLUMNS, STRUCTURE_COLUMNS, VOLUME_COLUMNS
 from bidsapp.report import assemble
 from bidsapp.report.read import read_subject
@@ -141,11 +142,11 @@ def test_flags_come_first_and_in_words(tmp_path, write_session):
     flag = "gm_to_wm = 0.7, below 0.9: ratio of gray to white matter unusual for an adult"
     write_session("01", qc={"cnr": "2", "gm_to_wm": "0.7", "flags": flag}, warnings=["Look at left and right.", flag])
     (view,) = view_subject(read_subject(tmp_path, "01"), assemble.layout(), exists=lambda path: True).sessions
-    assert [(warning.text, warning.from_checks) for warning in view.warnings] == [
-        ("Look at left and right.", False),
-        ("Ratio of gray to white matter unusual for an adult", True),
+    assert [warning.text for warning in view.warnings] == [
+        "Look at left and right.",
+        "Ratio of gray to white matter unusual for an adult",
     ]
-    assert view.warnings[1].detail == "Long name of gm_to_wm: 0.7, below 0.9"
+    assert view.warnings[1].detail == "Long name of gm_to_wm: 0.700, below 0.9"
     assert {check.value.column: check.flag for check in view.checks} == {"cnr": "", "gm_to_wm": "below"}
     assert "2 points to look at." in page_of(tmp_path).text
 
@@ -218,10 +219,14 @@ def test_several_sessions_are_compared(tmp_path, write_session):
     assert trends["Brain parenchyma"].cells == ("1000.0", "990.0", "980.0")
     assert trends["Brain parenchyma"].change == "−2.0\u00a0%"
     assert trends["Brain parenchyma"].points == ()  # what lies between was measured otherwise
-    assert trends["Lesions"].cells == ("5.00", "n/a", "6.00") and len(trends["Lesions"].points) == 2
+    assert trends["Lesions"].cells == ("5.00", "n/a", "6.00") and trends["Lesions"].points == ()
     assert "different contrasts" in view.caution
     view = view_subject(read_subject(tmp_path, "01")[:2], assemble.layout(), exists=lambda path: True)
-    assert view.trends[0].change == "not comparable"
+    assert [(trend.change, trend.href) for trend in view.trends] == [
+        ("not comparable", ""), ("confirmed changes", "sub-01_changes.html")
+    ]  # fmt: skip
+    view = view_subject(read_subject(tmp_path, "01")[:2], assemble.layout(), exists=lambda path: False)
+    assert {trend.change for trend in view.trends} == {"not comparable"}
 
 
 def test_sessions_that_are_alike_have_a_line(tmp_path, write_session):
@@ -408,3 +413,51 @@ def test_compartments_have_a_picture_with_a_legend(tmp_path, write_session):
     assert "Necrotic tumor core Peritumoral edema cyst" in legend
     write_session("02", methods={"lesion_model": "shells-1.0", "own_lesion_model": own})
     assert "sub-02_desc-compartments_image.png and _overlay.png are not both" in page_of(tmp_path, "02").text
+
+
+def test_the_legend_of_the_structures_tells_lesions_where_there_are_some(tmp_path, write_session):
+    structures = dict.fromkeys(STRUCTURE_COLUMNS, "1000")
+    for subject, lesion in (("01", "10000"), ("02", "0")):
+        write_session(subject, volumes={"brain_mm3": "1000000", "lesion_mm3": lesion} | structures)
+        view = view_subject(read_subject(tmp_path, subject), assemble.layout(), exists=lambda path: True)
+        legend = next(figure.legend for figure in view.sessions[0].figures if figure.name == "structures")
+        color = STRUCTURE_LESION.color
+        assert (("Lesion", color) in legend) is (subject == "01") and ("Thalamus", color) not in legend
+
+
+def test_a_mask_larger_than_the_intracranial_volume_is_explained(tmp_path, write_session):
+    write_session("01", volumes={"brain_mask_mm3": "1400000", "tiv_mm3": "1350000"})
+    assert "a mask 6\u00a0% smaller to 7\u00a0% larger raises no question" in page_of(tmp_path).source
+    write_session("02", volumes={"brain_mask_mm3": "1300000", "tiv_mm3": "1350000"})
+    assert "raises no question" not in page_of(tmp_path, "02").text
+
+
+@pytest.mark.parametrize(("edges", "axis"), [([0.9, 0.9, 3.0], "z"), ([3.0, 0.9, 0.9], "x"), (None, "z")])
+def test_lesions_are_sorted_by_the_slices_of_their_picture(edges, axis, tmp_path, write_session):
+    scan = {"contrast": "T1w", "voxel_size_mm": edges, "orientation": "LPS"}
+    folder = write_session("01", lesions=3, inputs=[scan])
+    table = folder / "sub-01_lesions.tsv"
+    frame = pd.read_csv(table, sep="\t", dtype=str)
+    for letter, places in (("x", "123"), ("y", "456"), ("z", "789")):
+        frame[f"centroid_{letter}_mm"] = list(places)
+    frame.to_csv(table, sep="\t", index=False)
+    view = view_subject(read_subject(tmp_path, "01"), assemble.layout(), exists=lambda path: True)
+    lesions = view.sessions[0].lesions
+    assert [title for title, _, _ in lesions.headings[:3]] == ["No.", "Volume", "Scan x, y, z"]
+    assert lesions.rows[0][2] == ("1, 4, 7", {"x": "1", "z": "7"}[axis])
+
+
+def test_paper_says_whose_brain_it_is(tmp_path, write_session):
+    write_session("01", "1")
+    assert '@bottom-right { content: "sub-01' in page_of(tmp_path).source
+    write_session('x";}', "1")
+    assert "@bottom-right" not in Page(assemble.assemble_subject(tmp_path, 'x";}')).source
+
+
+def test_regions_of_the_page_differ_by_name(tmp_path, write_session):
+    write_session("01", "1")
+    write_session("01", "2")
+    page = page_of(tmp_path)
+    names = page.attributes("section", "aria-labelledby")
+    assert len(names) == len(set(names)) and "ses-1-pictures-title ses-1-title" in names
+    assert set(" ".join(names).split()) <= set(page.ids)

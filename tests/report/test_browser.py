@@ -93,6 +93,53 @@ def test_pictures_flicker(subject_page):
     assert figure.get_attribute("data-flicker") is None
 
 
+def test_a_click_stays_with_the_picture_it_shows(subject_page):
+    """Pointing shows the other picture; a click keeps it, and the buttons say so."""
+    page, over = subject_page, "#ses-1-pictures .over"
+    figure = page.locator("#ses-1-pictures figure").first
+    stage = figure.locator(".stage")
+    stage.click()
+    assert figure.get_attribute("data-state") == "image" and not visible(page, over)
+    stage.click()
+    assert figure.get_attribute("data-state") == "overlay" and visible(page, over)
+    page.mouse.move(0, 0)
+    stage.hover()
+    assert not visible(page, over)
+    page.keyboard.press("Escape")
+    page.mouse.move(0, 0)
+    stage.focus()
+    page.keyboard.press("Control+f")
+    assert figure.get_attribute("data-flicker") is None
+
+
+def test_a_tap_shows_what_the_buttons_say(browser, subject_page):
+    context = browser.new_context(viewport={"width": 400, "height": 800}, has_touch=True, is_mobile=True)
+    page = context.new_page()
+    page.goto(subject_page.url)
+    figure = page.locator("#ses-1-pictures figure").first
+    for state in ("image", "overlay"):
+        figure.locator(".stage").tap()
+        pressed = figure.locator("[data-show][aria-pressed='true']").get_attribute("data-show")
+        assert pressed == state and visible(page, "#ses-1-pictures .over") is (state == "overlay")
+    assert page.locator("#over-time th.course").is_hidden()
+    wide = page.locator("#ses-1-lesion-table").locator("..")
+    assert "more" in wide.get_attribute("class")
+    wide.evaluate("box => { box.scrollLeft = box.scrollWidth; }")
+    page.locator("#ses-1-lesions .wide:not(.more) > #ses-1-lesion-table").wait_for()
+    context.close()
+
+
+def test_a_page_without_its_pictures_says_what_is_missing(browser, subject_page, tmp_path):
+    assert subject_page.locator("[data-unseen]").is_hidden()
+    (alone := tmp_path / "mail").mkdir()
+    (alone / "sub-01.html").write_bytes((tmp_path / "sub-01.html").read_bytes())
+    page = browser.new_page()
+    page.goto((alone / "sub-01.html").as_uri())
+    page.locator("[data-unseen]").wait_for(state="visible")
+    assert "sub-01/figures" in page.locator("[data-unseen]").text_content()
+    page.close()
+
+
 def test_lesion_table_sorts_and_opens(subject_page):
     page = subject_page
     table = page.locator("#ses-1-lesion-table")

@@ -177,14 +177,6 @@ def test_not_finite_values_and_an_empty_mask_do_no_harm(head):
     np.testing.assert_array_equal(*pair)
 
 
-def test_probability_steps_rise_in_opacity(head):
-    ramp = image(np.linspace(0, 1, 40 * 50 * 9).reshape(40, 50, 9).astype(np.float32))
-    layers = figures.probability_layers(ramp, "#ff0000", steps=3)
-    assert [layer.opacity for layer in layers] == [0.25, 0.5, 0.75]
-    covered = sum(np.asarray(layer.image.dataobj).astype(int) for layer in layers)
-    assert covered.max() == 1 and covered.mean() == pytest.approx(0.75, abs=0.01)
-
-
 def test_other_grid_is_refused(head):
     other = image(np.zeros((40, 50, 8), np.uint8))
     with pytest.raises(ValueError, match="different grids"):
@@ -217,3 +209,58 @@ def test_every_panel_has_its_sides():
     tile = layout.tiles[0]
     middle = np.s_[tile.top : tile.top + 25, tile.left + tile.width // 3 : tile.left + 2 * tile.width // 3]
     assert not one[middle].any() and three[middle].any()
+
+
+@pytest.mark.parametrize(("sizes", "shape"), [
+    ((0.5, 0.5, 0.5), (12, 13, 5)), ((0.3, 0.6, 1.0), (8, 25, 9)), ((1.0, 0.9, 3.0), (24, 25, 9)),
+])  # fmt: skip
+def test_fine_scans_are_drawn_from_fewer_voxels(sizes: tuple[float, ...], shape: tuple[int, ...]) -> None:
+    data = np.random.default_rng(0).random((24, 25, 9), np.float32)
+    image = nib.Nifti1Image(data, np.diag([*sizes, 1]))
+    found = figures.coarser(image)
+    assert found.shape == shape
+    assert max(found.header.get_zooms()) <= max(1, *sizes)
+    np.testing.assert_array_equal(found.affine[:3, 3], image.affine[:3, 3])  # the first voxel stays
+
+
+def test_no_larger_lesion_is_left_out_for_another_view_of_others():
+    """Ten small lesions and two long ones, whose pieces would fill all places."""
+    lesions = np.zeros((90, 20, 20), bool)
+    lesions[3:80, 4:8, 4:8] = lesions[3:80, 10:13, 10:13] = True
+    small = [4, 12, 20, 28, 36, 44, 52, 60, 68, 76]
+    for place in small:
+        lesions[place, 16, 16] = True
+    assert set(small) <= set(figures._covering(lesions, [], 12, 1.0))
+    lesions[28, 16, 15:17] = lesions[60, 16, 15:17] = True  # where there is no room for all, the largest
+    assert set(figures._covering(lesions, [], 2, 1.0)) == {28, 60}
+
+
+def test_one_slice_shows_what_lies_on_it():
+    """Lesions side by side share a slice; of a lesion the slice with most of it is shown."""
+    lesions = np.zeros((40, 20, 20), bool)  # slices first
+    lesions[10:15, 3, 3] = lesions[12, 3:5, 3:5] = True
+    lesions[12:16, 12, 12] = True
+    lesions[30, 5, 5] = True
+    assert sorted(figures._covering(lesions, [], 12, 1.0)) == [12, 30]
+    assert figures._covering(lesions, [], 1, 1.0) == [12]
+    assert figures._covering(lesions, [12], 12, 1.0) == [12, 30]
+
+
+def test_slices_a_little_less_than_the_least_distance_apart_look_no_more_alike():
+    lesions = np.zeros((30, 20, 20), bool)
+    lesions[3:24, 3:12, 3:12] = True
+    assert figures._covering(lesions, [], 6, 2.9999955) == figures._covering(lesions, [], 6, 3.0000009)
+
+
+def test_rows_need_not_be_filled():
+    mask, lesion = np.ones((30, 30, 40), np.uint8), np.zeros((30, 30, 40), np.uint8)
+    lesion[5, 5, 10] = 1
+    other = np.roll(lesion, 15, axis=2)
+    mask, lesion, other, none = (image(data, np.eye(4)) for data in (mask, lesion, other, lesion * 0))
+
+    def shown(*args, **options):
+        return [tile.index for tile in figures.plan_detail(mask, *args, **options).tiles]
+
+    assert shown(lesion, fill=False) == [10] and shown(lesion, then=other, fill=False) == [10, 25]
+    assert 10 in shown(lesion) and len(shown(lesion)) > 4
+    assert len(shown(none, fill=False)) > 4  # a picture there is

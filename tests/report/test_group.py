@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from bidsapp.errors import NothingSelectedError
-from bidsapp.report import assemble
+from bidsapp.report import assemble, group_figures
 from bidsapp.report import group as group_module
 from bidsapp.report.analysis import Options, analyse
 from bidsapp.report.covariates import read_covariates
@@ -254,3 +257,27 @@ def test_a_folder_without_results_is_no_group(tmp_path):
     with pytest.raises(NothingSelectedError, match="Run the participant level first"):
         assemble.assemble_group(tmp_path)
     assert not (tmp_path / "group.html").exists()
+
+
+def test_dots_that_are_no_outliers_are_no_stops_of_the_keyboard(tmp_path, ten):
+    text = assemble.assemble_group(tmp_path).read_text()
+    dots = re.findall(r'<a href="[^"]*" data-session="[^"]*" class="c[^>]*>', text)
+    stops = [tag for tag in dots if "tabindex" not in tag]
+    assert stops and all(' out"' in tag and "sub-09" in tag for tag in stops)
+
+
+def test_groups_have_the_colours_of_the_page():
+    style = (Path(assemble.__file__).parent / "style.css").read_text()
+    light = re.findall(r"\.c\d \{ --dot: (#\w+); \}", style.partition("@media")[0])
+    assert list(group_figures.COLOURS[: len(light)]) == light and len(light) == 5
+
+
+def test_every_cluster_is_on_a_slice_the_largest_first():
+    seek = np.zeros((10, 10, 60), bool)
+    assert group_figures.planes_through(seek, [10, 30, 50]) == [10, 30, 50]
+    seek[2:8, 2:8, 20:24] = True
+    seek[2:4, 2:4, 29:32] = True  # is on one
+    seek[5, 5, 41] = True
+    seek[8, 8, 2] = True  # there is no room left
+    found = group_figures.planes_through(seek, [10, 30, 50])
+    assert found[0] in range(20, 24) and found[1:] == [30, 41]

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bidsapp.image.template import TEMPLATE
+from bidsapp.labels import TEMPLATE
 from bidsapp.report import assemble
 from bidsapp.report.assemble import FormulaError, Options
 
@@ -118,17 +118,23 @@ def test_harmonised_and_raw_tables_are_apart(tmp_path, cohort):
 
 def test_changes_of_subjects_become_one_table(tmp_path, cohort):
     for subject in ("00", "01"):
-        path = tmp_path / f"sub-{subject}" / f"sub-{subject}_changes.tsv"
+        path = tmp_path / f"sub-{subject}" / "anat" / f"sub-{subject}_changes.tsv"
+        path.parent.mkdir(exist_ok=True)
         path.write_text(f"participant_id\tsession_from\tchange\tvolume_mm3\nsub-{subject}\tses-1\tnew\t12.5\n")
         path.with_suffix(".json").write_text('{"change": {"Description": "What became of it."}}')
         path.with_name(f"sub-{subject}_desc-changes_provenance.json").touch()
-    (tmp_path / "sub-02" / "sub-02_changes.tsv").write_bytes(b"\xff\xfe")
-    (tmp_path / "sub-02" / "sub-02_desc-changes_provenance.json").touch()
-    (tmp_path / "sub-03" / "sub-03_changes.tsv").write_text("participant_id\tvolume_mm3\nsub-03\t7\n")  # no record
+    broken, stopped = (tmp_path / f"sub-{subject}/anat/sub-{subject}_changes.tsv" for subject in ("02", "03"))
+    for path in (broken, stopped):
+        path.parent.mkdir(exist_ok=True)
+    broken.write_bytes(b"\xff\xfe")
+    broken.with_name("sub-02_desc-changes_provenance.json").touch()
+    stopped.write_text("participant_id\tvolume_mm3\nsub-03\t7\n")  # no record
     page, tables = run(tmp_path, cohort, maps=False)
-    assert tables["group_changes.tsv"]["volume_mm3"].to_list() == [12.5, 12.5]
+    changes = tables["group_changes.tsv"]
+    assert changes["participant_id"].to_list() == ["sub-00", "sub-01"]
+    assert changes["volume_mm3"].to_list() == [12.5, 12.5]
     assert json.loads((tmp_path / "group_changes.json").read_text())["change"]["Description"] == "What became of it."
-    assert "sub-02/sub-02_changes.tsv: is not text" in page
+    assert "sub-02/anat/sub-02_changes.tsv: is not text" in page
 
 
 def test_without_participants_there_are_no_models_and_it_says_so(tmp_path, cohort):
@@ -164,6 +170,11 @@ def test_maps_and_figures(tmp_path, cohort):
     assert shares[3, 4, 5] == pytest.approx(0.5) and shares.max() <= 1
     assert np.asarray(nib.load(tmp_path / "group_maps" / difference).dataobj)[3, 4, 5] == 1
     assert about[logp]["VoxelsBelow0.05"] == 1 and "1 of" in page
+    captions = re.findall(r"<figcaption><p>(.*?)</p>", page)
+    outlined = [text for text in captions if "at 0.05 (outlined in green)." in text]
+    assert len(outlined) == 2 and all(text.endswith("Left is left.") for text in outlined)
+    effects = (tmp_path / "group_figures" / "group_effects.svg").read_text()
+    assert "Gray matter" in effects and ">gm<" not in effects
     for stem in (
         "distributions",
         "age",

@@ -101,7 +101,7 @@ def test_sessions_that_differ_are_named(tmp_path, write_session):
     write_session("01", "2", contrasts=["T1w"])
     plain = methods.methods_text(read_subject(tmp_path, "01")).plain
     assert "For sub-01_ses-1, the other contrasts (FLAIR) were registered" in plain
-    assert "For sub-01_ses-2, the contrasts were T1w" in plain
+    assert "For sub-01_ses-2, the only contrast was T1w" in plain
     assert plain.count("corrected within the brain by N4") == 1
 
 
@@ -144,3 +144,19 @@ def test_consensus(text_of):
     for said in (*cited, "posteriors were averaged", "mean exceeds 0.4", "border was then drawn"):
         assert said in plain
     assert "quality control alone" not in plain and "chosen on synthetic scans" not in plain
+
+
+def test_what_this_session_did_and_no_more(text_of):
+    """One scan has no reference beside it, and tissues that were not averaged are not said to be."""
+    plain = text_of(
+        reference="FLAIR", contrasts=["FLAIR"], qc={"agreement_gm": "n/a", "flags": "none"}, options={},
+        methods={"brain_extraction": "template", "tissue_model": "consensus", "lesion_model": "consensus"},
+    ).plain  # fmt: skip
+    assert "The only contrast was FLAIR" in plain and "with the FLAIR as the reference" not in plain
+    assert "was not averaged with them" in plain and "posteriors were averaged" not in plain
+    assert "Where the contrasts allow it" not in plain and "Battaglini" not in plain
+
+
+def test_filled_lesions_are_cited(text_of):
+    name = "sub-01/anat/sub-01_space-orig_desc-lesionfilled_T1w.nii.gz"
+    assert "(Battaglini et al., 2012)" in text_of(outputs={name: 9}).plain

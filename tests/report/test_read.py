@@ -131,3 +131,20 @@ def test_quotes_that_are_but_marks_cost_no_table(tmp_path):
     for cell in ('"mild" lesions', '"mild', '6" nail'):
         path.write_text(f"participant_id\tcomment\nsub-1\t{cell}\nsub-2\tn/a\n")
         assert read.read_table(path)["comment"].to_list() == [cell, "n/a"]
+
+
+def test_sessions_go_by_number_or_as_they_were_compared(tmp_path, write_session):
+    for session in ("10", "2", "post", "pre"):
+        write_session("01", session)
+
+    def order():
+        return [session.session for session in read.read_subject(tmp_path, "01")]
+
+    assert order() == ["2", "10", "post", "pre"]
+    record = tmp_path / "sub-01" / "anat" / "sub-01_desc-changes_provenance.json"
+    record.parent.mkdir()
+    record.write_text(json.dumps({"sessions": ["pre", "post", "2", "gone"]}))
+    assert order() == ["pre", "10", "post", "2"]  # the one that was not compared keeps its place
+    for broken in ("[]", "{", '{"sessions": 3}'):
+        record.write_text(broken)
+        assert order() == ["2", "10", "post", "pre"]

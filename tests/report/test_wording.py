@@ -25,6 +25,12 @@ def test_examples_of_the_docstrings():
         ("brain_parenchymal_fraction", 0.77986, "", ("0.780", "")),
         ("diameter_mm", 3.0, "mm", ("3.0", "mm")),
         ("gm_to_wm", 1.4567, "", ("1.46", "")),
+        ("snr_wm", 13.996, "", ("14.0", "")),
+        ("snr_wm", 99.97, "", ("100", "")),
+        ("lesion_load_percent_wm", 0.003, "percent", ("<0.01", "%")),
+        ("brain_change_percent_per_year", -0.5, "percent/year", ("−0.50", "%/year")),
+        ("lesion_change_mm3_per_year", 150.0, "mm^3/year", ("0.150", "ml/year")),
+        ("years", 1.5, "year", ("1.50", "years")),
     ],
 )
 def test_amount(column, number, units, said):
@@ -47,3 +53,14 @@ def test_grouped_and_counted():
     assert wording.grouped(9_999) == "9999"
     assert wording.grouped(12_345.6, 1) == "12\u202f345.6"
     assert [wording.count_of(number, "lesion") for number in (0, 1, 2)] == ["no lesions", "1 lesion", "2 lesions"]
+
+
+def test_a_share_reads_alike_wherever_it_stands():
+    for percent in (0.004, 0.0096, 0.06, 0.5):
+        text, unit = wording.amount("lesion_load_percent_tiv", percent, "percent")
+        if percent < 0.1:
+            assert wording.percent_text(percent) == f"{text}\u00a0{unit}"
+
+
+def test_no_change_has_no_sign():
+    assert [wording.with_sign(number) for number in (0.04, -0.04, 0.06, -3)] == ["0.0", "0.0", "+0.1", "−3.0"]

@@ -18,11 +18,11 @@ import pandas as pd
 import pytest
 from scipy import ndimage
 
-from bidsapp import bids
 from bidsapp.config import Config
 from bidsapp.interfaces import change
 from bidsapp.measure import cohort
 from bidsapp.workflows import subject as workflow
+from bidsapp.writing import write_json
 
 SHAPE = (60, 70, 50)
 AFFINE = np.diag([2.5, 2.5, 2.5, 1.0])
@@ -72,14 +72,14 @@ def session(out: Path, label: str, rng: np.random.Generator, *, with_new: bool) 
         "options": {"denoise": with_new, "tta": False},
         "outputs": {path.relative_to(out).as_posix(): path.stat().st_size for path in sorted(folder.iterdir())},
     }
-    bids.write_json(folder / f"{start}_provenance.json", record)
+    write_json(folder / f"{start}_provenance.json", record)
 
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> Path:
     folder = tmp_path / "data"
     (folder / "sub-01").mkdir(parents=True)
-    bids.write_json(folder / "dataset_description.json", {"Name": "t", "BIDSVersion": "1.10.0"})
+    write_json(folder / "dataset_description.json", {"Name": "t", "BIDSVersion": "1.10.0"})
     (folder / "sub-01" / "sub-01_sessions.tsv").write_text(
         "session_id\tacq_time\nses-1\t2020-01-01T10:00:00\nses-10\t2022-01-01T10:00:00\n"
     )

@@ -157,7 +157,7 @@ def test_a_killed_step_fails_its_session_and_no_other(tmp_path: Path, crashes: P
     failures = progress.read_crashes(crashes)
     assert list(failures) == ["sub_a"]
     assert failures["sub_a"].message.startswith("step one: its process was killed twice, probably for lack of memory")
-    assert "--nprocs" in failures["sub_a"].message and failures["sub_a"].node == "one"
+    assert "--nprocs" in failures["sub_a"].message
     assert (tmp_path / "sub_a").read_text() == "xx"
     assert "Process" in (tmp_path / "sub_b").read_text() and "Process" in (tmp_path / "sub_c").read_text()
 

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from bidsapp.image.brain import clean_mask, extract_brain_by_template
 from bidsapp.image.grid import on_grid, work_image
 from bidsapp.image.itk import read_itk_affine
 from bidsapp.image.load import load_scan
-from bidsapp.image.mask import clean_mask, extract_brain_by_template
-from bidsapp.image.register import resample
+from bidsapp.image.resample import resample
 from bidsapp.image.template import load_template, render_template
 
 

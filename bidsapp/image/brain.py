@@ -1,8 +1,7 @@
-"""Masks: of brains, by the template and of stripped scans, and their cleaning; lesions as pieces of a mask."""
+"""Brain masks without a network: by the template, of stripped scans, and their cleaning."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import product
 
 import nibabel as nib
@@ -11,9 +10,11 @@ from nibabel.affines import apply_affine, voxel_sizes
 from scipy import ndimage, optimize
 
 from bidsapp.image.bias import correct_bias
-from bidsapp.image.grid import bounding_box, on_grid
+from bidsapp.image.grid import on_grid
 from bidsapp.image.itk import Stage, ants_registration, shift
-from bidsapp.image.register import center_of_mass, coarsen, crop, deform, resample, similarity_matrix
+from bidsapp.image.morphology import grown, largest_filled
+from bidsapp.image.register import center_of_mass, deform, near_mask, similarity_matrix
+from bidsapp.image.resample import coarsen, crop, resample
 from bidsapp.image.template import CLASS_MEANS, load_template, render_template
 
 SEARCH_VOXEL_SIZE_MM = 6.0
@@ -58,7 +59,7 @@ def extract_brain_by_template(img: nib.Nifti1Image, *, contrast: str) -> nib.Nif
     if _is_stripped(data, inside, img.affine):
         return clean_mask(on_grid(inside, img))
     fixed = crop(template_image, margin=8)
-    near = _rim(resample(load_template(2).mask, fixed, interpolation="nearest"), RIM_MM)
+    near = near_mask(load_template(2).mask, fixed, margin_mm=RIM_MM)
     start = _find_brain(img, contrast)
     moving = coarsen(_levelled(img, start), 2.0)
     center = center_of_mass(fixed)
@@ -104,92 +105,7 @@ def clean_mask(mask: nib.Nifti1Image) -> nib.Nifti1Image:
     Nifti1Image
         uint8, same grid. Empty where `mask` is empty.
     """
-    return on_grid(_largest_filled(np.asarray(mask.dataobj) > 0), mask)
-
-
-#: Voxels that share a face, an edge or a corner belong to one lesion.
-CONNECTIVITY_26 = np.ones((3, 3, 3), dtype=bool)
-
-
-def largest_piece(mask: np.ndarray) -> np.ndarray:
-    """The largest connected component (faces touch) of a mask; of several alike, the first. Empty if the mask is.
-
-    Parameters
-    ----------
-    mask : ndarray of bool, shape (X, Y, Z)
-
-    Returns
-    -------
-    ndarray of bool, shape (X, Y, Z)
-    """
-    pieces, count = ndimage.label(mask)
-    if count < 2:
-        return mask
-    return np.asarray(pieces == np.bincount(pieces.ravel())[1:].argmax() + 1)
-
-
-def grown(mask: np.ndarray, millimetres: float, voxel_size_mm: Sequence[float]) -> np.ndarray:
-    """The mask and all within `millimetres` of it.
-
-    Parameters
-    ----------
-    mask : ndarray of bool, shape (X, Y, Z)
-    millimetres : float
-    voxel_size_mm : sequence of float
-
-    Returns
-    -------
-    ndarray of bool, shape (X, Y, Z)
-    """
-    out = np.zeros_like(mask)
-    if mask.any():  # distances are costly, so only where they can matter
-        box = bounding_box(mask, margin=int(np.ceil(millimetres / min(voxel_size_mm))))
-        out[box] = ndimage.distance_transform_edt(~mask[box], sampling=voxel_size_mm) <= millimetres
-    return out
-
-
-def label_lesions(mask: np.ndarray, *, minimum_voxels: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """Number the lesions of a mask, largest first.
-
-    Parameters
-    ----------
-    mask : ndarray, shape (X, Y, Z)
-        Lesion where not zero.
-    minimum_voxels : int
-        Smaller lesions are left out.
-
-    Returns
-    -------
-    labels : ndarray of int32, shape (X, Y, Z)
-        0 outside, else the lesion's number (1 is the largest; equal sizes go by their first voxel).
-    sizes : ndarray of int64, shape (n,)
-        Voxels of each lesion, in the order of their numbers.
-    """
-    mask = binary(mask)
-    labels = np.zeros(mask.shape, np.int32)
-    if not mask.any():
-        return labels, np.zeros(0, np.int64)
-    box = bounding_box(mask, margin=0)  # of all lesions together, a small part of a head
-    found, count = ndimage.label(mask[box], structure=CONNECTIVITY_26)
-    sizes = np.bincount(found.ravel(), minlength=count + 1)[1:]
-    order = np.argsort(-sizes, kind="stable")
-    order = order[sizes[order] >= minimum_voxels]
-    renumber = np.zeros(count + 1, dtype=np.int32)
-    renumber[order + 1] = np.arange(1, len(order) + 1)
-    labels[box] = renumber[found]
-    return labels, sizes[order]
-
-
-def binary(mask: np.ndarray) -> np.ndarray:
-    """A mask of three dimensions as bool: what is above 0; a ValueError for any other array."""
-    mask = np.asarray(mask)
-    if mask.ndim != 3:
-        raise ValueError(f"A mask must have three dimensions, not shape {mask.shape}.")
-    return mask if mask.dtype == bool else mask > 0
-
-
-def _largest_filled(mask: np.ndarray) -> np.ndarray:
-    return np.asarray(ndimage.binary_fill_holes(largest_piece(mask)))
+    return on_grid(largest_filled(np.asarray(mask.dataobj) > 0), mask)
 
 
 def _not_background(data: np.ndarray) -> np.ndarray:
@@ -224,7 +140,7 @@ def _find_brain(img: nib.Nifti1Image, contrast: str) -> np.ndarray:
     values, head = _dark_shell(np.asarray(source.dataobj))
     target = coarsen(render_template(contrast), SEARCH_VOXEL_SIZE_MM)
     target = nib.Nifti1Image(np.pad(np.asarray(target.dataobj), 2), target.affine @ shift(np.full(3, -2)))
-    near = np.asarray(_rim(on_grid(np.asarray(target.dataobj) > 0.1, target), RIM_MM).dataobj) > 0
+    near = grown(np.asarray(target.dataobj) > 0.1, RIM_MM, voxel_sizes(target.affine))
     # As flat as the scan was made: what is brighter than grey matter is cut.
     reference = np.minimum(np.asarray(target.dataobj)[near], CLASS_MEANS[contrast][0])
     points = apply_affine(target.affine, np.argwhere(near))
@@ -261,7 +177,7 @@ def _dark_shell(data: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     positive = np.maximum(data, 0)
     bright = positive > 0.3 * np.median(positive[positive > positive.mean()])
     closed = ndimage.binary_closing(np.pad(bright, 4), iterations=3)[4:-4, 4:-4, 4:-4]
-    head = np.stack([ndimage.binary_fill_holes(plane) for plane in np.moveaxis(_largest_filled(closed), 2, 0)], axis=2)
+    head = np.stack([ndimage.binary_fill_holes(plane) for plane in np.moveaxis(largest_filled(closed), 2, 0)], axis=2)
     level = np.median(positive[head & bright])
     return np.where(head, np.minimum(positive / level, 1), 1).astype(np.float32), head
 
@@ -275,8 +191,3 @@ def _levelled(img: nib.Nifti1Image, start: np.ndarray) -> nib.Nifti1Image:
         raise ValueError("No brain was found: is this a head, and is its contrast the one its name says?")
     level = np.median(values[values > 0])
     return on_grid(np.clip(np.asarray(img.dataobj, dtype=np.float32) / level, 0, 2), img)
-
-
-def _rim(mask: nib.Nifti1Image, margin_mm: float) -> nib.Nifti1Image:
-    """The mask and what lies within `margin_mm` of it."""
-    return on_grid(grown(np.asarray(mask.dataobj) != 0, margin_mm, voxel_sizes(mask.affine)), mask)
