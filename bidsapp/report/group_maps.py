@@ -278,8 +278,8 @@ def _write_effect(out_dir: Path, found: EffectMap, question: _Question, about: d
     place = ", ".join(f"{value:.0f}" for value in found.peak_mm).replace("-", "−")
     if found.significant_ml:
         extent = (
-            f"{millilitres(1000 * found.significant_ml)} of {found.tested_ml:.0f} ml are significant at 0.05 (outlined in"
-            " green)"
+            f"{millilitres(1000 * found.significant_ml)} of {found.tested_ml:.0f} ml are significant at 0.05"
+            " (outlined in green)"
         )
     else:
         extent = f"no voxel is significant at 0.05 (smallest corrected p {found.smallest_p:.3f})"
