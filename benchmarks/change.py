@@ -21,7 +21,7 @@ from scipy import ndimage
 
 from bidsapp.image.itk import affine_from_itk, read_itk_affine
 from bidsapp.image.resample import resample
-from bidsapp.interfaces.change import Finished, finished_sessions
+from bidsapp.interfaces.finished import Finished, finished_sessions
 from bidsapp.labels import CHANGE_GROWTH, CHANGE_LOSS, CHANGE_NEW, CHANGE_RESOLVED, PARENCHYMA, WM
 from bidsapp.measure.change import Visit, brightness_difference
 

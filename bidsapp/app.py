@@ -481,7 +481,7 @@ def _configure_nipype(config: Config, crashes: Path) -> None:
 def _compare_sessions(outcomes: list[Outcome], config: Config, say: progress.Progress) -> dict[str, str]:
     """Changes between the sessions of each subject that has several; by subject what went wrong, or ""."""
     from bidsapp.interfaces.change import remove_changes
-    from bidsapp.workflows.subject import init_changes, left_over, run_changes
+    from bidsapp.workflows.subject import left_over, run_changes, subjects_to_compare
 
     everyone = dict.fromkeys(outcome.inputs.subject for outcome in outcomes)
     problems: dict[str, str] = {}
@@ -489,7 +489,7 @@ def _compare_sessions(outcomes: list[Outcome], config: Config, say: progress.Pro
         with _changes_lock(config.out_dir, subject):
             remove_changes(config.out_dir, subject)
         problems[subject] = ""
-    subjects = init_changes(config, everyone)
+    subjects = subjects_to_compare(config, everyone)
     if not subjects:
         return problems
     say.note(f"Changes between the sessions of {len(subjects)} subject(s).")

@@ -71,7 +71,7 @@ def test_subjects_are_compared_in_batches(
         batches.append(labels)
         return dict.fromkeys(labels, "")
 
-    monkeypatch.setattr(subject, "init_changes", lambda chosen, labels: list(labels))
+    monkeypatch.setattr(subject, "subjects_to_compare", lambda chosen, labels: list(labels))
     monkeypatch.setattr(subject, "run_changes", run_changes)
     told = app._compare_sessions(outcomes(tmp_path, 3), config(tmp_path), Progress())
     assert batches == [["0", "1"], ["2"]] and list(told) == ["0", "1", "2"]

@@ -31,7 +31,7 @@ def test_each_subject_once_and_under_its_lock(tmp_path: Path, outcomes, say, mon
         seen["locked"] = sorted(path.name for path in (tmp_path / locks.FOLDER).rglob("*changes*"))
         return {"02": "", "01": "ValueError: the registration failed"}
 
-    monkeypatch.setattr(subject, "init_changes", lambda config, subjects: list(subjects))
+    monkeypatch.setattr(subject, "subjects_to_compare", lambda config, subjects: list(subjects))
     monkeypatch.setattr(subject, "run_changes", run)
     problems = app._compare_sessions(outcomes, SimpleNamespace(out_dir=tmp_path), say)
     assert seen["subjects"] == ["01", "02"]
@@ -43,7 +43,7 @@ def test_each_subject_once_and_under_its_lock(tmp_path: Path, outcomes, say, mon
 
 
 def test_nothing_to_compare_is_silent(tmp_path: Path, outcomes, say, monkeypatch):
-    monkeypatch.setattr(subject, "init_changes", lambda config, subjects: [])
+    monkeypatch.setattr(subject, "subjects_to_compare", lambda config, subjects: [])
     monkeypatch.setattr(subject, "run_changes", lambda *_: pytest.fail("there is nothing to run"))
     assert app._compare_sessions(outcomes, SimpleNamespace(out_dir=tmp_path), say) == {}
     assert say.told == []

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from bidsapp.config import Config
 from bidsapp.interfaces import change
+from bidsapp.interfaces.finished import Finished, finished_sessions, in_order
 from bidsapp.workflows.plugin import KILLED, start_worker
 from bidsapp.writing import write_text
 
@@ -24,7 +25,7 @@ MEMORY_GB = 2.0
 DATE_COLUMN = "acq_time"
 
 
-def init_changes(config: Config, subjects: Iterable[str]) -> list[str]:
+def subjects_to_compare(config: Config, subjects: Iterable[str]) -> list[str]:
     """Subjects with two or more finished sessions whose changes are not there yet, or are of other sessions."""
     return [subject for subject in subjects if _to_do(config.out_dir, config.bids_dir, subject) is not None]
 
@@ -32,7 +33,7 @@ def init_changes(config: Config, subjects: Iterable[str]) -> list[str]:
 def left_over(config: Config, subjects: Iterable[str]) -> list[str]:
     """Subjects with changes of an earlier run who have fewer than two finished sessions now."""
     there = [subject for subject in subjects if change.has_changes(config.out_dir, subject)]
-    return [subject for subject in there if len(change.finished_sessions(config.out_dir, subject)) < 2]
+    return [subject for subject in there if len(finished_sessions(config.out_dir, subject)) < 2]
 
 
 def run_changes(config: Config, subjects: Iterable[str]) -> dict[str, str]:
@@ -100,14 +101,14 @@ def session_dates(bids_dir: Path, subject: str) -> dict[str, datetime]:
     return found
 
 
-def _to_do(out_dir: Path, bids_dir: Path, subject: str) -> tuple[list[change.Finished], dict, dict] | None:
+def _to_do(out_dir: Path, bids_dir: Path, subject: str) -> tuple[list[Finished], dict, dict] | None:
     """(sessions in order, dates, record) of changes that have to be made; None where they are there or need not be."""
-    sessions = change.finished_sessions(out_dir, subject)
+    sessions = finished_sessions(out_dir, subject)
     if len(sessions) < 2:
         return None
     known = {one.record["session"] for one in sessions}
     dates = {label: when for label, when in session_dates(bids_dir, subject).items() if label in known}
-    sessions = change.in_order(sessions, dates)
+    sessions = in_order(sessions, dates)
     wanted = change.record_of_changes(sessions, dates)
     return None if change.is_current(out_dir, subject, wanted) else (sessions, dates, wanted)
 

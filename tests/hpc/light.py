@@ -126,7 +126,7 @@ def main() -> None:
     sys.modules["bidsapp.models.device"] = device
     # Light sessions have no images whose changes could be measured.
     changes = ModuleType("bidsapp.workflows.subject")
-    changes.init_changes = lambda config, subjects: []  # type: ignore[attr-defined]
+    changes.subjects_to_compare = lambda config, subjects: []  # type: ignore[attr-defined]
     changes.left_over = lambda config, subjects: []  # type: ignore[attr-defined]
     changes.run_changes = None  # type: ignore[attr-defined]
     sys.modules["bidsapp.workflows.subject"] = changes

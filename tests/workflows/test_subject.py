@@ -20,6 +20,7 @@ from scipy import ndimage
 
 from bidsapp.config import Config
 from bidsapp.interfaces import change
+from bidsapp.interfaces.finished import Finished, in_order
 from bidsapp.measure import cohort
 from bidsapp.workflows import subject as workflow
 from bidsapp.writing import write_json
@@ -96,7 +97,7 @@ def test_a_new_lesion_from_files_to_tables(dataset, tmp_path, rng):
     session(out, "10", rng, with_new=True)
     session(out, "1", rng, with_new=False)
     options = config(dataset, out)
-    assert workflow.init_changes(options, ["01", "02"]) == ["01"]
+    assert workflow.subjects_to_compare(options, ["01", "02"]) == ["01"]
     assert workflow.run_changes(options, ["01"]) == {"01": ""}
     anat = out / "sub-01" / "anat"
     row = pd.read_csv(anat / "sub-01_changes.tsv", sep="\t").iloc[0]
@@ -117,10 +118,10 @@ def test_a_new_lesion_from_files_to_tables(dataset, tmp_path, rng):
     assert json.loads((anat / "sub-01_changes.json").read_text())["new_count"]["Description"]
     assert (out / "sub-01/figures/sub-01_desc-change1to10Beside.png").is_file()
     # made once; the same bytes when made again; made again when a session changes
-    assert workflow.init_changes(options, ["01"]) == []
+    assert workflow.subjects_to_compare(options, ["01"]) == []
     before = {path.name: path.read_bytes() for path in anat.iterdir()}
     (anat / "sub-01_changes.tsv").unlink()
-    assert workflow.init_changes(options, ["01"]) == ["01"]
+    assert workflow.subjects_to_compare(options, ["01"]) == ["01"]
     workflow.run_changes(options, ["01"])
     assert {path.name: path.read_bytes() for path in anat.iterdir()} == before
     # taken away with a session that is gone
@@ -143,7 +144,7 @@ def test_a_failure_is_told_and_costs_nothing(dataset, tmp_path, rng):
     assert problems["01"] in (out / "logs" / "sub-01_changes-failed.txt").read_text()
     assert sorted(path for path in (out / "sub-01").rglob("ses-*/anat/*")) == kept
     assert not (out / "sub-01/anat/sub-01_desc-changes_provenance.json").exists()
-    assert workflow.init_changes(config(dataset, out), ["01"]) == ["01"]  # the next run tries again
+    assert workflow.subjects_to_compare(config(dataset, out), ["01"]) == ["01"]  # the next run tries again
 
 
 def test_dates_from_sessions_and_from_scans(tmp_path):
@@ -170,20 +171,20 @@ def test_dates_of_a_table_from_a_spreadsheet(tmp_path):
 
 
 def test_sessions_go_by_number_or_by_date():
-    def one(label: str) -> change.Finished:
-        return change.Finished(Path(), Path(), {"session": label})
+    def one(label: str) -> Finished:
+        return Finished(Path(), Path(), {"session": label})
 
     labels = ["10", "2", "baseline"]
     natural = sorted(map(one, labels), key=lambda s: cohort.natural(s.record["session"]))
     assert [s.record["session"] for s in natural] == ["2", "10", "baseline"]
     dates = {"baseline": datetime(2019, 1, 1), "2": datetime(2020, 1, 1), "10": datetime(2021, 1, 1)}
-    assert [s.record["session"] for s in change.in_order(natural, dates)] == ["baseline", "2", "10"]
+    assert [s.record["session"] for s in in_order(natural, dates)] == ["baseline", "2", "10"]
     dates.pop("2")  # before all that have a date by its label: before them
-    assert [s.record["session"] for s in change.in_order(natural, dates)] == ["2", "baseline", "10"]
-    assert change.in_order(natural, {}) == natural
+    assert [s.record["session"] for s in in_order(natural, dates)] == ["2", "baseline", "10"]
+    assert in_order(natural, {}) == natural
     visits = [one(label) for label in ("1", "2", "3")]
     some = {"1": datetime(2022, 1, 1), "2": datetime(2020, 1, 1)}
-    assert [s.record["session"] for s in change.in_order(visits, some)] == ["2", "3", "1"]  # no time runs backwards
+    assert [s.record["session"] for s in in_order(visits, some)] == ["2", "3", "1"]  # no time runs backwards
 
 
 @pytest.mark.parametrize(
@@ -196,14 +197,14 @@ def test_sessions_go_by_number_or_by_date():
     ],
 )
 def test_an_order_that_only_labels_without_numbers_give_is_told(labels, dated, told):
-    sessions = [change.Finished(Path(), Path(), {"session": label}) for label in labels]
+    sessions = [Finished(Path(), Path(), {"session": label}) for label in labels]
     pair = change._Pair(Path(), "sub-01", *sessions, 0, None)
     assert bool(change._undated(pair, dict.fromkeys(dated, datetime(2020, 1, 1)))) == told
 
 
 def test_one_session_has_no_changes(dataset, tmp_path, rng):
     session(tmp_path / "out", "1", rng, with_new=False)
-    assert workflow.init_changes(config(dataset, tmp_path / "out"), ["01"]) == []
+    assert workflow.subjects_to_compare(config(dataset, tmp_path / "out"), ["01"]) == []
 
 
 SLOW = """
