@@ -43,6 +43,7 @@ class StoreCase(SimpleInterface):
 
         inputs, folder = self.inputs, Path(self.inputs.folder)
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / "case.json").unlink(missing_ok=True)  # before any image is another: if stopped halfway it is no case
         mask = load(inputs.mask_file)
         drawn = load_drawn(Path(inputs.label_file), load(inputs.native_file), inputs.indices)
         matrix = read_itk_affine(Path(inputs.transform_file)) if isdefined(inputs.transform_file) else None

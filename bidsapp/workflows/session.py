@@ -17,7 +17,7 @@ from bidsapp.cards import WHITE_MATTER
 from bidsapp.config import Config
 from bidsapp.image.load import read_grid
 from bidsapp.interfaces.compartments import DivideLesions
-from bidsapp.interfaces.outputs import Carry, DrawFigures, Measure, PackScans, TellSides, WriteSession
+from bidsapp.interfaces.outputs import Carry, DrawFigures, Measure, PackScans, TellSides
 from bidsapp.interfaces.preproc import (
     CheckBrain,
     CleanMask,
@@ -36,6 +36,7 @@ from bidsapp.interfaces.segment import (
     SegmentLesions,
     SegmentTissue,
 )
+from bidsapp.interfaces.write import WriteSession
 from bidsapp.labels import TEMPLATE
 from bidsapp.workflows.plan import Plan, plan
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from bidsapp.errors import InputError
-from bidsapp.interfaces.outputs import WriteSession
+from bidsapp.interfaces.write import WriteSession
 
 
 def scan(data: Path, name: str, contrast: str) -> dict[str, Any]:
@@ -39,7 +39,8 @@ def inputs(tmp_path: Path) -> dict[str, Any]:
         "plan": {"lesion_model": "shells-0.1", "no_lesions_because": ""},
         "results": [files["native_brain_mask"], files["native_lesion_mask"]], "preprocessed": [files["work"]],
         "to_template": files["field"], "to_subject": files["field"], "tables": [], "flags": "none", "pictures": [],
-        "brain_note": "", "template_note": "", "network_note": "the CPU did it", "tissue_note": "", "lesion_note": "the CPU did it",
+        "brain_note": "", "template_note": "", "network_note": "the CPU did it",
+        "tissue_note": "", "lesion_note": "the CPU did it",
         "notes": [[], ["thick slices"]],
         "warnings": [[], ["cut at the top"]], "compartments_file": files["compartments"],
         "compartments": ["necrotic core", "edema", "<b>cyst</b>"],
