@@ -29,6 +29,10 @@ T1W_ALONE = "T1w alone"
 LESION_KINDS = WHITE_MATTER, OTHER = "white-matter", "other"
 #: No model may ask to be shown more than this around the brain: beyond it there is no head.
 MOST_SURROUND_MM = 50.0
+#: Classes that a lesion may have at most.
+MOST_CLASSES = 50
+#: Voxels that neighbouring tiles share, but for networks with a margin: those answer alike in every tile.
+OVERLAP, WITH_MARGIN = 16, ("TwoPathway",)
 #: Offsets of logits correct small differences; one of more than this would overrule what the network sees.
 MOST_OFFSET = 2.0
 #: What every card holds, and as what.
@@ -259,8 +263,21 @@ def _naming_problems(card: Mapping[str, Any]) -> Iterator[str]:
     if not _names(classes) or len(classes) < 2 or classes[0] != "background":
         yield f"'classes' must be a list of names that begins with 'background', not {classes!r:.60}."
         return
-    if not _names(lesions) or not set(lesions) <= set(classes[1:]) or len(lesions) > 50:
+    if not _names(lesions) or not set(lesions) <= set(classes[1:]) or len(lesions) > MOST_CLASSES:
         yield f"'lesion_classes' must be among the classes, not {lesions!r:.60}. Is this a lesion model?"
+
+
+def class_problem(names: Sequence[str]) -> str:
+    """What is wrong with the names of all classes but background, for whoever makes a model; "" where nothing is."""
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        return f"has the name {twice[0]!r} twice"
+    if "background" in names:
+        return "has a class 'background' whose index is not 0"
+    if len(names) > MOST_CLASSES:
+        return f"has {len(names)} classes; {MOST_CLASSES} at most"
+    odd = [name for name in names if not name.strip() or not _names([name])]
+    return f"has a name that is empty, too long or not printable ({odd[0]!r:.60})" if odd else ""
 
 
 def _grid_problems(card: Mapping[str, Any]) -> Iterator[str]:
@@ -268,6 +285,8 @@ def _grid_problems(card: Mapping[str, Any]) -> Iterator[str]:
     patch, surround = card.get("patch"), card.get("surround_mm", 0)
     if not isinstance(patch, int) or isinstance(patch, bool) or not 1 <= patch <= 512:
         yield f"'patch' must be the voxels of a tile along each side, not {patch!r:.60}."
+    elif card["architecture"] not in WITH_MARGIN and patch <= OVERLAP:
+        yield f"'patch' must be above {OVERLAP}, the voxels that neighbouring tiles share, not {patch}."
     if not 0.9 <= card["spacing_mm"] <= 1.1:
         yield f"'spacing_mm' must be 1, as the app's working grid, not {card['spacing_mm']}."
     if card.get("orientation", "RAS") != "RAS":

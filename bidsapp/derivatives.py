@@ -18,6 +18,7 @@ import pandas as pd
 from bidsapp.errors import InputError
 from bidsapp.image.label_file import open_labels
 from bidsapp.image.load import GEOMETRY_TOLERANCE_MM, corner_distance
+from bidsapp.labels import HALFWAY
 
 #: Entities that say what a file shows or where, not which scan it was made from.
 NOT_OF_THE_SCAN = ("space", "res", "den", "label", "seg", "atlas", "desc", "hemi", "cohort")
@@ -69,7 +70,7 @@ class LabelFile:
     @property
     def scan(self) -> dict[str, str]:
         """Entities of the scan it was made from, but for subject and session."""
-        return {k: v for k, v in self.entities.items() if k not in (*NOT_OF_THE_SCAN, "sub", "ses")}
+        return scan_entities(self.entities)
 
     def entity(self, name: str) -> str:
         """An entity's value, "" where the name has none."""
@@ -130,17 +131,41 @@ class Match:
         )
 
 
+# --- names ------------------------------------------------------------------------------------------------------------
+
+
+def entities_of(name: str) -> dict[str, str]:
+    """Of the name of a file.
+
+    Examples
+    --------
+    >>> entities_of("sub-01_run-2_FLAIR.nii.gz")
+    {'sub': '01', 'run': '2'}
+    """
+    return dict(part.split("-", 1) for part in name.split(".nii")[0].split("_") if "-" in part)
+
+
+def scan_entities(entities: Mapping[str, str]) -> dict[str, str]:
+    """Those that tell scans of a session apart."""
+    return {k: v for k, v in entities.items() if k not in (*NOT_OF_THE_SCAN, "sub", "ses")}
+
+
+def may_be_one_scan(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
+    """Whether the entities of two scans of a session do not contradict each other; one may be named more fully."""
+    return all(other.get(key, value) == value for key, value in one.items())
+
+
 # --- finding ----------------------------------------------------------------------------------------------------------
 
 
-def find_labels(folder: Path, *, subjects: Sequence[str] = (), sessions: Sequence[str] = ()) -> list[LabelFile]:
-    """All masks and dsegs of a derivative, in order of their paths.
+def find_labels(folder: Path, *, subjects: Sequence[str] = ()) -> list[LabelFile]:
+    """All masks and dsegs of a derivative, in order of their paths; but those half-way between sessions.
 
     Parameters
     ----------
     folder : Path
         Holds ``sub-*`` folders.
-    subjects, sessions : sequence of str
+    subjects : sequence of str
         Labels without prefixes; empty for all.
 
     Raises
@@ -159,9 +184,9 @@ def find_labels(folder: Path, *, subjects: Sequence[str] = (), sessions: Sequenc
             continue
         for path in _images(home):
             one = label_file(path)
-            if one is not None and f"sub-{one.key[0]}" == home.name and (not sessions or one.key[1] in sessions):
+            if one is not None and f"sub-{one.key[0]}" == home.name and f"_space-{HALFWAY}_" not in path.name:
                 found.append(one)
-    if not found and not subjects and not sessions:
+    if not found and not subjects:
         raise InputError(
             f"{folder}: no *_mask.nii.gz and no *_dseg.nii.gz named as BIDS has it"
             f" (sub-01_space-orig_label-lesion_mask.nii.gz) in its {len(homes)} sub-* folders.{_nearby(folder)}"
@@ -287,18 +312,34 @@ def match_cases(
             name: [one for one in files if one.target == pair.reference and space in ("", one.entity("space"))]
             for name, files in raters.items()
         }
-        keys = sorted({(*one.key, _scan_name(one)) for files in mine.values() for one in files})
-        for subject, session, scan in keys:
-            there = {
-                name: [one for one in files if (*one.key, _scan_name(one)) == (subject, session, scan)]
-                for name, files in mine.items()
-            }
+        for key in sorted({one.key for files in mine.values() for one in files}):
+            here = {name: [one for one in files if one.key == key] for name, files in mine.items()}
             those = {
-                name: [one for one in files if one.target == pair.prediction and one.key == (subject, session)]
+                name: [one for one in files if one.target == pair.prediction and one.key == key]
                 for name, files in predictions.items()
             }
-            matches.append(_match((subject, session, scan), pair, there, those))
+            matches += [_match((*key, scan), pair, there, those) for scan, there in _by_scan(here)]
     return matches
+
+
+def _by_scan(raters: Mapping[str, Sequence[LabelFile]]) -> list[tuple[str, dict[str, list[LabelFile]]]]:
+    """References of a session by the name of their scan, which raters may have named more or less fully.
+
+    The first rater who has a scan names it. Files of one rater that differ in an entity of the scan are of two scans.
+    """
+    named: dict[str, tuple[str, dict[str, str]]] = {}
+    for rater, files in raters.items():
+        known = [scan for _, scan in named.values()]
+        for one in files:
+            if not any(may_be_one_scan(one.scan, scan) for scan in known):
+                named.setdefault(_scan_name(one), (rater, one.scan))
+    return [
+        (name, {
+            rater: [one for one in files if one.scan == scan or (rater != first and may_be_one_scan(one.scan, scan))]
+            for rater, files in raters.items()
+        })
+        for name, (first, scan) in sorted(named.items())
+    ]  # fmt: skip
 
 
 def _scan_name(one: LabelFile) -> str:
@@ -313,29 +354,28 @@ def _match(
 ) -> Match:
     """The reference (one space of several) that most predictions have a partner for, and those partners."""
     first = next(name for name, files in raters.items() if files)
-    best: tuple[LabelFile, dict[str, LabelFile], dict[str, str]] | None = None
-    for one in sorted(raters[first], key=_preference):
-        found: dict[str, LabelFile] = {}
-        problems: dict[str, str] = {}
-        for name, files in predictions.items():
-            partner, why = _partner(one, files, name, pair)
-            if partner is not None:
-                found[name] = partner
-            else:
-                problems[name] = why
-        if best is None or len(found) > len(best[1]):
-            best = (one, found, problems)
-    assert best is not None
-    references, notes = {first: best[0]}, []
-    for name, files in raters.items():
-        if name == first:
-            continue
-        partner, why = _partner(best[0], files, name, Pair(pair.reference, pair.reference))
-        if partner is not None:
-            references[name] = partner
-        else:
-            notes.append(why)
-    return Match(*case, pair, references, best[1], best[2], tuple(notes))
+    tried = [(one, *_partners(one, predictions, pair)) for one in sorted(raters[first], key=_preference)]
+    best, found, problems = max(tried, key=lambda each: len(each[1]))  # of equals the first
+    space = best.entity("space")
+    alike = [one for one, theirs, _ in tried if len(theirs) == len(found) and one.entity("space") == space]
+    if found and len(alike) > 1:
+        names = ", ".join(one.path.name for one in alike)
+        why = f"Several references of one scan in {first}: {names}. Keep one of them in a derivative of its own."
+        return Match(*case, pair, {first: best}, {}, dict.fromkeys(predictions, why))
+    others = {name: files for name, files in raters.items() if name != first}
+    more, left_out = _partners(best, others, Pair(pair.reference, pair.reference))
+    return Match(*case, pair, {first: best, **more}, found, problems, tuple(left_out.values()))
+
+
+def _partners(
+    reference: LabelFile, files: Mapping[str, Sequence[LabelFile]], pair: Pair
+) -> tuple[dict[str, LabelFile], dict[str, str]]:
+    """By name the file that goes with the reference, and why there is none."""
+    found = {name: _partner(reference, some, name, pair) for name, some in files.items()}
+    return (
+        {name: partner for name, (partner, _) in found.items() if partner is not None},
+        {name: why for name, (partner, why) in found.items() if partner is None},
+    )
 
 
 def _preference(one: LabelFile) -> tuple[int, str]:
@@ -346,7 +386,7 @@ def _preference(one: LabelFile) -> tuple[int, str]:
 def _partner(reference: LabelFile, files: Sequence[LabelFile], who: str, pair: Pair) -> tuple[LabelFile | None, str]:
     """The file of the same scan and grid as the reference, or why there is none."""
     scan = reference.scan
-    alike = [one for one in files if all(one.scan.get(key, value) == value for key, value in scan.items())]
+    alike = [one for one in files if may_be_one_scan(one.scan, scan)]
     what = f"{pair.prediction} of {who}"
     if not alike:
         where = "_".join(f"{k}-{v}" for k, v in reference.entities.items() if k not in NOT_OF_THE_SCAN)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ if TYPE_CHECKING:  # heavy: --help answers at once
     import numpy as np
     import pandas as pd
 
-    from bidsapp.derivatives import Match
+    from bidsapp.derivatives import LabelFile, Match
 
 #: Cases whose pictures the page shows, if not told otherwise: a page of some MB.
 PICTURES = 12
@@ -28,6 +29,10 @@ FUSIONS = ("staple", "majority")
 #: ball of 2.7 mm: smaller ones lie below the 3 mm that a lesion of multiple sclerosis has by convention (Filippi et al.
 #: 2019, Brain 142:1858). 100 and 1000 mm3 are balls of 5.8 and 12.4 mm.
 SIZE_BINS_MM3 = (10.0, 100.0, 1000.0)
+#: Names that a message lists.
+LISTED = 20
+#: What reading an image may raise.
+UNREADABLE = (AppError, ValueError, OSError, EOFError, MemoryError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +50,8 @@ class Options:
         Masks and dsegs to compare, ``NAME`` or ``REFERENCE:PREDICTION``; both empty: what all have.
     subjects, sessions : tuple of str
         Labels without prefixes; empty for all.
+    cases : frozenset of (str, str), optional
+        Labels of subject and session ("" without one): exactly these are compared.
     space : str
         Of the references; "" for any.
     fusion : str
@@ -69,6 +76,7 @@ class Options:
     segs: tuple[str, ...] = ()
     subjects: tuple[str, ...] = ()
     sessions: tuple[str, ...] = ()
+    cases: frozenset[tuple[str, str]] | None = None
     space: str = ""
     fusion: str = FUSIONS[0]
     lesions: tuple[str, ...] = ()
@@ -254,12 +262,37 @@ def run(options: Options) -> int:
     AppError
         Nothing could be compared at all.
     """
-    from bidsapp.derivatives import choose_pairs, find_labels, grid_of, match_cases
+    from bidsapp.derivatives import grid_of
 
     grid_of.cache_clear()  # files may have changed since a run before
-    chosen = {"subjects": options.subjects, "sessions": options.sessions}
-    raters = {name: find_labels(folder, **chosen) for name, folder in options.references.items()}
-    predictions = {name: find_labels(folder, **chosen) for name, folder in options.predictions.items()}
+    groups = _read_groups(options)  # what is wrong with it is told before hours are spent on the cases
+    matches, notes = _find(options)
+    _check_lesions(matches, options)
+    tables = Tables(notes=notes)
+    for match in matches:
+        _compare(match, options, tables)
+    found = _together(tables, groups, options)
+    _write(found, tables.notes, matches, options)
+    failed = found["cases"]["problem"].notna()
+    for note in tables.notes:
+        print(note, file=sys.stderr)
+    for _, row in found["cases"][failed].iterrows():
+        print(f"{row['participant_id']} {row['segmentation']} {row['prediction']}: {row['problem']}", file=sys.stderr)
+    if failed.all():
+        raise InputError("No pair could be compared: see above.")
+    return PARTICIPANT_FAILED if failed.any() else OK
+
+
+def _find(options: Options) -> tuple[list[Match], list[str]]:
+    """The cases, and a word on what is left out."""
+    from bidsapp.derivatives import choose_pairs, find_labels, match_cases
+
+    subjects = options.subjects or sorted({subject for subject, _ in options.cases or ()})
+    every = {name: find_labels(folder, subjects=subjects) for name, folder in options.references.items()}
+    raters = {name: _chosen(files, options) for name, files in every.items()}
+    predictions = {
+        name: _chosen(find_labels(folder, subjects=subjects), options) for name, folder in options.predictions.items()
+    }
     marked = [one for files in raters.values() for one in files]
     if not marked:
         raise NothingSelectedError(
@@ -272,20 +305,59 @@ def run(options: Options) -> int:
     if not any(match.predictions for match in matches):
         told = next(why for match in matches for why in match.problems.values())
         raise NothingSelectedError(f"No prediction fits a reference. The first of {len(matches)} cases: {told}")
+    return matches, [*_left_out([one for files in every.values() for one in files], options), *notes]
 
-    tables = Tables(notes=notes)
-    for match in matches:
-        _compare(match, options, tables)
-    found = _together(tables, options)
-    _write(found, tables.notes, matches, options)
-    failed = found["cases"]["problem"].notna()
-    for note in tables.notes:
-        print(note, file=sys.stderr)
-    for _, row in found["cases"][failed].iterrows():
-        print(f"{row['participant_id']} {row['segmentation']} {row['prediction']}: {row['problem']}", file=sys.stderr)
-    if failed.all():
-        raise InputError("No pair could be compared: see above.")
-    return PARTICIPANT_FAILED if failed.any() else OK
+
+def _chosen(files: Sequence[LabelFile], options: Options) -> list[LabelFile]:
+    """Those of the sessions and cases asked for."""
+    return [
+        one for one in files
+        if (not options.sessions or one.key[1] in options.sessions)
+        and (options.cases is None or one.key in options.cases)
+    ]  # fmt: skip
+
+
+def _left_out(references: Sequence[LabelFile], options: Options) -> list[str]:
+    """Subjects that have no sessions to choose from, and cases asked for that have no reference."""
+    plain = sorted({f"sub-{one.key[0]}" for one in references if not one.key[1]}) if options.sessions else []
+    missing = sorted((options.cases or frozenset()) - {one.key for one in references})
+    names = [f"sub-{subject}_ses-{session}" if session else f"sub-{subject}" for subject, session in missing]
+    return [
+        *([f"Left out by --session-label, since they have no sessions: {', '.join(plain)}."] if plain else []),
+        *([f"There is no reference of {', '.join(names)}."] if names else []),
+    ]
+
+
+def _check_lesions(matches: Sequence[Match], options: Options) -> None:
+    """Refuse --lesions that are no label of any case."""
+    if not options.lesions:
+        return
+    known = {name for match in matches for name in _label_names(match, options)}
+    unknown = [name for name in options.lesions if name not in known]
+    if unknown:
+        more = f" and {len(known) - LISTED} more" if len(known) > LISTED else ""
+        raise UsageError(
+            f"--lesions {', '.join(unknown)}: no such label; there is {', '.join(sorted(known)[:LISTED])}{more}."
+        )
+
+
+def _label_names(match: Match, options: Options) -> set[str]:
+    """What labels of a case may be called: by the reference's look-up table, else by those of the predictions."""
+    from bidsapp.derivatives import read_lookup
+
+    if match.pair.reference.suffix == "mask":
+        return {match.pair.reference.name}
+    rater, reference = next(iter(match.references.items()))
+    try:
+        tables = [read_lookup(reference, options.references[rater])]
+        if not tables[0]:
+            tables = [read_lookup(one, options.predictions[name]) for name, one in match.predictions.items()]
+    except AppError:  # told when the case is read
+        return set(options.lesions)
+    unnamed = {name for name in options.lesions if re.fullmatch(r"label \d+", name)}  # labels that no table names
+    return unnamed | {
+        form for table in tables for index, (name, _) in table.items() if index for form in (name, f"{name} ({index})")
+    }
 
 
 def _compare(match: Match, options: Options, tables: Tables) -> None:
@@ -296,7 +368,7 @@ def _compare(match: Match, options: Options, tables: Tables) -> None:
     where = who | {"segmentation": str(match.pair)}
     try:
         loaded = load_case(match, options)
-    except (AppError, ValueError, OSError, MemoryError) as error:
+    except UNREADABLE as error:
         for name in options.predictions:
             tables.cases.append(where | {"label": match.pair.reference.name, "prediction": name, "problem": str(error)})
         return
@@ -485,7 +557,7 @@ def _write_consensus(match: Match, label: str, mask: np.ndarray, affine: np.ndar
 # --- together ---------------------------------------------------------------------------------------------------------
 
 
-def _together(tables: Tables, options: Options) -> dict[str, pd.DataFrame]:
+def _together(tables: Tables, groups: pd.Series | None, options: Options) -> dict[str, pd.DataFrame]:
     """All tables, by the names of their files."""
     import pandas as pd
 
@@ -497,10 +569,10 @@ def _together(tables: Tables, options: Options) -> dict[str, pd.DataFrame]:
     done = cases[cases["problem"].isna()]
     names = list(options.predictions)
     tests = ev.compare_predictions(done, names)
-    if options.participants:
-        groups, note = _groups(options, done)
-        tables.notes += [note] if note else []
-        apart = ev.compare_groups_of_subjects(done, groups, names)
+    if groups is not None:
+        large, said = _large_groups(groups, done, options)
+        tables.notes += said
+        apart = ev.compare_groups_of_subjects(done, large, names)
         tests = pd.concat([part for part in (tests, apart) if len(part)] or [tests], ignore_index=True)
     return {
         "cases": cases, "lesions": lesions, "summary": ev.summarise(done), "volumes": ev.agreement_of_volumes(done),
@@ -516,13 +588,14 @@ def _never_there(cases: pd.DataFrame) -> pd.Series:
     return (largest == 0) & cases["segmentation"].str.startswith("seg-") & cases["problem"].isna()
 
 
-def _groups(options: Options, cases: pd.DataFrame) -> tuple[pd.Series, str]:
-    """Group of each subject, and a word on those without."""
+def _read_groups(options: Options) -> pd.Series | None:
+    """Group of each subject, NaN without; None where no groups are asked for."""
     import pandas as pd
 
-    assert options.participants is not None
+    if options.participants is None:
+        return None
     try:
-        table = pd.read_csv(options.participants, sep="\t", dtype=str, na_values=["n/a"], keep_default_na=False)
+        table = pd.read_csv(options.participants, sep="\t", dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
         raise InputError(f"--participants {options.participants}: cannot be read ({error}).") from error
     for column in ("participant_id", options.group):
@@ -532,9 +605,28 @@ def _groups(options: Options, cases: pd.DataFrame) -> tuple[pd.Series, str]:
             )
     table = table.drop_duplicates("participant_id")
     labels = table["participant_id"].map(lambda label: label if str(label).startswith("sub-") else f"sub-{label}")
-    groups = pd.Series(table[options.group].to_numpy(), index=labels, name="group")
-    without = sorted(set(cases["participant_id"]) - set(groups.dropna().index))
-    return groups, f"Not in a group of {options.group}: {', '.join(without)}." if without else ""
+    groups = table[options.group].str.strip()
+    return pd.Series(groups.where(~groups.isin(["", "n/a"])).to_numpy(), index=labels, name="group")
+
+
+def _large_groups(groups: pd.Series, cases: pd.DataFrame, options: Options) -> tuple[pd.Series, list[str]]:
+    """Subjects of groups that can be compared, and a word on the others."""
+    from bidsapp.measure.comparisons import MINIMUM_COMPARED
+
+    here = groups[groups.index.isin(cases["participant_id"])].dropna()
+    without = sorted(set(cases["participant_id"]) - set(here.index))
+    count = here.value_counts()
+    small = sorted(count.index[count < MINIMUM_COMPARED])
+    more = f" and {len(small) - LISTED} more" if len(small) > LISTED else ""
+    notes = [f"Not in a group of {options.group}: {', '.join(without)}."] if without else []
+    if small:
+        notes.append(
+            f"Groups of {options.group} with fewer than {MINIMUM_COMPARED} subjects are left out:"
+            f" {', '.join(small[:LISTED])}{more}."
+        )
+    if len(count) - len(small) < 2:
+        notes.append(f"--group {options.group}: no two groups are large enough, so nothing is compared.")
+    return here[~here.isin(small)], notes
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------
@@ -590,8 +682,6 @@ def _write_page(
 
 def _pictures(cases: pd.DataFrame, matches: Sequence[Match], options: Options) -> Iterator[Any]:
     """Pictures of the cases with the lowest Dice coefficients; of a dseg, of its worst label."""
-    import numpy as np
-
     from bidsapp.report.evaluation import Drawn
     from bidsapp.report.evaluation_pictures import draw_case
 
@@ -604,57 +694,89 @@ def _pictures(cases: pd.DataFrame, matches: Sequence[Match], options: Options) -
         match = by_case[row["name"], row["segmentation"]]
         try:
             loaded = load_case(match, options)
-        except AppError:  # it was readable a moment ago
+        except UNREADABLE:  # it was readable a moment ago
             continue
         references, predictions = loaded.masks(row["label"])
-        scan = find_scan(match, row["label"], options)
-        brain = find_brain(match, options)
-        reference = _fused(references, options.fusion)
+        scan, said = _readable(find_scans(match, row["label"], options))
+        brain, _ = _readable(find_brains(match, options))
         picture = draw_case(
-            reference, [predictions[name] for name in options.predictions if name in predictions],
-            affine=loaded.affine, scan=None if scan is None else _voxels(scan), brain=None if brain is None else
-            np.asarray(_voxels(brain) > 0),
-        )  # fmt: skip
-        said = f"Drawn on {scan.name}." if scan is not None else "No scan was found on this grid (--scans names one)."
+            _fused(references, options.fusion),
+            [predictions[name] for name in options.predictions if name in predictions],
+            affine=loaded.affine,
+            scan=scan,
+            brain=None if brain is None else brain > 0,
+        )
         yield Drawn(row["name"], row["segmentation"], row["label"], said, picture)
 
 
+def _readable(paths: Iterable[Path]) -> tuple[np.ndarray | None, str]:
+    """Voxels of the first image that can be read, along the axes nearest to RAS, and a word on which that is.
+
+    A broken scan must not cost the page: nothing but a picture needs it.
+    """
+    broken = []
+    for path in paths:
+        try:
+            return _voxels(path), f"Drawn on {path.name}."
+        except UNREADABLE:
+            broken.append(path.name)
+    if broken:
+        return None, f"{', '.join(broken)} cannot be read."
+    return None, "No scan was found on this grid (--scans names one)."
+
+
 def _voxels(path: Path) -> np.ndarray:
-    """Along the axes nearest to RAS."""
     import nibabel as nib
     import numpy as np
 
-    img = nib.as_closest_canonical(nib.Nifti1Image.from_filename(path))
-    return np.asarray(img.dataobj, dtype=np.float32).reshape(img.shape[:3])
+    from bidsapp.image.label_file import open_labels
+    from bidsapp.image.load import read_voxels
+
+    img = open_labels(path)
+    data = read_voxels(img, path, np.float32).reshape(img.shape[:3])
+    return np.asarray(nib.as_closest_canonical(nib.Nifti1Image(data, img.affine)).dataobj)
 
 
-def find_scan(match: Match, label: str, options: Options) -> Path | None:
-    """A scan on the case's grid: of the dataset named, beside the derivatives, or in them; FLAIR first for lesions."""
+def find_scans(match: Match, label: str, options: Options) -> Iterator[Path]:
+    """Scans on the case's grid: of the dataset named, beside the derivatives, or in them; FLAIR first for lesions."""
     contrasts = LESION_ORDER if _by_lesion(label, options) else REFERENCE_ORDER
     folders = [*([options.scans] if options.scans else []), *_raw(options), *options.predictions.values()]
     return _on_grid(match, [(folder, f"*_{contrast}.nii*") for contrast in contrasts for folder in folders])
 
 
-def find_brain(match: Match, options: Options) -> Path | None:
-    """A brain mask on the case's grid in the derivatives."""
+def find_brains(match: Match, options: Options) -> Iterator[Path]:
+    """Brain masks on the case's grid in the derivatives."""
     folders = [*options.predictions.values(), *options.references.values()]
     return _on_grid(match, [(folder, "*_desc-brain_mask.nii*") for folder in folders])
 
 
-def _on_grid(match: Match, places: Sequence[tuple[Path, str]]) -> Path | None:
-    from bidsapp.derivatives import grid_of
+def _on_grid(match: Match, places: Sequence[tuple[Path, str]]) -> Iterator[Path]:
+    """Images in order of their places; in each those first whose names are most like the reference's.
 
-    wanted = grid_of(next(iter(match.references.values())).path)
+    Images of another scan by their names (another run) come last, wherever they are.
+    """
+    from bidsapp.derivatives import entities_of, grid_of, may_be_one_scan, scan_entities
+
+    reference = next(iter(match.references.values()))
+    wanted = grid_of(reference.path)
+
+    def unlike(path: Path) -> int:
+        return len(scan_entities(entities_of(path.name)).items() ^ reference.scan.items())
+
+    def of_another_scan(path: Path) -> bool:
+        return not may_be_one_scan(scan_entities(entities_of(path.name)), reference.scan)
+
+    paths: list[Path] = []
     for folder, pattern in places:
         home = folder / f"sub-{match.subject}"
         home = home / f"ses-{match.session}" if match.session else home
-        for path in sorted(home.glob(f"anat/{pattern}")):
-            try:
-                if path.is_file() and grid_of(path).same_as(wanted):
-                    return path
-            except AppError:
-                continue
-    return None
+        paths += sorted(sorted(home.glob(f"anat/{pattern}")), key=unlike)
+    for path in sorted(paths, key=of_another_scan):
+        try:
+            if path.is_file() and grid_of(path).same_as(wanted):
+                yield path
+        except UNREADABLE:
+            continue
 
 
 def _local(link: str) -> str:

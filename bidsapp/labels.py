@@ -20,6 +20,8 @@ LESION_ORDER = ("FLAIR", "T1w", "T2w")
 WITH_AGENT = "T1wCE"
 #: Space of the packaged template (`image.template`).
 TEMPLATE = "MNI152NLin2009aSym"
+#: What lies half-way between the sessions of a subject is of none of them.
+HALFWAY = "halfway"
 
 
 @dataclass(frozen=True)

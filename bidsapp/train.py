@@ -19,7 +19,9 @@ from bidsapp.learn import LOSSES
 from bidsapp.machine import available_cpus, fixed_environment
 
 if TYPE_CHECKING:  # heavy: --help answers at once
-    from bidsapp.bids import SessionInputs
+    from nibabel import Nifti1Image
+
+    from bidsapp.bids import ScanChoice, SessionInputs
     from bidsapp.derivatives import LabelFile
     from bidsapp.learn.run import Training
     from bidsapp.models.registry import Model
@@ -96,7 +98,7 @@ class TrainOptions:
                 raise errors.UsageError(f"{flag} must be at least {least}, not {value}.")
         if self.learning_rate is not None and not self.learning_rate > 0:
             raise errors.UsageError(f"--learning-rate must be above 0, not {self.learning_rate}.")
-        if self.folds != "loo" and not self.folds.isdigit():
+        if self.folds != "loo" and not self.folds.isdecimal():
             raise errors.UsageError(
                 f"--folds: {self.folds!r}; give a number of folds, 0 for none, or loo (leave one out)."
             )
@@ -112,6 +114,8 @@ class TrainOptions:
                 )
         if self.freeze and self.init == "none":
             raise errors.UsageError("--freeze-encoder: there is nothing to keep when training begins from scratch.")
+        if self.architecture == "patchwise" and self.init not in ("packaged", "none"):
+            raise errors.UsageError(f"--init {self.init}: a patch-wise network begins from scratch; leave --init out.")
         if self.freeze and self.architecture == "patchwise":
             raise errors.UsageError(
                 "--freeze-encoder: a patch-wise network begins from scratch; there is nothing to keep."
@@ -140,6 +144,7 @@ class Plan:
     cases: Sequence[Found]
     channels: tuple[str, ...]
     folds: Sequence[Sequence[str]]  # subjects held out in each
+    seen: frozenset[str] = frozenset()  # those of them that the model begun with was trained on
 
 
 def main(argv: Sequence[str]) -> int:
@@ -254,6 +259,7 @@ def run(options: TrainOptions) -> int:
     int
         0; or 75 (try again) where ``--minutes`` were over before the end.
     """
+    deadline = time.monotonic() + 60 * options.minutes
     os.environ.update(fixed_environment(threads=options.app.omp_nthreads, seed=options.app.random_seed))
     from bidsapp import validation
     from bidsapp.learn.folds import split  # numpy and torch, which read the environment
@@ -266,12 +272,15 @@ def run(options: TrainOptions) -> int:
     cases = labelled(options, say)
     channels = _channels(cases, options)
     folds = split([case.inputs.subject for case in cases], options.folds, seed=options.app.random_seed)
-    plan = Plan(options, cases, channels, folds)
+    held_out = {subject for subjects in folds for subject in subjects}
+    plan = Plan(options, cases, channels, folds, frozenset(held_out & seen_before(options)))
+    if plan.seen:
+        say.note(f"WARNING: {_leak(plan)}")
     if options.dry_run:
         return _dry_run(plan, say)
     options.out.mkdir(parents=True, exist_ok=True)
     prepare(cases, channels, options, say)
-    return _train(plan, say)
+    return _train(plan, say, deadline)
 
 
 # --- cases ------------------------------------------------------------------------------------------------------------
@@ -297,14 +306,16 @@ def labelled(options: TrainOptions, say: Progress) -> list[Found]:
     channels = asked_channels(options)
     wanted = Target("dseg", options.seg) if options.seg else Target("mask", options.label)
     files = find_labels(options.labels)
+    labels = [one for one in files if one.target == wanted]
     found, problems = [], []
     for inputs in sessions:
-        drawn = [one for one in files if one.target == wanted and one.key == (inputs.subject, inputs.session or "")]
+        drawn = [one for one in labels if one.key == (inputs.subject, inputs.session or "")]
         if not drawn or not inputs.scans:
-            say.note(f"{inputs.name}: {'no labels' if inputs.scans else inputs.problem or 'no scans'}; left out.")
+            why = _no_labels(inputs, labels) if inputs.scans else inputs.problem or "no scans"
+            say.note(f"{inputs.name}: {why}; left out.")
             continue
         try:
-            found.append(_with_labels(inputs, drawn, channels, options))
+            found.append(_with_labels(inputs, drawn, channels, options, say))
         except errors.AppError as error:
             problems.append(str(error))
     if problems and not options.skip_bad_cases:
@@ -314,14 +325,27 @@ def labelled(options: TrainOptions, say: Progress) -> list[Found]:
         say.note(f"left out: {problem}")
     if not found:
         there = ", ".join(sorted({str(one.target) for one in files}))
+        others = ((inputs.name, _other_sessions(inputs, labels)) for inputs in sessions)
+        hint = next((f" {name} has labels of {told}: name them like its scans." for name, told in others if told), "")
         raise errors.NothingSelectedError(
-            f"{options.labels}: no {wanted} of any chosen session of {options.app.bids_dir} (there is: {there})."
+            f"{options.labels}: no {wanted} of any chosen session of {options.app.bids_dir} (there is: {there}).{hint}"
         )
     tables = {(case.labels.indices, case.names) for case in found}
     if len(tables) > 1:
         told = "; ".join(", ".join(names) for _, names in sorted(tables))
         raise errors.InputError(f"{options.labels}: look-up tables differ between sessions: {told}. Make them alike.")
     return found
+
+
+def _no_labels(inputs: SessionInputs, labels: Sequence[LabelFile]) -> str:
+    others = _other_sessions(inputs, labels)
+    return f"no labels (there are of {others})" if others else "no labels"
+
+
+def _other_sessions(inputs: SessionInputs, labels: Sequence[LabelFile]) -> str:
+    """Sessions of this subject that have labels: often the same one, named otherwise than the scans."""
+    sessions = sorted({one.key[1] for one in labels if one.key[0] == inputs.subject})
+    return ", ".join(f"ses-{session}" if session else "no session" for session in sessions)
 
 
 def asked_channels(options: TrainOptions) -> tuple[str, ...]:
@@ -333,9 +357,8 @@ def asked_channels(options: TrainOptions) -> tuple[str, ...]:
         No such model, one that knows none of the channels, or there are no synthetic scans of such a channel.
     """
     channels = tuple(name for name in cards.CHANNELS if name in options.contrasts)
-    if options.architecture != "patchwise" and options.init != "none":
-        folder = cards.newest("segment") if options.init == "packaged" else Path(options.init)
-        assert folder is not None
+    folder = _init_folder(options)
+    if folder is not None:
         known = tuple(cards.read_card(folder).get("channels", CONTRASTS))
         channels = channels or known
         new = [name for name in channels if name not in known]
@@ -356,6 +379,34 @@ def asked_channels(options: TrainOptions) -> tuple[str, ...]:
     return channels
 
 
+def _init_folder(options: TrainOptions) -> Path | None:
+    """Of the model to begin with; None from scratch."""
+    if options.architecture == "patchwise" or options.init == "none":
+        return None
+    return cards.newest("segment") if options.init == "packaged" else Path(options.init)
+
+
+def seen_before(options: TrainOptions) -> set[str]:
+    """Subjects that the model to begin with was trained on, as its card says, or the one that it began with."""
+    folder = _init_folder(options)
+    training = {} if folder is None else cards.read_card(folder).get("training")
+    if not isinstance(training, dict):
+        return set()
+    own, before = training.get("contrasts"), training.get("subjects_seen_before")
+    names = [*(own if isinstance(own, dict) else ()), *(before if isinstance(before, list) else ())]
+    return {bare_label("sub-" + str(name).removeprefix("sub-").partition("_")[0]) for name in names}
+
+
+def _leak(plan: Plan) -> str:
+    """What it means that the model begun with knows subjects who are held out now."""
+    names = ", ".join(f"sub-{subject}" for subject in sorted(plan.seen))
+    return (
+        f"the card of the model you begin with ({plan.options.init}) names {len(plan.seen)} of the held-out subjects"
+        f" among those it was trained on: {names}. If they are the same people, the figures of the cross-validation,"
+        " 'before' and 'trained' alike, are not those of unseen subjects; begin with another model for such figures."
+    )
+
+
 def _channels(cases: Sequence[Found], options: TrainOptions) -> tuple[str, ...]:
     """Channels of the model: `asked_channels`, or all contrasts that there are."""
     return asked_channels(options) or tuple(
@@ -364,34 +415,113 @@ def _channels(cases: Sequence[Found], options: TrainOptions) -> tuple[str, ...]:
 
 
 def _with_labels(
-    inputs: SessionInputs, drawn: Sequence[LabelFile], channels: Sequence[str], options: TrainOptions
+    inputs: SessionInputs, drawn: Sequence[LabelFile], channels: Sequence[str], options: TrainOptions, say: Progress
 ) -> Found:
-    """Check the labels of a session, before hours are spent; of several the first that lies on one of its scans."""
-    from bidsapp.derivatives import read_lookup
-    from bidsapp.image.drawn import load_drawn, scan_under
+    """Check the labels of a session, before hours are spent."""
+    from bidsapp.image.drawn import load_drawn
     from bidsapp.workflows.case import Labels
 
-    scans = {scan.contrast: scan.path for scan in inputs.used_by(channels)}
-    if channels and not set(scans) & set(channels):
+    scans = inputs.used_by(channels)
+    there = [scan.contrast for scan in scans]
+    if channels and not set(there) & set(channels):
         raise errors.InputError(
             f"{inputs.name}: there is none of {', '.join(channels)}, which the model is shown (there is"
-            f" {', '.join(scans)})."
+            f" {', '.join(there)})."
         )
-    problem: errors.AppError | None = None
+    one, scan, grid = _on_a_scan(drawn, scans, say)
+    classes = _classes(one, options) if options.seg else {}
+    load_drawn(one.path, grid, tuple(classes))
+    return Found(inputs, Labels(one.path, tuple(classes), scan.contrast), tuple(classes.values()) or (LESION,))
+
+
+def _on_a_scan(
+    drawn: Sequence[LabelFile], scans: Sequence[ScanChoice], say: Progress
+) -> tuple[LabelFile, ScanChoice, Nifti1Image]:
+    """Labels, the scan they lie on and its grid; of several, those whose name says most of that scan.
+
+    Those that another scan's name contradicts (another run, say) are no labels of it, even on the same grid.
+    """
+    from bidsapp.image.drawn import scan_under
+
+    found, elsewhere, problems = [], [], []
     for one in drawn:
         try:
-            contrast, grid = scan_under(one.path, scans)
+            scan_under(one.path, {scan.contrast: scan.path for scan in scans})
         except errors.InputError as error:
-            problem = problem or error
+            problems.append(error)
             continue
-        table = read_lookup(one, options.labels) if options.seg else {}
-        if options.seg and not table:
-            raise errors.InputError(f"{one.path}: no look-up table (*_dseg.tsv with columns index and name) for it.")
-        classes = {index: names[0] for index, names in sorted(table.items()) if index}
-        load_drawn(one.path, grid, tuple(classes))
-        return Found(inputs, Labels(one.path, tuple(classes), contrast), tuple(classes.values()) or (LESION,))
-    assert problem is not None
-    raise problem
+        own = [scan for scan in scans if not _of_another(one, scan, scans)]
+        try:
+            contrast, grid = scan_under(one.path, {scan.contrast: scan.path for scan in _by_name(one, own)})
+        except errors.InputError:
+            elsewhere.append(_told_of_another(one, scans))
+            continue
+        found.append((one, next(scan for scan in own if scan.contrast == contrast), grid))
+    if not found:
+        raise errors.InputError(elsewhere[0]) if elsewhere else problems[0]
+    for told in elsewhere:
+        say.note(f"{told} Left out.")
+    return max(found, key=lambda each: _alike(each[0], each[1].path))
+
+
+def _entities(path: Path) -> dict[str, str]:
+    """Of a scan's name; numbers without zeros before them, as some write run-01 and others run-1."""
+    from bidsapp.derivatives import entities_of
+
+    return {key: _plain(value) for key, value in entities_of(path.name).items()}
+
+
+def _plain(value: str) -> str:
+    return str(int(value)) if value.isdecimal() else value
+
+
+def _alike(one: LabelFile, path: Path) -> int:
+    """Entities that the names of labels and of a scan have in common."""
+    entities = _entities(path)
+    return sum(entities.get(key) == _plain(value) for key, value in one.scan.items())
+
+
+def _by_name(one: LabelFile, scans: Sequence[ScanChoice]) -> list[ScanChoice]:
+    return sorted(scans, key=lambda scan: -_alike(one, scan.path))
+
+
+def _of_another(one: LabelFile, scan: ScanChoice, scans: Sequence[ScanChoice]) -> bool:
+    """Whether the name of labels contradicts a scan's: other run, acquisition, echo, ...
+
+    Not where it names the grid (``space-FLAIR``) and otherwise the scan beside it, as this app names what it writes,
+    unless a scan that was not chosen has that name.
+    """
+    entities = _entities(scan.path)
+    if all(entities.get(key, _plain(value)) == _plain(value) for key, value in one.scan.items()):
+        return False
+    beside = any(_alike(one, other.path) == len(one.scan) for other in scans if other is not scan)
+    passed_over = any(_alike(one, path) == len(one.scan) for path in scan.not_chosen)
+    return one.entity("space") != scan.contrast or not beside or passed_over
+
+
+def _told_of_another(one: LabelFile, scans: Sequence[ScanChoice]) -> str:
+    used = ", ".join(scan.path.name for scan in scans)
+    return (
+        f"{one.path}: by their name ("
+        + "_".join(f"{key}-{value}" for key, value in one.scan.items())
+        + ") these labels"
+        f" are of another scan than the one used ({used}): choose that one with --bids-filter-file."
+    )
+
+
+def _classes(one: LabelFile, options: TrainOptions) -> dict[int, str]:
+    """Names by value of a dseg, fit for a model's card."""
+    from bidsapp.derivatives import read_lookup
+
+    table = read_lookup(one, options.labels)
+    if not table:
+        raise errors.InputError(f"{one.path}: no look-up table (*_dseg.tsv with columns index and name) for it.")
+    classes = {index: names[0] for index, names in sorted(table.items()) if index}
+    names = list(classes.values())
+    problem = cards.class_problem(names)
+    if problem:
+        raise errors.InputError(f"{one.path}: its look-up table (*_dseg.tsv) {problem}: a model could not be used.")
+    return classes
 
 
 def prepare(cases: Sequence[Found], channels: Sequence[str], options: TrainOptions, say: Progress) -> None:
@@ -490,7 +620,7 @@ def _first_stage(options: TrainOptions, training: Training) -> Training | None:
     return dataclasses.replace(training, architecture="FoldedUNet", init=init, freeze=freeze, steps=steps, crf=False)
 
 
-def _train(plan: Plan, say: Progress) -> int:
+def _train(plan: Plan, say: Progress, deadline: float) -> int:
     from bidsapp.learn.folds import Folds
     from bidsapp.models.device import resolve
 
@@ -504,19 +634,18 @@ def _train(plan: Plan, say: Progress) -> int:
         out=options.out,
         device=resolve(options.app.device),
         card={
-            "training": _origin(cases, options, training),
+            "training": _origin(plan, training),
             "lesion_kind": options.lesion_kind or (cards.OTHER if options.seg else cards.WHITE_MATTER),
         },
-        deadline=time.monotonic() + 60 * options.minutes,
+        deadline=deadline,
         say=say.note,
     )
     names = {case.inputs.name: case.inputs.folder / _plain_name(case.labels.path) for case in cases}
     for number, subjects in enumerate(plan.folds, start=1):
         if not work.fold(number, subjects, names):
             return _over(say)
-    # Not what lies there: an earlier run may have begun with another model, this one with none.
-    judged = ("trained",) if work.before is None else ("trained", "before")
-    figures = _judge(cases, options, judged, say) if plan.folds else {}
+    work.forget_others(names)
+    figures = _judge(plan, [] if work.before is None else ["before"], say) if plan.folds else {}
     if not work.whole(figures):
         return _over(say)
     say.note(f"Model: {options.out / 'model'}")
@@ -533,36 +662,46 @@ def _plain_name(path: Path) -> str:
     return f"{path.name.split('.')[0]}.nii.gz"
 
 
-def _origin(cases: Sequence[Found], options: TrainOptions, training: Training) -> dict[str, Any]:
+def _origin(plan: Plan, training: Training) -> dict[str, Any]:
     """What the model's card says of its training."""
+    options, cases = plan.options, plan.cases
     asked = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
     left_out = ("app", "labels", "minutes", "dry_run", "workers", "skip_bad_cases")
     return {
         "data": [f"{len(cases)} labelled sessions of '{out_dataset.dataset_name(options.app.bids_dir)}'"],
         "begun_from": "scratch" if training.init is None else f"{training.init.name} {training.init.version}",
         "contrasts": {case.inputs.name: _contrasts(case, training.channels) for case in cases},
+        "subjects_seen_before": sorted(seen_before(options)),
         "options": {key: value for key, value in asked.items() if key not in left_out},
         "app": __version__,
     }
 
 
-def _judge(cases: Sequence[Found], options: TrainOptions, names: Sequence[str], say: Progress) -> dict[str, Any]:
+def _judge(plan: Plan, before: Sequence[str], say: Progress) -> dict[str, Any]:
     """Compare the held-out predictions with the labels (tables, page); the summary goes into the model's card."""
     from bidsapp import evaluate
 
-    folder = options.out / "crossvalidation"
-    which = ["--seg", options.seg] if options.seg else ["--label", options.label]
-    which += ["--participant-label", *sorted({case.inputs.subject for case in cases})]
-    sessions = sorted({case.inputs.session for case in cases if case.inputs.session})
-    which += ["--session-label", *sessions] if sessions else []
-    code = evaluate.main([
-        str(options.labels), *(str(folder / name) for name in names), "--names", *names, *which,
-        "--out", str(folder / "evaluation"), "--scans", str(options.app.bids_dir),
-    ])  # fmt: skip
-    if code:
-        say.note("Some held-out predictions could not be compared with their labels: see above.")
+    options, folder = plan.options, plan.options.out / "crossvalidation"
+    # Where it is no fair comparison, tables and page say so with every figure.
+    known = " (weights saw held-out subjects)" if plan.seen else ""
+    asked = evaluate.Options(
+        references={options.labels.name: options.labels},
+        predictions={f"{name}{known}": folder / name for name in ("trained", *before)},
+        out=folder / "evaluation",
+        labels=() if options.seg else (options.label,), segs=(options.seg,) if options.seg else (),
+        lesions=() if options.seg else (options.label,),  # whatever its name; compartments go by theirs
+        cases=frozenset((case.inputs.subject, case.inputs.session or "") for case in plan.cases),
+        scans=options.app.bids_dir,
+    )  # fmt: skip
+    try:
+        if evaluate.run(asked):
+            say.note("Some held-out predictions could not be compared with their labels: see above.")
+    except errors.AppError as error:  # what was trained for hours does not depend on it
+        say.note(f"The held-out predictions could not be judged, and the model tells no figures: {error}")
+        return {}
     with (folder / "evaluation/evaluation_summary.tsv").open(encoding="utf-8") as stream:
-        return {"held-out subjects": list(csv.DictReader(stream, delimiter="\t"))}
+        figures: dict[str, Any] = {"held-out subjects": list(csv.DictReader(stream, delimiter="\t"))}
+    return figures | ({"reservation": _leak(plan)} if plan.seen else {})
 
 
 def _dry_run(plan: Plan, say: Progress) -> int:
@@ -580,9 +719,10 @@ def _dry_run(plan: Plan, say: Progress) -> int:
     say.table("Cases", ("session", "contrasts", "labels", "drawn on", "held out in fold"), rows)
     training = _training(options, cases[0].names, channels)
     stages = [stage for stage in (_first_stage(options, training), training) if stage is not None]
+    device = resolve(options.app.device)
     told, total = [], 0.0
     for stage in stages:
-        seconds, gigabytes = trial(stage, device=resolve(options.app.device))
+        seconds, gigabytes = trial(stage, device=device)
         whole = seconds * stage.steps * (len(folds) + 1)
         total += whole
         what = "from scratch" if stage.init is None else f"from {stage.init.name} {stage.init.version}"
@@ -599,5 +739,37 @@ def _dry_run(plan: Plan, say: Progress) -> int:
     missing = sorted({name for case in cases for name in channels if name not in _contrasts(case, channels)})
     if missing:
         say.note(f"Not every case has {', '.join(missing)}: the model learns to do without.")
-    say.note(f"About {total / 60:.0f} minutes, and some for the preparation of {len(cases)} session(s).")
+    brains, took = _whole_brains(plan, stages, device)
+    say.note(
+        f"About {(total + took) / 60:.0f} minutes, {took / 60:.0f} of them for {brains} predictions of whole brains"
+        " (anatomy of synthetic scans, thresholds, held-out cases), and some for the preparation of"
+        f" {len(cases)} session(s)."
+    )
     return errors.OK
+
+
+def _whole_brains(plan: Plan, stages: Sequence[Training], device: str) -> tuple[int, float]:
+    """How many whole brains are predicted beside the steps of training, and about how many seconds that takes."""
+    from bidsapp.learn.run import THRESHOLD_KEYS, brains_for_thresholds, seconds_a_brain, untrained
+    from bidsapp.models.segment import packaged
+
+    options, last = plan.options, stages[-1]
+    shown = [frozenset(_contrasts(case, plan.channels)) & set(plan.channels) for case in plan.cases]
+    left_out: list[set[str]] = [set(subjects) for subjects in plan.folds] + [set()]
+    proposed = own = 0
+    for out in left_out:
+        there = [contrasts for case, contrasts in zip(plan.cases, shown, strict=True) if case.inputs.subject not in out]
+        held = [contrasts for case, contrasts in zip(plan.cases, shown, strict=True) if case.inputs.subject in out]
+        keys = {cards.threshold_key(contrasts) for contrasts in held} or set(THRESHOLD_KEYS)
+        own += len(held) + (brains_for_thresholds(there, keys) if len(last.classes) == 2 else 0)
+        proposed += len(there)
+    counts = [(untrained(last), own)]
+    if len(stages) > 1:  # both networks of a cascade look at every brain, the first also at all it is trained on
+        counts.append((untrained(stages[0]), own + proposed))
+    before = _initial(options) if last.classes == ("background", LESION) and plan.folds else None
+    if before is not None:
+        counts.append((before, len(plan.cases)))
+    if options.synthetic:
+        counts.append((packaged(), len(plan.cases)))
+    brains = sum(count for _, count in counts)
+    return brains, sum(seconds_a_brain(model, device=device) * count for model, count in counts if count)

@@ -105,6 +105,7 @@ def test_a_word_that_is_no_model(tmp_path: Path, name: str) -> None:
         ({"lesion_classes": ["background"]}, "'lesion_classes'"),
         ({"classes": ["background", "cortex"]}, "a lesion model"),
         ({"patch": 0}, "'patch'"), ({"patch": "large"}, "'patch'"), ({"spacing_mm": 2.5}, "'spacing_mm'"),
+        ({"architecture": "FoldedUNet", "patch": 16}, "above 16"),
         ({"surround_mm": -1}, "'surround_mm'"), ({"surround_mm": "all"}, "'surround_mm'"),
         ({"class_offsets": [1]}, "'class_offsets'"), ({"class_offsets": {"FLAIR": 1}}, "a table of numbers by class"),
         ({"class_offsets": {"T1w": {}}}, "'T1w' are not among the channels"),

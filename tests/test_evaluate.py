@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from bidsapp import evaluate
 from bidsapp.cli import main
 from bidsapp.derivatives import find_labels, grid_of, label_file, pair_labels, read_lookup
 from bidsapp.errors import InputError
@@ -173,6 +175,24 @@ def test_raters_are_fused(tmp_path, rng):
     assert "3 raters" in (tmp_path / "out" / "evaluation.html").read_text()
 
 
+def test_raters_may_name_a_scan_more_or_less_fully(tmp_path, capsys):
+    for rater, name in (("rater0", "sub-01"), ("rater1", "sub-01_run-1"), ("rater2", "sub-01_acq-3D")):
+        write(tmp_path / rater, f"{name}_label-lesion_mask", TRUTH)
+    for number in (1, 2):  # runs of one rater stay cases of their own
+        write(tmp_path / "rater1", f"sub-02_run-{number}_label-lesion_mask", TRUTH)
+        write(tmp_path / "rater2", f"sub-02_run-{number}_label-lesion_mask", TRUTH)
+    for name in ("sub-01", "sub-02_run-1", "sub-02_run-2"):
+        write(tmp_path / "ours", f"{name}_label-lesion_mask", mask(BIG))
+    others = [tmp_path / "rater1", tmp_path / "rater2"]
+    assert run(tmp_path / "rater0", tmp_path / "ours", "--raters", *others, "--out", tmp_path / "out") == 0
+    rows = table(tmp_path / "out")
+    assert rows["scan"].fillna("").tolist() == ["", "run-1", "run-2"]
+    assert rows["reference_file"].str.startswith("consensus/").all()
+    agreement = table(tmp_path / "out", "evaluation_raters")
+    assert agreement["kind"].value_counts()["rater"] == 3 + 2 + 2
+    assert "rater0 for sub-02_run-2" in capsys.readouterr().err
+
+
 def test_sixteen_raters_are_fused_and_seventeen_refused(two, tmp_path, capsys):
     reference, prediction = two
     others = []
@@ -255,6 +275,43 @@ def test_runs_are_cases_of_their_own(tmp_path):
     assert rows.loc["run-1", "dsc"] == 1 and rows.loc["run-2", "dsc"] < 1
 
 
+def test_several_references_of_one_scan_are_refused(two, capsys):
+    reference, prediction = two
+    for desc in ("draft", "final"):
+        write(reference, f"sub-04_desc-{desc}_label-lesion_mask", TRUTH)
+        write(prediction, f"sub-04_desc-{desc}_label-lesion_mask", TRUTH)
+    write(reference, "sub-01_space-T1w_label-lesion_mask", TRUTH)  # of several spaces one is taken, as ever
+    assert run(*two) == 1
+    rows = table(prediction / "evaluation").set_index("participant_id")
+    assert rows["dsc"].notna().tolist() == [True, True, True, False]
+    for words in ("sub-04_desc-draft_label-lesion_mask.nii.gz", "desc-final", "a derivative of its own"):
+        assert words in rows.loc["sub-04", "problem"]
+
+
+def test_exactly_the_cases_asked_for_are_compared(tmp_path, capsys):
+    for folder in ("manual", "ours"):
+        for name in ("sub-01_ses-1", "sub-01_ses-2", "sub-02_ses-1", "sub-02_ses-2", "sub-03"):
+            write(tmp_path / folder, f"{name}_label-lesion_mask", TRUTH)
+    folders = {"references": {"manual": tmp_path / "manual"}, "predictions": {"ours": tmp_path / "ours"}}
+    asked = frozenset({("01", "1"), ("02", "2"), ("03", ""), ("04", "1")})
+    assert evaluate.run(evaluate.Options(**folders, out=tmp_path / "out", cases=asked)) == 0
+    assert table(tmp_path / "out")["prediction_file"].str.split("_label").str[0].tolist() == [
+        "sub-01/ses-1/anat/sub-01_ses-1", "sub-02/ses-2/anat/sub-02_ses-2", "sub-03/anat/sub-03"
+    ]  # fmt: skip
+    assert "There is no reference of sub-04_ses-1." in capsys.readouterr().err
+
+
+def test_subjects_without_sessions_are_not_dropped_in_silence(tmp_path, capsys):
+    for folder in ("manual", "ours"):
+        for name in ("sub-01_ses-1", "sub-02", "sub-03_ses-2"):
+            write(tmp_path / folder, f"{name}_label-lesion_mask", TRUTH)
+    assert run(tmp_path / "manual", tmp_path / "ours", "--session-label", "1") == 0
+    assert table(tmp_path / "ours" / "evaluation")["participant_id"].tolist() == ["sub-01"]
+    told = "Left out by --session-label, since they have no sessions: sub-02."
+    assert told in capsys.readouterr().err
+    assert told in (tmp_path / "ours" / "evaluation" / "evaluation.html").read_text()
+
+
 def test_other_names_on_the_other_side(two, tmp_path):
     reference, _ = two
     write(tmp_path / "wmh", "sub-01_label-WMH_mask", TRUTH * 255)
@@ -262,6 +319,55 @@ def test_other_names_on_the_other_side(two, tmp_path):
     assert run(reference, tmp_path / "wmh", "--participant-label", "01", "--label", "lesion:WMH") == 0
     row = table(tmp_path / "wmh" / "evaluation").iloc[0]
     assert row["segmentation"] == "label-lesion : label-WMH" and row["dsc"] == 1
+
+
+# --- scans to draw on -------------------------------------------------------------------------------------------------
+
+
+def drawn_on(out: Path) -> list[str]:
+    return re.findall(r"(?:Drawn on [^<]+|[^<> ]+ cannot be read|No scan was)", (out / "evaluation.html").read_text())
+
+
+@pytest.fixture
+def dataset(tmp_path, rng) -> Path:
+    """A subject with two FLAIR on one grid, labels and predictions of the second."""
+    for number in (1, 2):
+        write(tmp_path, f"sub-01_run-{number}_FLAIR", rng.random(SHAPE).astype(np.float32))
+    write(tmp_path / "derivatives" / "manual", "sub-01_run-2_label-lesion_mask", TRUTH)
+    write(tmp_path / "derivatives" / "ours", "sub-01_run-2_label-lesion_mask", mask(BIG))
+    return tmp_path
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def compare(dataset: Path) -> list[str]:
+    ours = dataset / "derivatives" / "ours"
+    assert run(dataset / "derivatives" / "manual", ours) == 0
+    return drawn_on(ours / "evaluation")
+
+
+def test_labels_are_drawn_on_the_scan_of_their_name(dataset):
+    assert compare(dataset) == ["Drawn on sub-01_run-2_FLAIR.nii.gz."]
+    (dataset / "sub-01/anat/sub-01_run-2_FLAIR.nii.gz").rename(dataset / "sub-01/anat/sub-01_run-2_T1w.nii.gz")
+    assert compare(dataset) == ["Drawn on sub-01_run-2_T1w.nii.gz."]  # rather than on another run's FLAIR
+
+
+def test_a_broken_scan_costs_no_page(dataset):
+    scans = [dataset / f"sub-01/anat/sub-01_run-{number}_FLAIR.nii.gz" for number in (1, 2)]
+    truncate(scans[1])
+    assert compare(dataset) == ["Drawn on sub-01_run-1_FLAIR.nii.gz."]
+    truncate(scans[0])
+    assert compare(dataset) == ["sub-01_run-1_FLAIR.nii.gz cannot be read"]
+
+
+def test_a_broken_brain_mask_costs_no_page(dataset, rng):
+    some = rng.integers(0, 2, SHAPE).astype(np.uint8)
+    path = write(dataset / "derivatives" / "ours", "sub-01_run-2_desc-brain_mask", some)
+    truncate(path)
+    grid_of(path)  # its header is whole
+    assert compare(dataset) == ["Drawn on sub-01_run-2_FLAIR.nii.gz."]
 
 
 # --- what goes wrong --------------------------------------------------------------------------------------------------
@@ -339,6 +445,7 @@ def test_empty_masks_are_no_problem(tmp_path):
         (["{ref}", "{pred}", "--fusion", "vote"], 64, "staple, majority"),
         (["{ref}", "{pred}", "--group", "site"], 64, "go together"),
         (["{ref}", "{pred}", "--group", "site", "--participants", "{nowhere}"], 66, "cannot be read"),
+        (["{ref}", "{pred}", "--lesions", "Lesion", "lesion"], 64, "--lesions Lesion: no such label; there is lesion."),
     ],
 )
 def test_bad_command_lines(two, tmp_path, capsys, arguments, code, words):
@@ -360,7 +467,41 @@ def test_nothing_fits(two, tmp_path, capsys):
 def test_group_column_that_is_not_there(two, tmp_path, capsys):
     (tmp_path / "participants.tsv").write_text("participant_id\tage\nsub-01\t3\n")
     assert run(*two, "--participants", tmp_path / "participants.tsv", "--group", "site") == 64
-    assert "there is participant_id, age" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "there is participant_id, age" in said.err
+    assert "DSC" not in said.out  # before any case is measured
+
+
+def test_blanks_are_no_group_and_small_groups_are_told(tmp_path, capsys):
+    for i in range(12):
+        write(tmp_path / "manual", f"sub-{i:02d}_label-lesion_mask", TRUTH)
+        write(tmp_path / "ours", f"sub-{i:02d}_label-lesion_mask", mask(np.s_[2:6, 2:6, 2 : 3 + i % 4]))
+    sites = ["", " ", "n/a", "A", *"BBBBCCCC"]
+    rows = "".join(f"sub-{i:02d}\t{site}\t{20 + i}\n" for i, site in enumerate(sites))
+    (tmp_path / "participants.tsv").write_text(f"participant_id\tsite\tage\n{rows}")
+    command = (tmp_path / "manual", tmp_path / "ours", "--participants", tmp_path / "participants.tsv")
+    assert run(*command, "--group", "site") == 0
+    assert table(tmp_path / "ours/evaluation", "evaluation_tests")["comparison"].unique().tolist() == ["C against B"]
+    said = capsys.readouterr().err
+    assert "Not in a group of site: sub-00, sub-01, sub-02." in said
+    assert "Groups of site with fewer than 3 subjects are left out: A." in said
+    assert run(*command, "--group", "age") == 0
+    assert "--group age: no two groups are large enough, so nothing is compared." in capsys.readouterr().err
+
+
+def test_lesions_are_named_by_look_up_tables_or_numbers(tmp_path, capsys):
+    data = np.zeros(SHAPE, np.int16)
+    data[BIG], data[SMALL] = 1, 2
+    for folder in ("manual", "ours"):
+        write(tmp_path / folder, "sub-01_seg-x_dseg", data)
+    command = (tmp_path / "manual", tmp_path / "ours", "--lesions")
+    assert run(*command, "label 2") == 0
+    assert table(tmp_path / "ours/evaluation").set_index("label").loc["label 2", "reference_lesions"] == 1
+    (tmp_path / "manual" / "seg-x_dseg.tsv").write_text("index\tname\n0\tBG\n1\tcore\n2\trim\n")
+    assert run(*command, "rim") == 0
+    capsys.readouterr()
+    assert run(*command, "Rim") == 64
+    assert "no such label; there is core, core (1), rim, rim (2)." in capsys.readouterr().err
 
 
 def test_help_is_quick_and_imports_nothing_heavy():
@@ -449,3 +590,9 @@ def test_the_dataset_is_found_whatever_its_folder_is_called(tmp_path: Path, name
     """`out_dataset.write_dataset_description` writes the link as a URI."""
     assert Path(_local((tmp_path / name).as_uri())) == tmp_path / name
     assert _local("../100%25 raw") == "../100%25 raw"
+
+
+def test_changes_between_sessions_are_no_labels_of_a_scan(two: tuple[Path, Path]) -> None:
+    reference, _ = two
+    change = write(reference, "sub-01_space-halfway_seg-change_desc-1to2_dseg", TRUTH)
+    assert change not in [one.path for one in find_labels(reference)]

@@ -17,12 +17,12 @@ import numpy as np
 from bidsapp import __version__
 from bidsapp.interfaces.files import load
 from bidsapp.interfaces.finished import FLAIR, Finished
-from bidsapp.labels import LESION_ORDER, REFERENCE_ORDER, TEMPLATE
+from bidsapp.labels import HALFWAY, LESION_ORDER, REFERENCE_ORDER, TEMPLATE
 from bidsapp.measure import comparability
 from bidsapp.out_dataset import lookup_table
 from bidsapp.writing import sha256, write_json, write_table, write_text
 
-SPACE = "halfway"
+SPACE = HALFWAY
 #: Changes whenever what is computed here does: results of other versions are made again.
 METHOD = 4
 #: What makes two sessions less comparable, beside their scans (`measure.comparability`): registrations that disagree by

@@ -12,6 +12,8 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from scipy import ndimage
 
 from bidsapp.errors import AppError
@@ -23,6 +25,7 @@ from bidsapp.labels import CONTRASTS
 from bidsapp.learn import anatomy, heads, lesion_masks
 from bidsapp.models import segment
 from bidsapp.models.registry import Model
+from bidsapp.writing import replacing, sha256
 
 #: A cascade's first stage proposes what it holds for lesion with at least this probability: there the second decides,
 #: and on that, right or wrong, it is trained.
@@ -188,7 +191,7 @@ def synthetic_doubles(cases: Sequence[Case], *, device: str) -> tuple[heads.Head
 def head_of(case: Case, *, device: str) -> dict[str, torch.Tensor]:
     """The anatomy of a case (`heads.prepare`): predicted once, and kept beside the case for other folds and runs."""
     path = case.folder / HEAD
-    made_of = f"{sha256(case.folder / 'case.json')} {segment.packaged().card['weights']['sha256']} {__version__}"
+    made_of = f"{sha256(case.folder / 'case.json')} {segment.packaged().card['weights']['sha256']}"
     try:
         with safe_open(path, "pt") as kept:
             if kept.metadata()["made_of"] == made_of:

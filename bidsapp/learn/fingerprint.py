@@ -19,6 +19,8 @@ from bidsapp.writing import sha256, write_text
 RECORD = "begun.json"
 #: Fields of `Training` that change no weight: how the machine is used, and a name that is written at the end.
 WITHOUT_EFFECT = ("name", "workers", "threads")
+#: Another number where the same cases and settings train otherwise: 2 since patches are turned along all axes.
+RECIPE = 2
 #: Cases that a message names.
 NAMED = 5
 
@@ -56,7 +58,7 @@ def of_training(cases: Mapping[str, Path], training: Training, wanted: Collectio
     found = {
         "app": __version__,
         "cases": {name: of_case(folder) for name, folder in cases.items()},
-        "settings": {**settings, "thresholds": sorted(wanted)},
+        "settings": {**settings, "thresholds": sorted(wanted), "recipe": RECIPE},
     }
     return json.loads(json.dumps(found, sort_keys=True))
 

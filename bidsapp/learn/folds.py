@@ -110,6 +110,15 @@ class Folds:
                 self._predict(self.before, name, self.out / "crossvalidation/before" / names[name])
         return True
 
+    def forget_others(self, names: Mapping[str, Path]) -> None:
+        """Remove predictions that are none of this run's `names`: of cases left out now, of a model begun with then."""
+        for kind, kept in (("trained", names), ("before", names if self.before is not None else {})):
+            folder = self.out / "crossvalidation" / kind
+            own = {folder / path.with_name(path.name.removesuffix(".nii.gz")) for path in kept.values()}
+            for path in folder.rglob("*.*"):
+                if path.is_file() and path.with_name(path.name.split(".")[0]) not in own:
+                    path.unlink()
+
     def whole(self, figures: Mapping[str, Any]) -> bool:
         """Train on all cases and put the model into ``model``; False where time ran out."""
         card = {**self.card, "figures": dict(figures)}

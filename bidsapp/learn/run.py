@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from bidsapp.cards import threshold_of
+from bidsapp.cards import OVERLAP, threshold_of
 from bidsapp.errors import AppError
 from bidsapp.labels import CONTRASTS
-from bidsapp.learn.cases import PROPOSE_ABOVE, Case, Stored, synthetic_doubles, with_proposals
+from bidsapp.learn.cases import PROPOSE_ABOVE, Case, Stored, head_of, synthetic_doubles, with_proposals
 from bidsapp.learn.generator import STRIPPED, Generator, GeneratorConfig
 from bidsapp.learn.loop import Fitted, Schedule, fit
 from bidsapp.learn.losses import GroupedLoss, grouped
@@ -48,6 +48,8 @@ THRESHOLDS = np.round(np.arange(0.2, 0.85, 0.05), 2)
 THRESHOLD_CASES = 16
 #: A validation looks at so many patches; in a training of few steps at fewer, so that it takes no longer than they do.
 VALIDATION_PATCHES, VALIDATION_PATCHES_PER_STEP = 24, 4
+#: Voxels along each side of the box that an ordinary brain takes, with what is shown around it.
+BRAIN = (152, 184, 152)
 #: A cascade's second stage decides this far around what the first proposes, too.
 GROW_MM = 3.0
 
@@ -188,9 +190,17 @@ def train_model(
     finished = folder / "model"
     if (finished / "model.json").exists():
         return read_model(finished)
+    until = time.monotonic() + max_seconds
     torch.set_num_threads(training.threads)
     network = make_network(training).to(device)
-    if training.synthetic and generator is None:
+    own = bool(training.synthetic) and generator is None
+    shown, judges = (
+        _shown(cases, training, device, own=own, until=until),
+        _shown(held_out, training, device, until=until),
+    )
+    if shown is None or judges is None:
+        return None
+    if own:
         # On the CPU, wherever the network is: patches are made ahead by other processes.
         # Of fewer channels than the generator makes none is left out: what it leaves may be none of them.
         whole = set(training.channels) >= set(CONTRASTS)
@@ -199,8 +209,6 @@ def train_model(
         )
         if generator is None:
             say("the lesions are too small for synthetic scans: there are none among its samples (as --synthetic 0).")
-    shown = [with_proposals(case, training.first, device) for case in cases] if training.first else list(cases)
-    judges = [with_proposals(case, training.first, device) for case in held_out] if training.first else list(held_out)
     loss = GroupedLoss(training.loss, training.groups).to(device)
     result = fit(
         network,
@@ -210,13 +218,50 @@ def train_model(
         schedule=schedule(training),
         folder=folder,
         workers=training.workers,
-        max_seconds=max_seconds,
+        max_seconds=until - time.monotonic(),
         on_step=on_step,
+        say=say,
     )
     if not result.finished:
         return None
     folders = [case.folder for case in (*cases, *held_out)]
     return _finish(result, training, finished, device=device, card=card or {}, folders=folders, wanted=wanted)
+
+
+def _shown(
+    cases: Sequence[Case], training: Training, device: str, *, own: bool = False, until: float
+) -> list[Case] | None:
+    """The cases with what `training.first` proposes; where synthetic scans are of their `own` anatomy, that is made.
+
+    Both predict whole brains, one by one: None where time is over before the last.
+    """
+    out = []
+    for case in cases:
+        if time.monotonic() >= until:
+            return None
+        if own:
+            head_of(case, device=device)
+        out.append(case if training.first is None else with_proposals(case, training.first, device))
+    return out
+
+
+def untrained(training: Training) -> Model:
+    """The network of a training before its first step, as a model to predict with."""
+    return Model(training.name, "0", 1.0, {"patch": TILE[training.architecture]}, make_network(training))
+
+
+def seconds_a_brain(model: Model, *, device: str) -> float:
+    """Seconds that the prediction of a whole brain takes here, from one tile of noise; of a cascade's second alone."""
+    network, patch = model.network.to(device).eval(), int(model.card["patch"])
+    shared = 0 if network.margin else OVERLAP
+    count = math.prod(math.ceil((side - shared) / (patch - shared)) for side in BRAIN)
+    images = torch.randn(1, network.config.channels, *[patch + 2 * network.margin] * 3)
+    batch = Batch(images, images[:, 0], torch.zeros(1, 3, *[patch // 2] * 3) if network.config.place else None)
+    with torch.inference_mode():
+        answer(network, batch, device).cpu()  # the first one prepares things
+        began = time.monotonic()
+        answer(network, batch, device).softmax(1).cpu()
+    return count * (time.monotonic() - began)
 
 
 def trial(training: Training, *, device: str, steps: int = 3) -> tuple[float, float]:
@@ -376,14 +421,9 @@ def thresholds(
 
     A case is predicted once with all it has, and once more without its FLAIR where `wanted` and where anything is left.
     """
-    some = np.unique(np.linspace(0, len(folders) - 1, min(len(folders), THRESHOLD_CASES)).round().astype(int))
     sums = {key: np.zeros((2, len(THRESHOLDS))) for key in THRESHOLD_KEYS}
-    for stored in (Stored.read(folders[number]) for number in some):
-        for key in wanted:
-            without = ("FLAIR",) if key == segment.WITHOUT_FLAIR else ()
-            there = (set(stored.record["contrasts"]) & set(segment.contrasts_of(model))) - set(without)
-            if not there or (key == segment.WITH_FLAIR and "FLAIR" not in there):
-                continue
+    for stored in (Stored.read(folders[number]) for number in _some(len(folders))):
+        for key, without in tried(set(stored.record["contrasts"]) & set(segment.contrasts_of(model)), wanted):
             truth = stored.labels() > 0
             probability = stored.predict(model, device=device, without=without).sum(0)
             for index, threshold in enumerate(THRESHOLDS):
@@ -393,6 +433,22 @@ def thresholds(
         key: float(THRESHOLDS[int(np.argmax(2 * both / np.maximum(total, 1)))])
         for key, (both, total) in sums.items() if total.any()
     }  # fmt: skip
+
+
+def _some(count: int) -> list[int]:
+    """Numbers of the cases that thresholds are tried on."""
+    return np.unique(np.linspace(0, count - 1, min(count, THRESHOLD_CASES)).round().astype(int)).tolist()
+
+
+def tried(there: Collection[str], wanted: Collection[str]) -> list[tuple[str, tuple[str, ...]]]:
+    """The thresholds that a case of these contrasts tells of, each with the contrasts left out for it."""
+    able = {segment.WITH_FLAIR: "FLAIR" in there, segment.WITHOUT_FLAIR: bool(set(there) - {"FLAIR"})}
+    return [(key, ("FLAIR",) if key == segment.WITHOUT_FLAIR else ()) for key in wanted if able[key]]
+
+
+def brains_for_thresholds(cases: Sequence[Collection[str]], wanted: Collection[str]) -> int:
+    """Whole brains that `thresholds` predicts for cases with these contrasts."""
+    return sum(len(tried(cases[number], wanted)) for number in _some(len(cases)))
 
 
 def predict_drawn(model: Model, folder: Path, *, device: str) -> np.ndarray:

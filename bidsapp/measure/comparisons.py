@@ -18,6 +18,8 @@ EXACT_RANKS = 13
 EXACT_DRAWS = 20_000
 #: Subjects in each group, or pairs of sessions, for a comparison.
 MINIMUM_COMPARED = 3
+#: Binary digits that ranks look at, ten decimal ones: to a computer 2/3 - 1/3 is not 1/3.
+RANK_BITS = 33
 
 
 def compare_groups(frame: pd.DataFrame, factor: str, measures: Sequence[str]) -> pd.DataFrame:
@@ -78,9 +80,8 @@ def compare_sessions(frame: pd.DataFrame, measures: Sequence[str]) -> pd.DataFra
     rows = []
     for measure in measures:
         pairs = pd.DataFrame({"first": first[measure], "last": last[measure]}).dropna().to_numpy(float)
-        change = pairs[:, 1] - pairs[:, 0]
-        if len(pairs) >= MINIMUM_COMPARED and np.ptp(change) > 0:
-            rows.append({"comparison": named, "column": measure} | paired(pairs, change))
+        if len(pairs) >= MINIMUM_COMPARED and differences(pairs).any():
+            rows.append({"comparison": named, "column": measure} | paired(pairs))
     return _with_q(pd.DataFrame(rows))
 
 
@@ -107,13 +108,39 @@ def _welch(one: np.ndarray, other: np.ndarray) -> tuple[float, ...]:
     return test.statistic, test.df, test.pvalue, interval.low, interval.high
 
 
+def for_ranks(values: np.ndarray, reach: float | None = None) -> np.ndarray:
+    """Values without errors of rounding, which hide ties and zeros: to `RANK_BITS` digits of their reach.
+
+    Parameters
+    ----------
+    values : ndarray
+    reach : float, optional
+        Size of what they were computed from; by default the largest of them.
+
+    Examples
+    --------
+    >>> for_ranks(np.array([2 / 3 - 1 / 3, 1 / 3, 0.1 + 0.2 - 0.3]), reach=1).round(3).tolist()
+    [0.333, 0.333, 0.0]
+    """
+    reach = float(np.abs(values).max(initial=0)) if reach is None else reach
+    # Of a power of two: no fraction of small numbers lies half-way between two steps.
+    step = np.ldexp(1.0, np.frexp(reach)[1] - RANK_BITS)
+    return np.asarray(np.round(values / step) * step)
+
+
+def differences(pairs: np.ndarray) -> np.ndarray:
+    """Second minus first of each pair, shape (n, 2), without errors of rounding."""
+    return for_ranks(pairs[:, 1] - pairs[:, 0], float(np.abs(pairs).max(initial=0)))
+
+
 def rank_sum(one: np.ndarray, other: np.ndarray) -> float:
     """Two-sided p-value of Wilcoxon's rank-sum test (Mann and Whitney's).
 
     Exact in small samples: with ties (lesion loads of zero) up to `EXACT_DRAWS` draws, without as scipy has it; else
     the normal approximation, which is too bold for few and tied values.
     """
-    both = np.r_[one, other]
+    both = for_ranks(np.r_[one, other])
+    one, other = both[: len(one)], both[len(one) :]
     tied = len(np.unique(both)) < len(both)
     exact = tied and comb(len(both), len(one)) <= EXACT_DRAWS
     method = stats.PermutationMethod(n_resamples=np.inf) if exact else "auto"
@@ -126,6 +153,7 @@ def signed_rank(change: np.ndarray) -> float:
     Exact in samples of up to `EXACT_RANKS` differences, ties or not (all 2^n signs), and up to 50 without ties; else
     the normal approximation. NaN without any difference.
     """
+    change = for_ranks(change)
     change = change[change != 0]
     if not len(change):
         return np.nan
@@ -136,16 +164,24 @@ def signed_rank(change: np.ndarray) -> float:
         return float(stats.wilcoxon(change, method=method).pvalue)
 
 
-def paired(pairs: np.ndarray, change: np.ndarray) -> dict[str, float]:
-    """Second against first of each pair, shape (n, 2), and their differences: paired t test and signed-rank test."""
-    test = stats.ttest_rel(pairs[:, 1], pairs[:, 0])
-    interval = test.confidence_interval(0.95)
-    rank = signed_rank(change)
+def paired(pairs: np.ndarray) -> dict[str, float]:
+    """Second against first of each pair, shape (n, 2): paired t test and signed-rank test."""
+    change = pairs[:, 1] - pairs[:, 0]
+    t, df, p, low, high, effect = _paired_t(pairs)
     return _described(pairs[:, 1], pairs[:, 0]) | {
-        "difference": change.mean(), "ci_low": interval.low, "ci_high": interval.high, "t": test.statistic,
-        "df": test.df, "p_t": test.pvalue, "p_rank": rank, "effect_size": change.mean() / change.std(ddof=1),
-        "effect": "Cohen's d of the changes", "rank_test": "Wilcoxon signed-rank",
+        "difference": change.mean(), "ci_low": low, "ci_high": high, "t": t, "df": df, "p_t": p,
+        "p_rank": signed_rank(differences(pairs)), "effect_size": effect, "effect": "Cohen's d of the changes",
+        "rank_test": "Wilcoxon signed-rank",
     }  # fmt: skip
+
+
+def _paired_t(pairs: np.ndarray) -> tuple[float, ...]:
+    """Student's paired t, degrees of freedom, p, interval and d_z; NaN where all change alike: t cannot judge that."""
+    if np.ptp(differences(pairs)) == 0:
+        return (np.nan,) * 6
+    test = stats.ttest_rel(pairs[:, 1], pairs[:, 0])
+    interval, change = test.confidence_interval(0.95), pairs[:, 1] - pairs[:, 0]
+    return test.statistic, test.df, test.pvalue, interval.low, interval.high, change.mean() / change.std(ddof=1)
 
 
 def _described(one: np.ndarray, other: np.ndarray) -> dict[str, float]:

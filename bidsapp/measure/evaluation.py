@@ -19,12 +19,12 @@ from scipy import ndimage, stats
 
 from bidsapp.image.grid import bounding_box
 from bidsapp.measure.agreement import Lesions, agreement, at_least, lesions_of
-from bidsapp.measure.comparisons import MINIMUM_COMPARED, compare_groups, paired
+from bidsapp.measure.comparisons import MINIMUM_COMPARED, compare_groups, differences, paired
 
 #: Differences that a signed-rank test needs before any p can be below 0.05: 2 / 2^5 = 0.0625, 2 / 2^6 = 0.031.
 MINIMUM_PAIRS = 6
-#: Fewer cases say nothing of correlation or limits of agreement.
-MINIMUM_CASES = 3
+#: Fewer subjects say nothing of correlation or limits of agreement.
+MINIMUM_SUBJECTS = 3
 #: Confidence of all intervals.
 CONFIDENCE = 0.95
 LESION_WORDS = ("lesion", "wmh", "hyperintens", "infarct", "stroke", "tumor", "tumour", "edema", "oedema", "metasta",
@@ -136,46 +136,55 @@ LESION_COLUMNS: dict[str, dict[str, Any]] = {
     "size": {"Description": "Class of its volume in mm3 (--size-bins)."},
 }  # fmt: skip
 
+SUBJECTS = {
+    "Description": "Subjects of these cases. They are what intervals count: sessions of one are not independent."
+}
+
 #: Of evaluation_summary.tsv.
 SUMMARY_COLUMNS: dict[str, dict[str, Any]] = {
     **{key: KEYS[key] for key in WHERE},
     "measure": {"Description": "Column of evaluation.tsv."},
     "n": {"Description": "Cases in which it is defined."},
+    "subjects": SUBJECTS,
     "undefined": {"Description": "Cases that were compared, but in which it is not defined."},
     "median": {"Description": "Median over cases."},
     "q1": {"Description": "First quartile."},
     "q3": {"Description": "Third quartile."},
-    "median_ci_low": {"Description": "95 % interval of the median by order statistics; n/a for fewer than 6 cases."},
+    "median_ci_low": {"Description": "95 % interval of the median by order statistics, over subjects (of several cases,"
+                                     " the mean); n/a for fewer than 6."},
     "median_ci_high": {"Description": "Upper end."},
-    "mean": {"Description": "Mean over cases."},
-    "sd": {"Description": "Standard deviation (n - 1)."},
-    "mean_ci_low": {"Description": "95 % interval of the mean (Student's t)."},
+    "mean": {"Description": "Mean over subjects (of several cases, the mean)."},
+    "sd": {"Description": "Standard deviation between subjects (of several cases, the mean), n - 1."},
+    "mean_ci_low": {"Description": "95 % interval of the mean (Student's t, over subjects)."},
     "mean_ci_high": {"Description": "Upper end."},
     "min": {"Description": "Smallest value."},
     "max": {"Description": "Largest value."},
-}
+}  # fmt: skip
 
 #: Of evaluation_volumes.tsv.
 VOLUME_COLUMNS: dict[str, dict[str, Any]] = {
     **{key: KEYS[key] for key in WHERE},
     "n": {"Description": "Cases."},
+    "subjects": SUBJECTS,
     "pearson": {"Description": "Pearson's correlation of the volumes."},
-    "pearson_ci_low": {"Description": "95 % interval by Fisher's transformation."},
+    "pearson_ci_low": {"Description": "95 % interval by Fisher's transformation, for as many pairs as subjects."},
     "pearson_ci_high": {"Description": "Upper end."},
     "spearman": {"Description": "Spearman's rank correlation."},
     "ccc": {"Description": "Lin's concordance correlation coefficient (Lin 1989, Biometrics 45:255)."},
-    "ccc_ci_low": {"Description": "95 % interval by Fisher's transformation; variance of Lin 1989, corrected 2000."},
+    "ccc_ci_low": {"Description": "95 % interval by Fisher's transformation; variance of Lin 1989, corrected 2000, for "
+                                  "as many pairs as subjects."},
     "ccc_ci_high": {"Description": "Upper end."},
     "icc": {"Description": "Intraclass correlation of single ratings, absolute agreement, two-way: ICC(A,1) of McGraw "
                            "and Wong 1996, Psychol Methods 1:30; ICC(2,1) of Shrout and Fleiss 1979."},
-    "bias_mm3": {"Description": "Mean difference, prediction minus reference (Bland and Altman 1986, Lancet 1:307).",
-                 "Units": "mm^3"},
-    "bias_ci_low": {"Description": "95 % interval (Student's t).", "Units": "mm^3"},
+    "bias_mm3": {"Description": "Mean difference, prediction minus reference (Bland and Altman 1986, Lancet 1:307), "
+                                "over subjects (of several cases, the mean).", "Units": "mm^3"},
+    "bias_ci_low": {"Description": "95 % interval (Student's t, over subjects).", "Units": "mm^3"},
     "bias_ci_high": {"Description": "Upper end.", "Units": "mm^3"},
-    "sd_mm3": {"Description": "Standard deviation of the differences.", "Units": "mm^3"},
+    "sd_mm3": {"Description": "Standard deviation of the differences of single cases: within and between subjects "
+                              "(Bland and Altman 2007, J Biopharm Stat 17:571).", "Units": "mm^3"},
     "lower_mm3": {"Description": "Lower limit of agreement, bias - 1.96 sd.", "Units": "mm^3"},
-    "lower_ci_low": {"Description": "95 % interval of the limit (Bland and Altman 1999, Stat Methods Med Res 8:135).",
-                     "Units": "mm^3"},
+    "lower_ci_low": {"Description": "95 % interval of the limit (Bland and Altman 1999, Stat Methods Med Res 8:135),"
+                                    " for as many differences as subjects.", "Units": "mm^3"},
     "lower_ci_high": {"Description": "Upper end.", "Units": "mm^3"},
     "upper_mm3": {"Description": "Upper limit of agreement, bias + 1.96 sd.", "Units": "mm^3"},
     "upper_ci_low": {"Description": "95 % interval of the limit.", "Units": "mm^3"},
@@ -352,29 +361,36 @@ def summarise(cases: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for where, some in _groups(cases, WHERE):
         for column in (*BY_COLUMN, "reference_volume_mm3", "prediction_volume_mm3"):
-            known = some[column].dropna().to_numpy(float)
+            known = some.dropna(subset=column)
             lesion_wise = some["reference_lesions"].notna().any()
             if column in BY_COLUMN and BY_COLUMN[column].lesion_wise and not lesion_wise:
                 continue
-            rows.append(where | {"measure": column} | _described(known) | {"undefined": len(some) - len(known)})
+            found = _described(known[column].to_numpy(float), known["participant_id"].to_numpy())
+            rows.append(where | {"measure": column} | found | {"undefined": len(some) - len(known)})
     return pd.DataFrame(rows, columns=list(SUMMARY_COLUMNS))
 
 
-def _described(values: np.ndarray) -> dict[str, Any]:
-    n = len(values)
-    if not n:
-        return {"n": 0}
+def _described(values: np.ndarray, subject: np.ndarray) -> dict[str, Any]:
+    """What lies in the cases, and what that tells of other subjects: sessions of one subject are not independent."""
+    if not len(values):
+        return {"n": 0, "subjects": 0}
     q1, median, q3 = np.percentile(values, (25, 50, 75))
-    out: dict[str, Any] = {"n": n, "median": median, "q1": q1, "q3": q3, "mean": values.mean(), "min": values.min(),
-                           "max": values.max()}  # fmt: skip
-    if n > 1:
-        sd = float(values.std(ddof=1))
-        reach = stats.t.ppf(0.5 + CONFIDENCE / 2, n - 1) * sd / np.sqrt(n)
+    means = _subject_means(values, subject)
+    out: dict[str, Any] = {"n": len(values), "subjects": len(means), "median": median, "q1": q1, "q3": q3,
+                           "mean": means.mean(), "min": values.min(), "max": values.max()}  # fmt: skip
+    if len(means) > 1:
+        sd = float(means.std(ddof=1))
+        reach = stats.t.ppf(0.5 + CONFIDENCE / 2, len(means) - 1) * sd / np.sqrt(len(means))
         out |= {"sd": sd, "mean_ci_low": out["mean"] - reach, "mean_ci_high": out["mean"] + reach}
-    if n >= MINIMUM_PAIRS:
-        interval = stats.quantile_test(values, p=0.5).confidence_interval(CONFIDENCE)
+    if len(means) >= MINIMUM_PAIRS:
+        interval = stats.quantile_test(means, p=0.5).confidence_interval(CONFIDENCE)
         out |= {"median_ci_low": interval.low, "median_ci_high": interval.high}
     return out
+
+
+def _subject_means(values: np.ndarray, subject: np.ndarray) -> np.ndarray:
+    """In order of appearance: with a case for each subject they are the values."""
+    return pd.Series(values).groupby(subject, sort=False).mean().to_numpy(float)
 
 
 def detection_by_size(lesions: pd.DataFrame, borders: Sequence[float]) -> pd.DataFrame:
@@ -402,58 +418,68 @@ def agreement_of_volumes(cases: pd.DataFrame) -> pd.DataFrame:
     """Correlation of volumes and Bland and Altman's analysis, a row per label and prediction (`VOLUME_COLUMNS`)."""
     rows = []
     for where, some in _groups(cases, WHERE):
-        volumes = some[["reference_volume_mm3", "prediction_volume_mm3"]].dropna().to_numpy(float)
-        row: dict[str, Any] = where | {"n": len(volumes)}
-        if len(volumes) >= MINIMUM_CASES:
-            r, p = volumes.T
-            row |= correlations(r, p) | {
+        known = some.dropna(subset=["reference_volume_mm3", "prediction_volume_mm3"])
+        subject = known["participant_id"].to_numpy()
+        subjects = len(set(subject))
+        row: dict[str, Any] = where | {"n": len(known), "subjects": subjects}
+        if subjects >= MINIMUM_SUBJECTS:
+            r, p = (known[f"{side}_volume_mm3"].to_numpy(float) for side in ("reference", "prediction"))
+            row |= correlations(r, p, subjects=subjects) | {
                 f"{name}_mm3" if name in ("bias", "sd", "lower", "upper") else name: value
-                for name, value in asdict(bland_altman(r, p)).items()
+                for name, value in asdict(bland_altman(r, p, subject)).items()
                 if name != "n"
             }
         rows.append(row)
     return pd.DataFrame(rows, columns=list(VOLUME_COLUMNS))
 
 
-def correlations(reference: np.ndarray, prediction: np.ndarray) -> dict[str, float]:
+def correlations(reference: np.ndarray, prediction: np.ndarray, *, subjects: int) -> dict[str, float]:
     """Pearson, Spearman, Lin's concordance and ICC(A,1) of paired values; NaN where one of the two does not vary.
 
     Parameters
     ----------
     reference, prediction : ndarray, shape (n,)
+    subjects : int
+        Whom the values are of, three at least: the intervals are those of so many pairs. For sessions of a subject that
+        are alike this is right, for others it is cautious.
     """
     names = ("pearson", "pearson_ci_low", "pearson_ci_high", "spearman", "ccc", "ccc_ci_low", "ccc_ci_high", "icc")
     if min(np.ptp(reference), np.ptp(prediction)) == 0:
         return dict.fromkeys(names, np.nan)
-    n = len(reference)
-    r = stats.pearsonr(reference, prediction)
-    low, high = r.confidence_interval(CONFIDENCE) if n > 3 else (np.nan, np.nan)
-    concordance, *interval = lins_concordance(reference, prediction)
-    values = (float(r.statistic), float(low), float(high), float(stats.spearmanr(reference, prediction).statistic),
-              concordance, *interval, icc_agreement(np.stack([reference, prediction], axis=1)))  # fmt: skip
+    r = float(stats.pearsonr(reference, prediction).statistic)
+    low, high = _fishers_interval(r, 1 / (subjects - 3)) if subjects > 3 else (np.nan, np.nan)
+    concordance, *interval = lins_concordance(reference, prediction, subjects=subjects)
+    values = (r, low, high, float(stats.spearmanr(reference, prediction).statistic), concordance, *interval,
+              icc_agreement(np.stack([reference, prediction], axis=1)))  # fmt: skip
     return dict(zip(names, values, strict=True))
 
 
-def lins_concordance(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
+def _fishers_interval(r: float, variance: float) -> tuple[float, float]:
+    """95 % interval of a correlation whose inverse hyperbolic tangent has this variance (Fisher 1921, Metron 1:3)."""
+    reach = stats.norm.ppf(0.5 + CONFIDENCE / 2) * np.sqrt(max(variance, 0))
+    with np.errstate(divide="ignore"):  # of r = 1, whose interval is [1, 1]
+        return float(np.tanh(np.arctanh(r) - reach)), float(np.tanh(np.arctanh(r) + reach))
+
+
+def lins_concordance(x: np.ndarray, y: np.ndarray, *, subjects: int) -> tuple[float, float, float]:
     """Lin's concordance correlation coefficient and its 95 % interval.
 
     Lin L. I. A concordance correlation coefficient to evaluate reproducibility. Biometrics 45:255-268 (1989),
-    doi:10.2307/2532051; variance as corrected in Biometrics 56:324 (2000). Variances are divided by n, as there.
+    doi:10.2307/2532051; variance as corrected in Biometrics 56:324 (2000). Variances are divided by n, as there. The
+    interval is that of as many pairs as there are `subjects`.
     """
-    n = len(x)
     sx, sy, sxy = x.var(), y.var(), float(np.cov(x, y, ddof=0)[0, 1])
     c = 2 * sxy / (sx + sy + (x.mean() - y.mean()) ** 2)
     r = sxy / np.sqrt(sx * sy)
-    if n <= 3 or abs(c) >= 1 or r == 0:
+    if subjects <= 3 or abs(c) >= 1 or r == 0:
         return float(c), np.nan, np.nan
     u = (x.mean() - y.mean()) / (sx * sy) ** 0.25
     variance = (
         (1 - r**2) * c**2 / ((1 - c**2) * r**2)
         + 2 * c**3 * (1 - c) * u**2 / (r * (1 - c**2) ** 2)
         - c**4 * u**4 / (2 * r**2 * (1 - c**2) ** 2)
-    ) / (n - 2)
-    reach = stats.norm.ppf(0.5 + CONFIDENCE / 2) * np.sqrt(max(variance, 0))
-    return float(c), float(np.tanh(np.arctanh(c) - reach)), float(np.tanh(np.arctanh(c) + reach))
+    ) / (subjects - 2)
+    return float(c), *_fishers_interval(c, variance)
 
 
 def icc_agreement(ratings: np.ndarray) -> float:
@@ -478,7 +504,7 @@ def icc_agreement(ratings: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class BlandAltman:
-    """Bias and limits of agreement, with their 95 % intervals; prediction minus reference."""
+    """Bias and limits of agreement of n cases, with their 95 % intervals; prediction minus reference."""
 
     n: int
     bias: float
@@ -493,26 +519,45 @@ class BlandAltman:
     upper_ci_high: float
 
 
-def bland_altman(reference: np.ndarray, prediction: np.ndarray) -> BlandAltman:
+def bland_altman(reference: np.ndarray, prediction: np.ndarray, subject: np.ndarray) -> BlandAltman:
     """Bland and Altman's analysis of paired values.
 
     Bland J. M., Altman D. G. Statistical methods for assessing agreement between two methods of clinical measurement.
     Lancet 1:307-310 (1986), doi:10.1016/S0140-6736(86)90837-8. The variance of a limit is that of their paper of 1999
-    (Stat Methods Med Res 8:135-160, section 2): ``sd^2 (1 / n + 1.96^2 / (2 (n - 1)))``.
+    (Stat Methods Med Res 8:135-160, section 2): ``sd^2 (1 / n + 1.96^2 / (2 (n - 1)))``, here of n subjects.
 
     Parameters
     ----------
     reference, prediction : ndarray, shape (n,)
-        Two cases at least.
+    subject : ndarray, shape (n,)
+        Whose case it is, two subjects at least: bias and intervals are over their means.
     """
     difference = prediction - reference
-    n = len(difference)
-    bias, sd = float(difference.mean()), float(difference.std(ddof=1))
+    means = _subject_means(difference, subject)
+    n = len(means)
+    bias, sd = float(means.mean()), _sd_of_cases(difference, subject)
     z, t = stats.norm.ppf(0.975), stats.t.ppf(0.5 + CONFIDENCE / 2, n - 1)
-    of_bias, of_limit = t * sd / np.sqrt(n), t * sd * np.sqrt(1 / n + z**2 / (2 * (n - 1)))
+    of_bias, of_limit = t * means.std(ddof=1) / np.sqrt(n), t * sd * np.sqrt(1 / n + z**2 / (2 * (n - 1)))
     lower, upper = bias - z * sd, bias + z * sd
-    return BlandAltman(n, bias, bias - of_bias, bias + of_bias, sd, lower, lower - of_limit, lower + of_limit,
-                       upper, upper - of_limit, upper + of_limit)  # fmt: skip
+    return BlandAltman(len(difference), bias, bias - of_bias, bias + of_bias, sd, lower, lower - of_limit,
+                       lower + of_limit, upper, upper - of_limit, upper + of_limit)  # fmt: skip
+
+
+def _sd_of_cases(values: np.ndarray, subject: np.ndarray) -> float:
+    """Standard deviation of single cases, of which some are of one subject: from the variances within and between.
+
+    Bland J. M., Altman D. G. Agreement between methods of measurement with multiple observations per individual.
+    J Biopharm Stat 17:571-582 (2007), doi:10.1080/10543400701329422.
+    """
+    groups = pd.Series(values).groupby(subject)
+    count, mean = groups.count().to_numpy(), groups.mean().to_numpy()
+    n, m = len(values), len(count)
+    if n == m:
+        return float(values.std(ddof=1))
+    within = float(((values - groups.transform("mean")) ** 2).sum()) / (n - m)
+    between = float((count * (mean - values.mean()) ** 2).sum()) / (m - 1)
+    size = (n - (count**2).sum() / n) / (m - 1)
+    return float(np.sqrt(within + max(between - within, 0) / size))
 
 
 # --- tests ------------------------------------------------------------------------------------------------------------
@@ -535,16 +580,17 @@ def compare_predictions(cases: pd.DataFrame, names: Sequence[str]) -> pd.DataFra
 def _pair_row(where: Mapping[str, str], some: pd.DataFrame, names: tuple[str, str], measure: str) -> dict[str, Any]:
     """The first of `names` against the second."""
     by_case = some.pivot_table(index=CASE, columns="prediction", values=measure, aggfunc="first", dropna=False)
-    pairs = by_case.reindex(columns=names).dropna().groupby(level="participant_id").mean().to_numpy(float)
+    pairs = by_case.reindex(columns=names[::-1]).dropna().groupby(level="participant_id").mean().to_numpy(float)
     row: dict[str, Any] = {"comparison": f"{names[0]} against {names[1]}", "test": "Wilcoxon signed-rank"} | {
         **where, "prediction": None, "measure": measure, "n": len(pairs), "other_n": len(pairs), "note": None,
     }  # fmt: skip
     if not len(pairs):
         return row | {"note": "no subject has it in both"}
-    change = pairs[:, 0] - pairs[:, 1]
+    other, one = pairs.T
+    change = differences(pairs)
     moved = change[change != 0]
-    row |= {"median": float(np.median(pairs[:, 0])), "other_median": float(np.median(pairs[:, 1])),
-            "difference": float(change.mean())}  # fmt: skip
+    row |= {"median": float(np.median(one)), "other_median": float(np.median(other)),
+            "difference": float((one - other).mean())}  # fmt: skip
     if not len(moved):
         return row | {"note": "no difference in any subject"}
     ranks = stats.rankdata(np.abs(moved))
@@ -552,8 +598,8 @@ def _pair_row(where: Mapping[str, str], some: pd.DataFrame, names: tuple[str, st
         "effect_size": float((np.sign(moved) * ranks).sum() / ranks.sum()), "effect": "rank-biserial correlation",
         "smallest_p": 2.0 ** (1 - len(moved)),
     }  # fmt: skip
-    if len(pairs) >= MINIMUM_COMPARED and np.ptp(change) > 0:
-        found = paired(pairs[:, ::-1], change)
+    if len(pairs) >= MINIMUM_COMPARED:
+        found = paired(pairs)
         row |= {"ci_low": found["ci_low"], "ci_high": found["ci_high"], "p": found["p_rank"]}
     if len(moved) < MINIMUM_PAIRS:
         row["note"] = f"{len(moved)} differences: at least {MINIMUM_PAIRS} are needed for any p below 0.05"

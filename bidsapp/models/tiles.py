@@ -8,12 +8,9 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from bidsapp.cards import OVERLAP
 from bidsapp.models.registry import Model
 from bidsapp.models.unet import symmetric_place
-
-#: Voxels that neighbouring tiles share, where the network pads its input; their weights ramp across these. What has a
-#: margin answers alike in every tile, and its tiles need not share any.
-OVERLAP = 16
 
 Tile = tuple[slice, slice, slice]
 Places = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -118,7 +115,7 @@ def tiles(shape: tuple[int, ...], patch: int, *, step: int, overlap: int) -> Ite
 
 
 def _tile_weight(patch: int) -> np.ndarray:
-    """(patch, patch, patch): 1 in the middle, falling linearly over the outermost `OVERLAP` voxels."""
+    """(patch, patch, patch): 1 in the middle, falling linearly over the outermost `OVERLAP` voxels that tiles share."""
     edge = np.minimum(np.arange(patch), np.arange(patch)[::-1]) + 1
     ramp = np.minimum(1, edge / OVERLAP).astype(np.float32)
     return ramp[:, None, None] * ramp[None, :, None] * ramp[None, None, :]

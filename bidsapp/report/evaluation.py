@@ -14,7 +14,7 @@ import pandas as pd
 import yaml
 
 from bidsapp import __version__
-from bidsapp.measure.evaluation import BY_COLUMN, CASE, MEASURES, MINIMUM_CASES, Measure, size_names
+from bidsapp.measure.evaluation import BY_COLUMN, CASE, MEASURES, MINIMUM_SUBJECTS, Measure, size_names
 from bidsapp.report.evaluation_charts import (
     Chart,
     Mark,
@@ -475,8 +475,9 @@ def _volumes(
     table: pd.DataFrame, colour: Mapping[str, int], single: bool
 ) -> list[tuple[str, str, int, tuple[Cell, ...]]]:
     rows = []
-    for row in table[table["n"] >= MINIMUM_CASES].to_dict("records"):
-        cells = [Cell(f"{row['n']}", key=f"{row['n']}")]
+    for row in table[table["subjects"] >= MINIMUM_SUBJECTS].to_dict("records"):
+        of = f"of {count_of(row['subjects'], 'subject')}" if row["subjects"] < row["n"] else ""
+        cells = [Cell(f"{row['n']}", of, key=f"{row['n']}")]
         for name in ("pearson", "spearman", "ccc", "icc"):
             ends = (row.get(f"{name}_ci_low", np.nan), row.get(f"{name}_ci_high", np.nan))
             below = f"{ends[0]:.2f} to {ends[1]:.2f}" if np.isfinite(ends).all() else ""

@@ -151,7 +151,7 @@ def _bland_altman(
     axes = _Axes((0, top), (-reach, reach))
     lines, texts = axes.frame(_number)
     boxes = []
-    caption = "Too few cases for limits of agreement."
+    caption = "Too few subjects for limits of agreement."
     if np.isfinite(row["bias_mm3"]):
         ml = {key: float(row[key]) / 1000 for key in row.index if key.endswith(("_mm3", "_low", "_high"))}
         for part in ("bias", "lower", "upper"):

@@ -145,7 +145,7 @@ class Lab:
             record = {"name": folder.name, "subject": subject, "contrasts": ["FLAIR"], "labels": labels}
             record["indices"] = list(indices)
             (folder / "case.json").write_text(json.dumps(record))
-        work = Folds(
+        self.work = work = Folds(
             folders, self.training, first=self.training if cascade else None, before=self.before,
             out=self.root / "out", device="cpu", card=card or {}, deadline=float("inf"), say=self.said.append,
         )  # fmt: skip
@@ -200,6 +200,13 @@ def test_what_was_stopped_goes_on_with_the_same_settings_only(lab: Lab) -> None:
         assert json.loads((lab.root / f"out/folds/{name}/model/model.json").read_text())["loss"] == "tversky"
 
 
+def test_what_was_trained_by_another_recipe_is_trained_anew(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab.run(*FOUR)
+    monkeypatch.setattr(module.fingerprint, "RECIPE", 10**6)
+    lab.run(*FOUR)
+    assert lab.trained == ALL and "now 1000000" in lab.said[0]
+
+
 def test_corrected_labels_are_learned_and_predicted_anew(lab: Lab) -> None:
     lab.run(*FOUR)
     lab.run(*FOUR, labels="corrected")
@@ -221,6 +228,21 @@ def test_the_card_tells_of_now_where_the_model_is_of_before(lab: Lab) -> None:
     lab.run(*FOUR, card={"lesion_kind": "white-matter"})
     card = json.loads((lab.root / "out/model/model.json").read_text())
     assert not lab.trained and (card["name"], card["lesion_kind"]) == ("renamed", "white-matter")
+
+
+def test_predictions_of_cases_that_are_left_out_now_are_removed(lab: Lab) -> None:
+    """They would be judged beside the others."""
+    lab.before = lab.model({"name": "old"})
+    lab.run(*FOUR, indices=(3,))
+    there = lab.root / "out/crossvalidation"
+    assert len(list(there.rglob("sub-0*_mask.*"))) == 2 * 4 * 3  # image, table, record
+    names = {f"sub-{subject}": Path(f"sub-{subject}_mask.nii.gz") for subject in FOUR[:3]}
+    lab.work.forget_others(names)
+    assert {path.name.split("_")[0] for path in there.rglob("*.*")} == set(names)
+    assert len(list(there.rglob("*.*"))) == 2 * 3 * 3
+    lab.work.before = None
+    lab.work.forget_others(names)
+    assert {path.parent.name for path in there.rglob("*.*")} == {"trained"}
 
 
 def test_early_stopping_goes_by_subjects_that_are_not_trained_on(lab: Lab) -> None:

@@ -102,7 +102,9 @@ def test_samples_are_not_made_ahead_where_they_have_no_room(tmp_path: Path, monk
     monkeypatch.setattr(loop, "SHARED", tmp_path)
     monkeypatch.setattr(loop.shutil, "disk_usage", lambda _: free)
     monkeypatch.setattr(
-        loop, "samples_ahead", lambda *args, workers, start: asked.append(workers) or ahead(*args, workers=0, start=None)
+        loop,
+        "samples_ahead",
+        lambda *args, workers, start: asked.append(workers) or ahead(*args, workers=0, start=None),
     )
 
     def run(megabytes: float, workers: int) -> None:

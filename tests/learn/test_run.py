@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -187,6 +188,52 @@ def test_without_a_lesion_to_draw_it_is_trained_on_the_cases_alone(
     training = dataclasses.replace(PATCHWISE, steps=1, synthetic=1.0)
     model = train_model([load_case(case_folder)], training, folder=tmp_path, say=said.append)
     assert model is not None and "too small for synthetic scans" in said[0]
+
+
+def test_anatomy_is_predicted_once_and_not_when_time_is_over(
+    case_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is kept for other folds, as long as the case and the packaged network are the same."""
+    made: list[str] = []
+    clock = itertools.count(1000.0, 1000.0)
+
+    def head(case: cases.Case, device: str) -> dict[str, torch.Tensor]:
+        made.append(case.name)
+        return {"labels": torch.full((2, 2), len(made))}
+
+    monkeypatch.setattr(cases, "_head", head)
+    monkeypatch.setattr(run, "own_generator", lambda *_, **__: None)
+    training = dataclasses.replace(PATCHWISE, steps=1, synthetic=0.5)
+    case = load_case(case_folder)
+    assert train_model([case], training, folder=tmp_path / "run", max_seconds=0.0) is None and not made
+    assert train_model([case], training, folder=tmp_path / "run") is not None and made == ["sub-01"]
+    assert int(cases.head_of(case, device="cpu")["labels"][0, 0]) == 1 and len(made) == 1
+    (case_folder / "case.json").write_text((case_folder / "case.json").read_text() + " ")
+    assert int(cases.head_of(case, device="cpu")["labels"][0, 0]) == 2
+    (case_folder / cases.HEAD).write_bytes(b"half")
+    assert int(cases.head_of(case, device="cpu")["labels"][0, 0]) == 3
+    # Time goes by as it is made: nothing else is begun, nor made of the second case.
+    (case_folder / cases.HEAD).unlink()
+    monkeypatch.setattr(run, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    assert train_model([case, case], training, folder=tmp_path / "other", max_seconds=1500.0) is None
+    assert len(made) == 4 and not (tmp_path / "other").exists()
+
+
+def test_whole_brains_are_counted_as_they_are_predicted(case_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = []
+    for number, contrasts in enumerate((["FLAIR"], ["T1w", "FLAIR"], ["T1w"])):
+        folders.append(case_folder.with_name(f"sub-{number}"))
+        shutil.copytree(case_folder, folders[-1])
+        record = json.loads((case_folder / "case.json").read_text()) | {"contrasts": contrasts}
+        (folders[-1] / "case.json").write_text(json.dumps(record))
+    done: list[object] = []
+    monkeypatch.setattr(Stored, "predict", lambda stored, model, **_: done.append(1) or np.zeros((1, 40, 46, 38)))
+    for wanted in (run.THRESHOLD_KEYS, {"with FLAIR"}):
+        done.clear()
+        thresholds(packaged(), folders, "cpu", wanted=wanted)
+        shown = [json.loads((folder / "case.json").read_text())["contrasts"] for folder in folders]
+        assert run.brains_for_thresholds(shown, wanted) == len(done) > 1
+    assert run.seconds_a_brain(packaged(), device="cpu") > 0.1
 
 
 def test_it_learns_a_bright_block(case_folder: Path, tmp_path: Path) -> None:

@@ -145,7 +145,7 @@ def test_labels_that_are_lesions(name, yes):
 
 
 def test_bland_altman_of_1986():
-    found = ev.bland_altman(MINI, WRIGHT)
+    found = ev.bland_altman(MINI, WRIGHT, np.arange(17))
     assert found.n == 17
     assert found.bias == pytest.approx(-2.1, abs=0.05)
     assert found.sd == pytest.approx(38.8, abs=0.05)
@@ -159,7 +159,7 @@ def test_bland_altman_of_1986():
 
 
 def test_correlation_of_1986():
-    found = ev.correlations(WRIGHT, MINI)
+    found = ev.correlations(WRIGHT, MINI, subjects=17)
     assert found["pearson"] == pytest.approx(0.94, abs=0.005)  # as printed there
     assert found["ccc"] <= found["pearson"]
     assert found["ccc_ci_low"] < found["ccc"] < found["ccc_ci_high"]
@@ -174,9 +174,9 @@ def test_icc_of_shrout_and_fleiss():
 def test_concordance_by_hand():
     # x = 1, 2, 3; y = x + 1: means 2 and 3, variances and covariance 2/3: 4/3 / (4/3 + 1) = 4/7.
     x = np.array([1.0, 2.0, 3.0])
-    assert ev.lins_concordance(x, x + 1)[0] == pytest.approx(4 / 7)
-    assert ev.lins_concordance(x, x)[0] == 1
-    assert ev.lins_concordance(x, -x + 4)[0] == pytest.approx(-1)
+    assert ev.lins_concordance(x, x + 1, subjects=3)[0] == pytest.approx(4 / 7)
+    assert ev.lins_concordance(x, x, subjects=3)[0] == 1
+    assert ev.lins_concordance(x, -x + 4, subjects=3)[0] == pytest.approx(-1)
 
 
 def test_interval_of_the_concordance_covers_the_truth(rng):
@@ -184,13 +184,13 @@ def test_interval_of_the_concordance_covers_the_truth(rng):
     for _ in range(300):
         x = rng.standard_normal(60)
         y = x + 0.5 * rng.standard_normal(60) + 0.2
-        _, low, high = ev.lins_concordance(x, y)
+        _, low, high = ev.lins_concordance(x, y, subjects=60)
         cover.append(low < 2 / (1 + 1.25 + 0.04) < high)
     assert 0.91 < np.mean(cover) <= 0.99
 
 
 def test_equal_volumes_have_no_correlation():
-    assert all(math.isnan(v) for v in ev.correlations(np.ones(4), np.arange(4.0)).values())
+    assert all(math.isnan(v) for v in ev.correlations(np.ones(4), np.arange(4.0), subjects=4).values())
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------
@@ -218,6 +218,34 @@ def test_summary_by_hand():
     assert row["mean_ci_high"] - row["mean"] == pytest.approx(4.302653 * sd / math.sqrt(3), rel=1e-5)
     assert math.isnan(row["median_ci_low"])
     assert "lesion_tpr" not in table.index  # no case counted lesions
+
+
+def test_sessions_of_a_subject_make_no_interval_narrower(rng):
+    """Eight subjects of four sessions that are all but alike: as cases they had 65 % (mean) and 78 % (median)."""
+    covered = []
+    for _ in range(200):
+        values = np.repeat(rng.normal(0.7, 0.1, 8), 4) + rng.normal(0, 0.02, 32)
+        row = ev.summarise(cases({"A": list(values)}, sessions=4)).set_index("measure").loc["dsc"]
+        covered.append([row[f"{what}_ci_low"] <= 0.7 <= row[f"{what}_ci_high"] for what in ("mean", "median")])
+    assert (row["n"], row["subjects"]) == (32, 8)
+    assert (np.mean(covered, axis=0) > 0.91).all()
+
+
+def test_volumes_of_sessions_by_hand():
+    # Four subjects twice: differences of 0, 2, 4, 6 mm3 on average, -1 and +1 about it. Within 8 / 4 = 2, between
+    # 2 * 20 / 3; a single difference has the variance 2 + (40 / 3 - 2) / 2.
+    frame = cases({"A": [1.0] * 8}, sessions=2)
+    frame["reference_volume_mm3"] = np.repeat([10.0, 20, 30, 45], 2)
+    frame["prediction_volume_mm3"] = frame["reference_volume_mm3"] + [-1.0, 1, 1, 3, 3, 5, 5, 7]
+    row = ev.agreement_of_volumes(frame).iloc[0]
+    assert (row["n"], row["subjects"], row["bias_mm3"]) == (8, 4, 3)
+    sd, t, z = math.sqrt(2 + (40 / 3 - 2) / 2), 3.182446, 1.959964
+    assert row["sd_mm3"] == pytest.approx(sd)
+    assert row["bias_ci_high"] - 3 == pytest.approx(t * math.sqrt(20 / 3 / 4))
+    assert row["lower_ci_high"] - row["lower_mm3"] == pytest.approx(t * sd * math.sqrt(1 / 4 + z**2 / 6))
+    r = np.corrcoef(frame["reference_volume_mm3"], frame["prediction_volume_mm3"])[0, 1]
+    assert np.arctanh(row["pearson_ci_high"]) - np.arctanh(r) == pytest.approx(z)  # 1 / sqrt(4 - 3)
+    assert pd.isna(ev.agreement_of_volumes(frame.head(4)).iloc[0]["bias_mm3"])  # of two subjects
 
 
 def test_median_has_an_interval_from_six_cases():
@@ -251,6 +279,22 @@ def test_ties_are_exact_in_small_samples():
     row = ev.compare_predictions(cases({"A": a, "B": [0.6] * 5 + [0.4]}), ["A", "B"]).set_index("measure").loc["dsc"]
     # Six differences of one size, five up: 2 (1 + 6) / 64.
     assert row["p"] == pytest.approx(14 / 64)
+
+
+def test_the_same_difference_in_all_is_tested():
+    table = ev.compare_predictions(cases({"A": [0.5] * 8, "B": [1.0] * 8}), ["A", "B"])
+    row = table.set_index("measure").loc["dsc"]
+    assert row["p"] == row["p_holm"] == pytest.approx(2 / 2**8) and row["effect_size"] == 1
+    assert pd.isna(row["ci_low"])  # Student's t cannot judge what does not vary
+
+
+def test_ties_are_seen_through_errors_of_rounding():
+    # To a computer 2/3 - 1/3 is not 1/3, nor 0.1 + 0.2 0.3: two differences of one size, and none.
+    a, b = [1 / 3, 0, 0.3, 0.5, 0.5, 0.5], [2 / 3, 1 / 3, 0.1 + 0.2, 0.4, 0.1, 0.7]
+    row = ev.compare_predictions(cases({"A": a, "B": b}), ["A", "B"]).set_index("measure").loc["dsc"]
+    # Ranks 3.5, 3.5, -1, -5, 2 (of 0.1, 0.2, 1/3 twice, 0.4).
+    assert row["smallest_p"] == 2.0**-4 and row["effect_size"] == pytest.approx((9 - 6) / 15)
+    assert row["p"] == pytest.approx(24 / 32)  # of the 2^5 signs, those with a sum of ranks of 3 or more off zero
 
 
 def test_few_subjects_are_told():

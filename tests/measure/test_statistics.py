@@ -442,6 +442,21 @@ def test_rank_sum_of_tied_values_is_exact(one, other, p):
     assert comparisons.rank_sum(np.array(one, float), np.array(other, float)) == pytest.approx(p)
 
 
+def test_ranks_do_not_see_errors_of_rounding():
+    one, other = np.array([2 / 3 - 1 / 3, 0.1 + 0.2, 0.9]), np.array([1 / 3, 0.3, 0.1])
+    assert comparisons.rank_sum(one, other) == comparisons.rank_sum(one.round(6), other.round(6))
+    change = np.array([1 / 3, -(2 / 3 - 1 / 3), 0.9 - 0.6, -0.3, 0.5, 0.1])
+    assert comparisons.signed_rank(change) == comparisons.signed_rank(change.round(6))
+
+
+def test_sessions_that_all_change_alike_have_ranks_and_no_t_test(rng):
+    frame = several(frame_of(y=rng.normal(600, 9, 6).repeat(2)), 2)
+    frame["y"] -= np.where(frame["session_id"] == "ses-2", 0.3, 0)
+    row = comparisons.compare_sessions(frame, ["y"]).iloc[0]
+    assert row["p_rank"] == pytest.approx(2 / 2**6) and row["difference"] == pytest.approx(-0.3)
+    assert row[["t", "p_t", "q_t", "ci_low", "effect_size"]].isna().all()
+
+
 def test_two_constant_groups_have_no_t_test():
     frame = frame_of(y=np.repeat([0.0, 1.0], 3), z=np.arange(6.0), group=list("aaabbb"))
     table = comparisons.compare_groups(frame, "group", ["y", "z"]).set_index("column")

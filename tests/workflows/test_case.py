@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -60,7 +61,7 @@ def test_a_scan_with_contrast_agent_is_kept_where_the_model_is_shown_it(tmp_path
         assert ("coregister_T1wCE" in workflow.list_node_names()) == ("T1wCE" in kept)
 
 
-def test_the_node_keeps_a_session(tmp_path: Path, rng: np.random.Generator) -> None:
+def test_the_node_keeps_a_session(tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     affine = np.diag([1.0, 1, 1, 1])
     brain, drawn = np.zeros((16, 18, 14), np.uint8), np.zeros((16, 18, 14), np.int16)
     brain[3:13, 3:15, 3:11], drawn[6:9, 6:9, 6:9] = 1, 7
@@ -75,6 +76,13 @@ def test_the_node_keeps_a_session(tmp_path: Path, rng: np.random.Generator) -> N
     )  # fmt: skip
     (tmp_path / "case").mkdir()
     (tmp_path / "case/to_drawn.txt").write_text("of an earlier run, whose labels lay on another scan")
+    # Stopped as it writes: what an earlier run left is no case any more.
+    (tmp_path / "case/case.json").write_text("{}")
+    with monkeypatch.context() as stopped:
+        stopped.setattr(shutil, "copyfile", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            node.run(cwd=str(tmp_path))
+    assert not (tmp_path / "case/case.json").exists()
     node.run(cwd=str(tmp_path))
     assert not (tmp_path / "case/to_drawn.txt").exists()
     kept = nib.load(tmp_path / "case/labels.nii")
