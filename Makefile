@@ -9,8 +9,9 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \
 RUN    := $(VENV)/bin/python
 TOOLS   := .tools
 VARIANT ?= cpu
-DEMO   ?= demo-data
-OUT    ?= demo-out
+# Not the environment's, where OUT may be any folder of the user's; `make demo OUT=...` counts.
+DEMO   := demo-data
+OUT    := demo-out
 
 RUNTIME := $(VENV)/.runtime-installed
 DEV     := $(VENV)/.dev-installed
@@ -54,7 +55,7 @@ define install
 	$(if $(filter unchecked,$(TORCH)),$(PIP) "$$(grep -o '^torch==[0-9.+cpu]*' $(VENV)/torch-cpu.txt)", \
 		$(PIP) --require-hashes -r $(VENV)/torch-cpu.txt 2>/dev/null || $(PIP) --require-hashes -r requirements-torch.txt)
 	@if [ "$$(uname)" = Linux ] && $(RUN) -m pip show torch | grep -i '^Requires:.*\(cuda\|nvidia\)' > /dev/null; then \
-		echo 'No CPU build of torch at hand: its CUDA libraries too (several GB; docs/usage.md says how to do without)'; \
+		echo 'No CPU build of torch at hand whose hash is locked: its CUDA libraries too (several GB). To do without: PIP_EXTRA_INDEX_URL=ADDRESS, and TORCH=unchecked unless this is Python 3.11 on x86-64 (docs/usage.md)'; \
 		$(PIP) --require-hashes -r requirements-cuda.txt; fi
 	$(PIP) --require-hashes -r $(1)
 	$(PIP) --editable .
@@ -91,5 +92,5 @@ image: ## build the Docker image (buildah where there is no engine), check its s
 sif: ## make the Apptainer image from the Docker image for CPUs: IMAGE_STORE/sif/bidsapp.sif
 	$(PYTHON) scripts/images.py sif
 
-clean: ## remove the demo's data and output
-	rm -rf $(DEMO) $(OUT)
+clean: ## remove demo-data and demo-out, what `make demo` made
+	rm -rf demo-data demo-out

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import hashlib
 import importlib
 import logging
+import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bidsapp import __version__, bids, errors, locks, machine, out_dataset, progress, resume, validation
+from bidsapp import __version__, bids, cards, errors, locks, machine, out_dataset, progress, resume, validation
 from bidsapp.bids import SessionInputs
 from bidsapp.config import Config
 from bidsapp.writing import write_json
@@ -65,6 +68,7 @@ def _participant(config: Config) -> int:
         return _list_jobs(sessions, config)
     if config.dry_run:
         return _dry_run(sessions, config, say)
+    cards.check_packaged()
     _check_tools(config)
     _make_output(config)
     with _at_work(config.out_dir, say) as here:
@@ -73,6 +77,7 @@ def _participant(config: Config) -> int:
         if here.alone() and not (failed or config.keep_work or config.work_dir is not None):
             shutil.rmtree(config.work, ignore_errors=True)
     _closing_table(outcomes, say)
+    _check_space(outcomes, config)
     return errors.PARTICIPANT_FAILED if failed else errors.OK
 
 
@@ -101,6 +106,17 @@ def _do_all(outcomes: list[Outcome], config: Config, say: progress.Progress) -> 
     changed = dict.fromkeys([*_changed_subjects(outcomes, config.out_dir), *mended, *compared])
     without_page = _assemble_reports(config.out_dir, changed, say)
     return any(outcome.status == "failed" for outcome in outcomes) or any(compared.values()) or without_page
+
+
+def _check_space(outcomes: list[Outcome], config: Config) -> None:
+    """Raises TryAgainError where sessions failed for want of space: nothing is wrong with them."""
+    full = [os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT)]
+    reasons = [why for why in full if any(why in outcome.message for outcome in outcomes if outcome.status == "failed")]
+    if reasons:
+        raise errors.TryAgainError(
+            f"{', '.join(reasons)}: sessions failed for it. Free space in {config.out_dir}, {config.work} or"
+            f" {tempfile.gettempdir()}, and run the same command again; what is finished stays."
+        )
 
 
 def _closing_table(outcomes: list[Outcome], say: progress.Progress) -> None:
@@ -219,7 +235,8 @@ def _make_output(config: Config) -> None:
         out_dataset.write_dataset_description(config.out_dir, config.bids_dir)
         config.work.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise errors.TryAgainError(f"{config.out_dir}: cannot be written ({error}).") from error
+        where = error.filename or config.out_dir  # the work folder may be elsewhere
+        raise errors.TryAgainError(f"{where}: cannot be written ({error.strerror}).") from error
 
 
 def _dry_run(sessions: list[SessionInputs], config: Config, say: progress.Progress) -> int:
@@ -247,14 +264,17 @@ def _dry_run(sessions: list[SessionInputs], config: Config, say: progress.Progre
 
 
 def _list_jobs(sessions: list[SessionInputs], config: Config) -> int:
-    """The options of one job per session, a line each; labels are letters and digits, so a shell may split them."""
+    """The options of one job per session, a line each; labels are letters and digits, so a shell may split them.
+
+    Those that cannot be read have none, and were warned of: 1, so that no script takes them for done.
+    """
     for inputs in sessions:
         if inputs.scans and not resume.is_current(inputs, config, by_checksum=False):
             print(
                 f"--participant-label {inputs.subject}"
                 + (f" --session-label {inputs.session}" if inputs.session else "")
             )
-    return errors.OK
+    return errors.PARTICIPANT_FAILED if any(inputs.problem for inputs in sessions) else errors.OK
 
 
 def _outcome_so_far(inputs: SessionInputs, config: Config) -> Outcome:

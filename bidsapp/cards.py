@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from bidsapp import writing
-from bidsapp.errors import InputError
+from bidsapp.errors import AppError, InputError
 from bidsapp.labels import CONTRASTS, WITH_AGENT
 
 CARD, WEIGHTS, FIRST = "model.json", "weights.safetensors", "first"
@@ -83,6 +83,24 @@ def weights_file(folder: Path, card: Mapping[str, Any]) -> Path:
 def newest(name: str, folder: Path = PACKAGED) -> Path | None:
     """The folder of the newest version of a packaged model."""
     return _by_name(folder).get(name)
+
+
+def check_packaged(folder: Path = PACKAGED) -> None:
+    """Make sure that the networks that are always used are there and whole, before anything is done by them.
+
+    Raises
+    ------
+    AppError
+        One is missing or damaged.
+    """
+    for name in ALWAYS_USED:
+        found = newest(name, folder)
+        if found is None:
+            raise AppError(f"no model '{name}' in {folder}: the installation is incomplete; install the app anew.")
+        try:
+            read_card(found)
+        except InputError as error:
+            raise AppError(f"{error} The installation is damaged: install the app anew.") from error
 
 
 def packaged_version(name: str, folder: Path = PACKAGED) -> str:

@@ -8,7 +8,9 @@ import errno
 import gc
 import logging
 import os
+import select
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,9 @@ from bidsapp.arguments import Parser, bare_label
 from bidsapp.errors import AppError, InputError, TryAgainError, UsageError
 from bidsapp.machine import available_cpus, available_memory_gb, fixed_environment
 
+#: As a shell tells of a program that SIGPIPE has ended.
+OUTPUT_CLOSED = 141
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the app; the return value is the process's exit code (see ``docs/usage.md``)."""
@@ -25,6 +30,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Python looks for garbage once more when it ends: two seconds in all that torch, ants and nipype brought along.
     atexit.register(gc.freeze)
     try:
+        try:
+            return _run(arguments)
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()  # while it can be told from an error of the app that nobody reads on
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it ends
+        return OUTPUT_CLOSED
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        if not {"-h", "--help", "--version"} & set(arguments):
+            _settle_folders()
         if arguments[:1] == ["train"]:
             from bidsapp import train
 
@@ -42,6 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"bidsapp: error: {error}", file=sys.stderr)
         return error.exit_code
     except OSError as error:  # of a file that nobody expected it of
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            raise
         logging.getLogger("bidsapp").debug("", exc_info=error)
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -52,6 +73,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("bidsapp: interrupted; run the same command again to go on from here.", file=sys.stderr)
         return 130
+
+
+def _settle_folders() -> None:
+    """Make sure of a place for temporary files, and of a home, which libraries ask for; a container may have neither.
+
+    Raises
+    ------
+    TryAgainError
+        No temporary folder can be written to.
+    """
+    try:
+        temporary = tempfile.gettempdir()
+    except FileNotFoundError as error:
+        raise TryAgainError(
+            "no folder for temporary files can be written to: set TMPDIR to one (docker run --tmpfs /tmp)."
+        ) from error
+    try:
+        Path.home()
+    except RuntimeError:  # HOME is not set, and the user has no entry in /etc/passwd
+        os.environ["HOME"] = temporary
+
+
+def _nobody_reads() -> bool:
+    """Whether standard output is a pipe whose other end is closed, as that of ``| head -1``."""
+    look = select.poll()
+    look.register(sys.stdout.fileno(), 0)  # errors are told without being asked for
+    return any(events & select.POLLERR for _, events in look.poll(0))
 
 
 def parse(argv: Sequence[str]) -> config.Config:

@@ -110,9 +110,9 @@ def _lock(out_dir: Path, name: str, *, wait: bool, shared: bool) -> Held | None:
                     f"{path}: too many files are open ({error.strerror}). Raise their number (ulimit -n 4096) and run"
                     " the same command again; or do fewer subjects at a time (--participant-label)."
                 ) from error
-            raise TryAgainError(
-                f"{path}: cannot be written ({error}). All processes on one OUT_DIR need to be of one user."
-            ) from error
+            of_one_user = " All processes that use this folder need to be of one user."
+            advice = of_one_user if error.errno in (errno.EACCES, errno.EPERM) else ""
+            raise TryAgainError(f"{path}: cannot be written ({error.strerror}).{advice}") from error
         try:
             fcntl.lockf(descriptor, how)
         except OSError as error:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+import errno
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bidsapp import __version__, app, cards, resume, writing
+from bidsapp import __version__, app, cards, errors, locks, resume, writing
 from bidsapp.bids import ScanChoice, SessionInputs
 from bidsapp.config import Config
 from bidsapp.workflows.plan import plan
@@ -102,3 +105,65 @@ def test_a_problem_that_is_no_longer_one_is_taken_off_the_page(done) -> None:
     assert app._write_problems(config.out_dir, [app.Outcome(inputs, "failed", message="no")]) == []
     assert app._write_problems(config.out_dir, [app.Outcome(inputs, "up to date")]) == ["01"]
     assert app._write_problems(config.out_dir, [app.Outcome(inputs, "up to date")]) == []
+
+
+def test_a_session_that_cannot_be_read_is_not_taken_for_done(done, capsys: pytest.CaptureFixture[str]) -> None:
+    inputs, config, record = done
+    unread = SessionInputs("02", None, (), (), "sub-02: may not be read", "sub-02: may not be read")
+    empty = SessionInputs("03", None, (), (), "no scans")
+    assert app._list_jobs([inputs, empty], config) == 0
+    assert app._list_jobs([inputs, unread], config) == 1
+    record.unlink()
+    assert app._list_jobs([unread, inputs], config) == 1
+    assert capsys.readouterr().out == "--participant-label 01\n"
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_to_be_tried_again_and_no_fault_of_a_session(done, code: int) -> None:
+    inputs, config, _ = done
+    other = app.Outcome(inputs, "failed", message="step conform: the file is empty")
+    app._check_space([other, app.Outcome(inputs, "done")], config)
+    full = app.Outcome(inputs, "failed", message=f"step write: OSError: {OSError(code, os.strerror(code), 'x.nii.gz')}")
+    with pytest.raises(errors.TryAgainError, match=f"{os.strerror(code)}: .*{config.out_dir}.*same command again"):
+        app._check_space([other, full], config)
+
+
+def test_networks_are_checked_before_any_session(
+    done, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, config, record = done
+    record.unlink()
+    folder = tmp_path_factory.mktemp("weights") / "weights"
+    shutil.copytree(cards.PACKAGED, folder)
+    cards.check_packaged(folder)
+    weights = cards.newest("segment", folder) / cards.WEIGHTS
+    weights.write_bytes(weights.read_bytes()[:1000])
+    monkeypatch.setattr(cards.check_packaged, "__defaults__", (folder,))
+    monkeypatch.setattr(app, "_do_all", lambda *_: pytest.fail("sessions were begun"))
+    with pytest.raises(errors.AppError, match="The installation is damaged") as caught:
+        app.run(dataclasses.replace(config, skip_bids_validation=True))
+    assert caught.value.exit_code == 70
+    shutil.rmtree(cards.newest("brain", folder))
+    with pytest.raises(errors.AppError, match="no model 'brain'"):
+        cards.check_packaged(folder)
+
+
+def test_a_folder_that_may_not_be_written_is_the_one_that_is_named(done) -> None:
+    _, config, _ = done
+    (config.out_dir / "file").touch()
+    chosen = dataclasses.replace(config, work_dir=config.out_dir / "file" / "work")
+    with pytest.raises(errors.TryAgainError, match="/file/work: cannot be written"):
+        app._make_output(chosen)
+
+
+@pytest.mark.parametrize(("code", "advice"), [(errno.EACCES, True), (errno.EROFS, False)])
+def test_users_are_told_of_only_where_they_matter(
+    code: int, advice: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> int:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(locks.os, "open", fail)
+    with pytest.raises(errors.TryAgainError) as caught:
+        locks.take(tmp_path, "index")
+    assert ("of one user" in str(caught.value)) == advice and os.strerror(code) in str(caught.value)

@@ -3,8 +3,10 @@ from __future__ import annotations
 import errno
 import json
 import os
+import pwd
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -226,3 +228,56 @@ def test_config_file_in_another_encoding_is_a_usage_error(dataset: Path, tmp_pat
     (tmp_path / "c.yml").write_bytes("work-dir: /m\u00fcller".encode("latin-1"))
     assert main([str(dataset), str(tmp_path / "out"), "participant", "--config-file", str(tmp_path / "c.yml")]) == 64
     assert "cannot be read" in capsys.readouterr().err
+
+
+def test_a_user_without_a_home_is_given_one(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container that is run as a number; pybids asks for it."""
+
+    def nobody(_: int) -> None:
+        raise KeyError
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    monkeypatch.setattr(app, "run", lambda config: 0)
+    assert main([str(dataset), str(tmp_path / "out"), "participant"]) == 0
+    assert os.environ["HOME"] == tempfile.gettempdir()
+
+
+def test_without_a_temporary_folder_it_says_so(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def none() -> str:
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr(tempfile, "gettempdir", none)
+    assert main([str(dataset), str(tmp_path / "out"), "participant"]) == 75
+    assert "set TMPDIR" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+
+
+PRINT = """
+import sys
+from bidsapp import app, cli
+app.run = lambda config: print("row\\n" * {rows}) or 0
+sys.exit(cli.main({arguments}))
+"""
+
+
+@pytest.mark.parametrize("rows", [1, 100_000])
+def test_a_reader_that_has_seen_enough_is_no_error(rows: int, dataset: Path, tmp_path: Path) -> None:
+    probe = PRINT.format(rows=rows, arguments=[str(dataset), str(tmp_path / "out"), "participant"])
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-c", probe], cwd=ROOT, stdout=write, stderr=subprocess.PIPE, text=True, check=False
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_a_broken_pipe_of_the_app_itself_is_one(dataset: Path, tmp_path: Path) -> None:
+    probe = PRINT.replace("print(", "(_ for _ in ()).throw(BrokenPipeError(32, 'Broken pipe')) or (")
+    probe = probe.format(rows=1, arguments=[str(dataset), str(tmp_path / "out"), "participant"])
+    done = subprocess.run([sys.executable, "-c", probe], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 66 and "Broken pipe" in done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -136,8 +137,18 @@ def _difference(
             permutations=options.permutations,
             random_seed=options.random_seed,
         ), notes
-    except ValueError as error:
-        return None, [*notes, f"Lesion frequency was not compared between the groups: {error}"]
+    except (OSError, ValueError) as error:
+        return None, [*notes, f"Lesion frequency was not compared between the groups: {_why(error)}"]
+
+
+def _why(error: OSError | ValueError) -> str:
+    """Why there is no test. Both keep their images in a temporary file: some folders hold no more than 64 MB."""
+    if isinstance(error, ValueError):
+        return str(error)
+    return (
+        f"the temporary folder {tempfile.gettempdir()} could not hold the images ({error.strerror or error});"
+        " TMPDIR names another."
+    )
 
 
 def _adjusting_lesions(analysis: Analysis) -> list[str]:
@@ -183,8 +194,8 @@ def _morphometry(
             permutations=options.permutations,
             random_seed=options.random_seed,
         )
-    except ValueError as error:
-        return None, [*notes, f"Gray matter was not tested voxel by voxel ({words}): {error}"]
+    except (OSError, ValueError) as error:
+        return None, [*notes, f"Gray matter was not tested voxel by voxel ({words}): {_why(error)}"]
     if found.cut:
         names = [str(analysis.volumes["participant_id"].iloc[used[place][0]]) for place in found.cut]
         notes.append(

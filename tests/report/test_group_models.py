@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
+import tempfile
 
 import nibabel as nib
 import numpy as np
@@ -192,6 +194,28 @@ def test_maps_and_figures(tmp_path, cohort):
     first = {path.name: path.read_bytes() for path in (tmp_path / "group_figures").iterdir()}
     run(tmp_path, cohort, permutations=100, processes=2)
     assert first == {path.name: path.read_bytes() for path in (tmp_path / "group_figures").iterdir()}
+
+
+@pytest.mark.parametrize("of", ["maps", "morphometry"])
+def test_a_full_temporary_folder_costs_its_test_alone(tmp_path, cohort, monkeypatch, of):
+    write_gray_matter(tmp_path, 24, lambda i: 0.2 * (i % 2))
+    for i in range(24):
+        mask = np.zeros((20, 24, 22), np.uint8)
+        mask[3, 4, 5] = i % 2
+        start = tmp_path / f"sub-{i:02}" / "anat" / f"sub-{i:02}_space-{TEMPLATE}"
+        nib.save(nib.Nifti1Image(mask, np.eye(4)), f"{start}_label-lesion_mask.nii.gz")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    store, words = {
+        "maps": ("bidsapp.measure.maps._store", "Lesion frequency was not compared"),
+        "morphometry": ("bidsapp.measure.morphometry._store_smoothed", "Gray matter was not tested"),
+    }[of]
+    monkeypatch.setattr(store, full)
+    page, _ = run(tmp_path, cohort, permutations=20)
+    assert words in page and f"temporary folder {tempfile.gettempdir()} could not hold" in page
+    assert (tmp_path / "group_figures/group_gray_matter.png").exists() == (of == "maps")
 
 
 def test_lesion_frequency_knows_of_sites(tmp_path, cohort):
