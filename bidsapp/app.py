@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import gc
 import hashlib
 import importlib
 import logging
-import os
 import secrets
 import shutil
 import tempfile
@@ -110,8 +108,8 @@ def _do_all(outcomes: list[Outcome], config: Config, say: progress.Progress) -> 
 
 def _check_space(outcomes: list[Outcome], config: Config) -> None:
     """Raises TryAgainError where sessions failed for want of space: nothing is wrong with them."""
-    full = [os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT)]
-    reasons = [why for why in full if any(why in outcome.message for outcome in outcomes if outcome.status == "failed")]
+    messages = [outcome.message for outcome in outcomes if outcome.status == "failed"]
+    reasons = [why for why in progress.FULL if any(why in message for message in messages)]
     if reasons:
         raise errors.TryAgainError(
             f"{', '.join(reasons)}: sessions failed for it. Free space in {config.out_dir}, {config.work} or"

@@ -20,6 +20,7 @@ from bidsapp.arguments import Parser, bare_label
 from bidsapp.errors import AppError, InputError, TryAgainError, UsageError
 from bidsapp.machine import available_cpus, available_memory_gb, fixed_environment
 
+STDOUT = 1
 #: As a shell tells of a program that SIGPIPE has ended.
 OUTPUT_CLOSED = 141
 
@@ -36,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if sys.stdout is not None:
                 sys.stdout.flush()  # while it can be told from an error of the app that nobody reads on
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), STDOUT)  # Python flushes once more when it ends
         return OUTPUT_CLOSED
 
 
@@ -90,15 +91,15 @@ def _settle_folders() -> None:
             "no folder for temporary files can be written to: set TMPDIR to one (docker run --tmpfs /tmp)."
         ) from error
     try:
-        Path.home()
-    except RuntimeError:  # HOME is not set, and the user has no entry in /etc/passwd
+        (Path.home() / ".config").exists()
+    except (RuntimeError, PermissionError):  # without HOME and an entry in /etc/passwd; or it is somebody else's
         os.environ["HOME"] = temporary
 
 
 def _nobody_reads() -> bool:
     """Whether standard output is a pipe whose other end is closed, as that of ``| head -1``."""
     look = select.poll()
-    look.register(sys.stdout.fileno(), 0)  # errors are told without being asked for
+    look.register(STDOUT, 0)  # errors are told without being asked for
     return any(events & select.POLLERR for _, events in look.poll(0))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +13,9 @@ from typing import Any
 
 #: Nodes that only pass lists on are not worth a line.
 SILENT = ("work_images", "preprocessed", "rigid", "notes", "warnings")
+
+#: What the system says of a disk that is full, and of a quota that is reached.
+FULL = tuple(os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT))
 
 
 class Progress:
@@ -136,8 +141,11 @@ def read_crashes(folder: Path) -> dict[str, Failure]:
 
 
 def _message(text: str, node: str) -> str:
-    """The error itself, from a traceback: the last ``SomeError: message`` and what follows it."""
+    """The error itself, from a traceback: that of a full disk, else the last ``SomeError: message`` and the rest."""
     lines = [line.strip() for line in text.splitlines()]
+    full = next((line for line in lines if re.match(rf"OSError: .*({'|'.join(FULL)})", line)), "")
+    if full:  # whatever came of it; nipype misses a file that it could not write
+        return f"step {node}: {full}"
     starts = [i for i, line in enumerate(lines) if re.match(r"^[\w.]+(Error|Exception|Killed|Pool)\w*: ", line)]
     if not starts:
         return f"step {node} failed; see the participant's log"

@@ -59,7 +59,10 @@ class Validation:
         program = shutil.which("bids-validator-deno", path=folders)
         if program is not None:
             self._process = subprocess.Popen(
-                [program, "--json", "--ignoreNiftiHeaders", str(bids_dir)], stdout=self._answer, stderr=self._errors
+                [program, "--json", "--ignoreNiftiHeaders", str(bids_dir)],
+                stdout=self._answer,
+                stderr=self._errors,
+                env=os.environ | {"NO_COLOR": "1"},  # what it complains of may be shown
             )
 
     def verdict(self, say: Callable[[str], None]) -> None:
@@ -84,7 +87,8 @@ class Validation:
         try:
             issues = json.loads(answer)["issues"]["issues"]
         except (ValueError, KeyError, TypeError):
-            say(f"bids-validator gave no usable answer ({complaints.strip()[-200:]}): the dataset was not validated.")
+            first = next((line.strip() for line in complaints.splitlines() if line.strip()), "it said nothing")
+            say(f"bids-validator gave no usable answer ({first[:200]}): the dataset was not validated.")
             return
         problems = [issue for issue in issues if issue.get("severity") == "error"]
         whole = [issue for issue in problems if _of_the_whole(issue)]

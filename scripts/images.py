@@ -25,7 +25,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 VERSION = (ROOT / "version").read_text().strip()
-STORE = Path(os.environ.get("IMAGE_STORE", "/var/tmp/bidsapp-images"))
+#: A user's own, as /var/tmp is everybody's.
+STORE = Path(os.environ.get("IMAGE_STORE") or f"/var/tmp/bidsapp-images-{os.getuid()}")
 BASE = os.environ.get("BASE", "docker.io/library/python:3.11-slim-bookworm")
 #: What singularity-debian.def starts from.
 DEBIAN = "docker.io/library/debian:bookworm-slim"
@@ -73,7 +74,7 @@ def main() -> int:
             return run(chosen.data, chosen.out, chosen.arguments, image=chosen.image).returncode
         else:
             check(chosen.data, chosen.out, chosen.arguments, image=chosen.image)
-    except Failed as error:
+    except (Failed, OSError) as error:  # a store of somebody else's, a full disk
         print(f"images: error: {error}", file=sys.stderr)
         return 1
     return 0
@@ -84,7 +85,13 @@ def main() -> int:
 
 def has_docker() -> bool:
     """Whether there is a Docker engine that answers."""
-    return shutil.which("docker") is not None and _quiet("docker", "info") == 0
+    return shutil.which("docker") is not None and not _docker_problem()
+
+
+def _docker_problem() -> str:
+    """What the Docker on the PATH says where it cannot be used: its engine is not running, this user may not."""
+    done = subprocess.run(["docker", "info"], capture_output=True, text=True, check=False)
+    return "" if done.returncode == 0 else done.stderr.strip() or f"docker info ended with {done.returncode}"
 
 
 def podman(*arguments: str) -> list[str]:
@@ -107,6 +114,12 @@ def build(variant: str) -> None:
     arguments = {"VARIANT": variant, "VERSION": VERSION, "REVISION": _revision(), "BASE": BASE}
     settings = _pip_settings()
     if has_docker():
+        if lent := _lent(settings):
+            raise Failed(
+                f"docker build is shown no files of this machine: {', '.join(lent)} cannot be used (PIP_CERT, a folder"
+                " in PIP_FIND_LINKS). Put the certificates into a base image (BASE=...) and name an index by its"
+                " address; or build with buildah and podman, where no Docker engine answers (docs/images.md)."
+            )
         given = [f"--build-arg={name}={value}" for name, value in {**arguments, **settings}.items()]
         _do(["docker", "build", *given, "-t", tag(variant), "-t", plain_name(variant), str(ROOT)])
     else:
@@ -403,6 +416,8 @@ def _quiet(*command: str) -> int:
 def _need(*programs: str) -> None:
     missing = [name for name in programs if shutil.which(name) is None]
     if missing:
+        if shutil.which("docker") and (problem := _docker_problem()):
+            raise Failed(f"Docker is here but does not answer: {problem}")
         raise Failed(
             f"neither a Docker engine nor {', '.join(missing)}. On Debian: apt-get install -y --no-install-recommends"
             " debootstrap podman buildah runc fuse-overlayfs uidmap"

@@ -2,6 +2,11 @@
 # Install the app's environment into /opt/venv of an image: install.sh cpu|cuda, in a folder with the locks.
 # Used by the Dockerfile and by singularity-debian.def; pip's settings (PIP_EXTRA_INDEX_URL, ...) come from outside.
 set -eu
+# Some packages have files for this processor only.
+[ "$(uname -m)" = x86_64 ] || {
+    echo "The image is for x86-64, not $(uname -m): docker build --platform linux/amd64 (docs/images.md)." >&2
+    exit 1
+}
 case "$1" in
     # By its full version, so that an index that only has CUDA builds fails here, at once, and not with many GB.
     cpu) sed -i 's/^torch==[0-9.]*/&+cpu/' requirements-torch.txt; more= ;;

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from bidsapp import __version__, app, cards, errors, locks, resume, writing
+from bidsapp import __version__, app, cards, errors, locks, progress, resume, writing
 from bidsapp.bids import ScanChoice, SessionInputs
 from bidsapp.config import Config
 from bidsapp.workflows.plan import plan
@@ -128,6 +128,16 @@ def test_a_full_disk_is_to_be_tried_again_and_no_fault_of_a_session(done, code: 
         app._check_space([other, full], config)
 
 
+def test_a_full_disk_is_told_though_the_step_ended_otherwise(tmp_path: Path) -> None:
+    """As nipype does: it cannot write a step's result, and then misses it."""
+    (tmp_path / "crash-1.txt").write_text(
+        "Node: bidsapp.sub_01.brain\n  x.gz\nOSError: [Errno 28] No space left on device\n\n"
+        "During handling of the above exception, another exception occurred:\n\nFileNotFoundError: result_brain.pklz\n"
+    )
+    (failure,) = progress.read_crashes(tmp_path).values()
+    assert failure.message == "step brain: OSError: [Errno 28] No space left on device"
+
+
 def test_networks_are_checked_before_any_session(
     done, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,7 +151,7 @@ def test_networks_are_checked_before_any_session(
     monkeypatch.setattr(cards.check_packaged, "__defaults__", (folder,))
     monkeypatch.setattr(app, "_do_all", lambda *_: pytest.fail("sessions were begun"))
     with pytest.raises(errors.AppError, match="The installation is damaged") as caught:
-        app.run(dataclasses.replace(config, skip_bids_validation=True))
+        app.run(dataclasses.replace(config, out_dir=config.bids_dir / "derivatives", skip_bids_validation=True))
     assert caught.value.exit_code == 70
     shutil.rmtree(cards.newest("brain", folder))
     with pytest.raises(errors.AppError, match="no model 'brain'"):

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from bidsapp import __version__, app
-from bidsapp.cli import main, parse
+from bidsapp.cli import _settle_folders, main, parse
 from bidsapp.config import Config
 from bidsapp.errors import AnalysisLevelError, NotBidsError, UsageError
 
@@ -240,6 +240,17 @@ def test_a_user_without_a_home_is_given_one(dataset: Path, tmp_path: Path, monke
     monkeypatch.setattr(pwd, "getpwuid", nobody)
     monkeypatch.setattr(app, "run", lambda config: 0)
     assert main([str(dataset), str(tmp_path / "out"), "participant"]) == 0
+    assert os.environ["HOME"] == tempfile.gettempdir()
+
+
+def test_a_home_of_somebody_else_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> bool:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setenv("HOME", "/root")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "exists", refuse)
+        _settle_folders()
     assert os.environ["HOME"] == tempfile.gettempdir()
 
 

@@ -16,7 +16,8 @@ from bidsapp import evaluate
 from bidsapp.cli import main
 from bidsapp.derivatives import find_labels, grid_of, label_file, pair_labels, read_lookup
 from bidsapp.errors import InputError
-from bidsapp.evaluate import _local, _parser, distinct_names
+from bidsapp.evaluate.options import _parser, distinct_names
+from bidsapp.evaluate.scans import _local
 from bidsapp.measure.raters import staple
 
 ROOT = Path(__file__).resolve().parents[1]

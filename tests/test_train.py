@@ -17,6 +17,7 @@ from bidsapp.learn.model_folder import write_model
 from bidsapp.learn.run import PATCH, Training, make_network
 from bidsapp.models import segment
 from bidsapp.progress import Progress
+from bidsapp.train.cases import _of_another
 
 AFFINE = np.diag([4.0, 4, 4, 1])
 SHAPE = (20, 24, 18)
@@ -119,9 +120,9 @@ def test_labels_of_a_flair_may_have_the_name_of_the_t1w_beside_it(dataset: Path)
     case = found(dataset)[0]
     flair = next(scan for scan in case.inputs.scans if scan.contrast == "FLAIR")
     (one,) = (one for one in find_labels(dataset / "labels") if one.path == case.labels.path)
-    assert not train._of_another(one, flair, case.inputs.scans)
+    assert not _of_another(one, flair, case.inputs.scans)
     flair = dataclasses.replace(flair, not_chosen=(anat / "sub-01_acq-fine_FLAIR.nii.gz",))
-    assert train._of_another(one, flair, case.inputs.scans)
+    assert _of_another(one, flair, case.inputs.scans)
 
 
 def test_labels_of_no_session_beside_scans_of_one(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -101,6 +101,15 @@ def test_an_answer_that_is_none_is_told(validator, tmp_path: Path) -> None:
     assert said[0].startswith("bids-validator gave no usable answer (xxx")
 
 
+def test_the_first_of_its_complaints_is_told_without_colors(validator, tmp_path: Path) -> None:
+    validator("panic")
+    program = tmp_path / "bin" / "bids-validator-deno"
+    program.write_text("#!/bin/sh\nprintf '\\n  error: %s\\n    at main.js:1\\n' \"no colors: $NO_COLOR\" >&2\n")
+    said: list[str] = []
+    validation.validate(tmp_path, said.append)
+    assert said == ["bids-validator gave no usable answer (error: no colors: 1): the dataset was not validated."]
+
+
 def test_only_the_description_ends_the_run(validator, tmp_path: Path) -> None:
     stray = [issue(f"/notes-{number}.docx") for number in range(11)]
     validator(answer(issue("/participants.tsv"), *stray))

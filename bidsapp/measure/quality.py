@@ -140,7 +140,8 @@ RANGES: tuple[Range, ...] = (
     Range("agreement_gm", 0.6, 1.0, "the two tissue models disagree on gray matter", "own rule"),
     Range("agreement_wm", 0.6, 1.0, "the two tissue models disagree on white matter", "own rule"),
     Range("agreement_csf", 0.5, 1.0, "the two tissue models disagree on fluid: the scan may be of another contrast than"
-          " its name says", "own rule: 0.62 to 0.88 in 24 sessions looked at, 0.33 where proton density was called T2w"),
+          " its name says",
+          "own rule: 0.62 to 0.88 in 24 sessions looked at, 0.33 where proton density was called T2w"),
     Range("registration_similarity", 0.39, 1.0, "the registration to the template looks wrong",
           "own rule: 0.51 to 0.80 in real scans looked at, 0.43 with a tumor and contrast agent, at most 0.35 where the"
           " head lay back to front"),

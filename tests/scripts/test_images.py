@@ -36,6 +36,66 @@ def test_what_pips_settings_name_is_lent_to_the_build(images: ModuleType, tmp_pa
     assert images._lent({}) == {}
 
 
+@pytest.mark.parametrize("name", ["PIP_CERT", "PIP_FIND_LINKS"])
+def test_a_docker_engine_is_given_no_files_of_this_machine(
+    images: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    done: list[list[str]] = []
+    monkeypatch.setattr(images, "has_docker", lambda: True)
+    monkeypatch.setattr(images, "_do", done.append)
+    monkeypatch.setattr(images, "check_image", lambda variant: None)
+    monkeypatch.setattr(images, "_pip_settings", lambda: {name: str(tmp_path)})
+    with pytest.raises(images.Failed, match=f"{tmp_path} cannot be used"):
+        images.build("cpu")
+    assert not done
+    monkeypatch.setattr(images, "_pip_settings", lambda: {"PIP_EXTRA_INDEX_URL": "https://x", "PIP_FIND_LINKS": "y"})
+    images.build("cpu")
+    assert done[0][:2] == ["docker", "build"]
+
+
+def test_a_docker_that_does_not_answer_is_heard(
+    images: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    docker = tmp_path / "docker"
+    docker.write_text("#!/bin/sh\necho 'permission denied: docker.sock' >&2\nexit 1\n")
+    docker.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
+    assert not images.has_docker()
+    with pytest.raises(images.Failed, match=r"does not answer: permission denied: docker\.sock"):
+        images._need("no-such-program")
+    docker.unlink()
+    with pytest.raises(images.Failed, match="neither a Docker engine nor no-such-program"):
+        images._need("no-such-program")
+
+
+def test_a_store_of_somebody_elses_is_told_in_a_line(
+    images: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse() -> None:
+        raise PermissionError(13, "Permission denied", "/var/tmp/x")
+
+    monkeypatch.setattr(images, "build_sif", refuse)
+    monkeypatch.setattr(images.sys, "argv", ["images.py", "sif"])
+    assert images.main() == 1
+    assert "Permission denied: '/var/tmp/x'" in capsys.readouterr().err
+
+
+def test_images_of_two_users_lie_apart(images: ModuleType) -> None:
+    assert "IMAGE_STORE" in os.environ or images.STORE.name.endswith(f"-{os.getuid()}")
+
+
+@pytest.mark.parametrize("machine", ["aarch64", "arm64"])
+def test_another_processor_is_refused_in_a_line(machine: str, tmp_path: Path) -> None:
+    uname = tmp_path / "uname"
+    uname.write_text(f"#!/bin/sh\necho {machine}\n")
+    uname.chmod(0o755)
+    done = subprocess.run(
+        ["sh", str(ROOT / "scripts/install.sh"), "cpu"], cwd=tmp_path, check=False, capture_output=True, text=True,
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
+    )  # fmt: skip
+    assert done.returncode == 1 and f"not {machine}" in done.stderr and "linux/amd64" in done.stderr
+
+
 def test_the_recipe_of_debian_is_given_its_base_as_a_file(
     images: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

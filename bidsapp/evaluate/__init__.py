@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
-import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
 
-from bidsapp.arguments import Parser, bare_label
 from bidsapp.errors import OK, PARTICIPANT_FAILED, AppError, InputError, NothingSelectedError, UsageError
-from bidsapp.labels import LESION_ORDER, REFERENCE_ORDER
+from bidsapp.evaluate.options import Options, by_lesion, parse
+from bidsapp.evaluate.scans import UNREADABLE, find_brains, find_scans, readable
 
 if TYPE_CHECKING:  # heavy: --help answers at once
     import numpy as np
@@ -22,193 +19,13 @@ if TYPE_CHECKING:  # heavy: --help answers at once
 
     from bidsapp.derivatives import LabelFile, Match
 
-#: Cases whose pictures the page shows, if not told otherwise: a page of some MB.
-PICTURES = 12
-FUSIONS = ("staple", "majority")
-#: Borders of the classes of lesion volumes (mm3): decades, since volumes spread over orders of magnitude. 10 mm3 is a
-#: ball of 2.7 mm: smaller ones lie below the 3 mm that a lesion of multiple sclerosis has by convention (Filippi et al.
-#: 2019, Brain 142:1858). 100 and 1000 mm3 are balls of 5.8 and 12.4 mm.
-SIZE_BINS_MM3 = (10.0, 100.0, 1000.0)
 #: Names that a message lists.
 LISTED = 20
-#: What reading an image may raise.
-UNREADABLE = (AppError, ValueError, OSError, EOFError, MemoryError)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """What ``bidsapp evaluate`` was asked for; made by `parse`, checked once.
-
-    Attributes
-    ----------
-    references : mapping
-        Folder by name of the rater; the first is REF_DIR.
-    predictions : mapping
-        Folder by name.
-    out : Path
-    labels, segs : tuple of str
-        Masks and dsegs to compare, ``NAME`` or ``REFERENCE:PREDICTION``; both empty: what all have.
-    subjects, sessions : tuple of str
-        Labels without prefixes; empty for all.
-    cases : frozenset of (str, str), optional
-        Labels of subject and session ("" without one): exactly these are compared.
-    space : str
-        Of the references; "" for any.
-    fusion : str
-        One of `FUSIONS`.
-    lesions : tuple of str
-        Labels counted lesion by lesion; empty: by their names.
-    minimum_lesion_mm3 : float
-    size_bins : tuple of float
-    participants : Path or None
-        Table of the subjects.
-    group : str
-        Its column of groups.
-    scans : Path or None
-        Dataset of the scans to draw on.
-    pictures : int
-    """
-
-    references: Mapping[str, Path]
-    predictions: Mapping[str, Path]
-    out: Path
-    labels: tuple[str, ...] = ()
-    segs: tuple[str, ...] = ()
-    subjects: tuple[str, ...] = ()
-    sessions: tuple[str, ...] = ()
-    cases: frozenset[tuple[str, str]] | None = None
-    space: str = ""
-    fusion: str = FUSIONS[0]
-    lesions: tuple[str, ...] = ()
-    minimum_lesion_mm3: float = 0.0
-    size_bins: tuple[float, ...] = SIZE_BINS_MM3
-    participants: Path | None = None
-    group: str = ""
-    scans: Path | None = None
-    pictures: int = PICTURES
-
-    def __post_init__(self) -> None:
-        from bidsapp.measure.raters import MAXIMUM_RATERS
-
-        if len(self.references) > MAXIMUM_RATERS:
-            raise UsageError(
-                f"--raters: {len(self.references)} raters with REF_DIR; at most {MAXIMUM_RATERS} can be fused."
-            )
-        for name, folder in self.predictions.items():
-            if folder in self.references.values():
-                raise UsageError(f"{folder} is both a reference and the prediction {name}: all would agree.")
-        if self.minimum_lesion_mm3 < 0:
-            raise UsageError("--minimum-lesion: a volume in mm3, 0 or more.")
-        bins = self.size_bins
-        if not bins or bins[0] <= 0 or any(b <= a for a, b in itertools.pairwise(bins)):
-            raise UsageError("--size-bins: volumes in mm3, each larger than the one before, such as 10 100 1000.")
-        if bool(self.participants) != bool(self.group):
-            raise UsageError("--participants and --group go together: the table, and its column of groups.")
-        if self.pictures < 0:
-            raise UsageError("--pictures: 0 or more.")
-        if self.fusion not in FUSIONS:
-            raise UsageError(f"--fusion {self.fusion}: choose one of {', '.join(FUSIONS)}.")
 
 
 def main(argv: Sequence[str]) -> int:
     """Run ``bidsapp evaluate``; the return value is the exit code."""
     return run(parse(argv))
-
-
-def _parser() -> Parser:
-    parser = Parser(
-        prog="bidsapp evaluate",
-        description="Compare segmentations with references, case by case and together: overlap, surface distances,"
-        " volumes, lesions one by one and by size; several predictions against each other, several raters fused.",
-        epilog="Exit codes: 0 fine, 1 a pair could not be compared (the others were), 18 nothing to compare, 64 bad"
-        " command line, 66 input not readable.",
-    )
-    add = parser.add_argument
-    add("ref_dir", type=Path, metavar="REF_DIR", help="BIDS derivative with the references (masks or dsegs)")
-    add("pred_dir", type=Path, nargs="+", metavar="PRED_DIR", help="derivatives with predictions: A, B, ...")
-    add("--names", nargs="+", default=(), metavar="NAME", help="names of the predictions (default: their folders')")
-    add("--out", type=Path, metavar="DIR", help="folder of tables and page (default: PRED_DIR/evaluation)")
-
-    group = parser.add_argument_group("what is compared")
-    add = group.add_argument
-    add("--label", nargs="+", default=(), metavar="NAME",
-        help="masks (label-NAME_mask or desc-NAME_mask); where names differ, REFERENCE:PREDICTION")  # fmt: skip
-    add("--seg", nargs="+", default=(), metavar="NAME", help="dsegs (seg-NAME_dseg), or REFERENCE:PREDICTION")
-    add("--space", default="", metavar="SPACE", help="use references of this space- alone")
-    add("--participant-label", nargs="+", default=(), metavar="LABEL", help="subjects")
-    add("--session-label", nargs="+", default=(), metavar="LABEL", help="sessions")
-
-    group = parser.add_argument_group("several raters")
-    add = group.add_argument
-    add("--raters", nargs="+", type=Path, default=(), metavar="DIR",
-        help="derivatives of further raters; the reference is then the consensus of REF_DIR and these")  # fmt: skip
-    add("--fusion", default=FUSIONS[0], metavar="NAME", help="how raters are fused: " + " or ".join(FUSIONS))
-
-    group = parser.add_argument_group("lesions")
-    add = group.add_argument
-    add("--lesions", nargs="+", default=(), metavar="LABEL",
-        help="labels counted lesion by lesion (default: those named lesion, wmh, stroke and the like)")  # fmt: skip
-    add("--minimum-lesion", type=float, default=0.0, metavar="MM3",
-        help="smaller lesions of the reference count neither as found nor as missed")  # fmt: skip
-    add("--size-bins", type=float, nargs="+", default=SIZE_BINS_MM3, metavar="MM3",
-        help="borders of the classes of lesion volume")  # fmt: skip
-
-    group = parser.add_argument_group("groups of subjects")
-    add = group.add_argument
-    add("--participants", type=Path, metavar="FILE", help="participants.tsv")
-    add("--group", default="", metavar="COLUMN", help="its column of groups, compared by Wilcoxon's rank-sum test")
-
-    group = parser.add_argument_group("page")
-    add = group.add_argument
-    add("--scans", type=Path, metavar="BIDS_DIR", help="dataset of the scans to draw on (default: found by itself)")
-    add("--pictures", type=int, default=PICTURES, metavar="N", help="cases with a picture, the worst ones first")
-    return parser
-
-
-def parse(argv: Sequence[str]) -> Options:
-    """Turn the command line into `Options`.
-
-    Raises
-    ------
-    UsageError
-        What is wrong and how it should be.
-    """
-    given = _parser().parse_args(argv)
-    folders = [Path(os.path.abspath(folder)) for folder in given.pred_dir]
-    raters = [Path(os.path.abspath(folder)) for folder in (given.ref_dir, *given.raters)]
-    for what, several in (("prediction", folders), ("reference", raters)):
-        if len(set(several)) < len(several):
-            raise UsageError(f"A folder is given twice as a {what}.")
-    names = list(given.names) or distinct_names(folders)
-    if len(names) != len(folders):
-        raise UsageError(f"--names: {len(names)} names for {len(folders)} predictions.")
-    if len(set(names)) < len(names) or not all(name.strip() for name in names):
-        raise UsageError("--names: every prediction needs a name of its own.")
-    return Options(
-        references=dict(zip(distinct_names(raters), raters, strict=True)),
-        predictions=dict(zip(names, folders, strict=True)),
-        out=Path(os.path.abspath(given.out)) if given.out else folders[0] / "evaluation",
-        labels=tuple(given.label), segs=tuple(given.seg), space=given.space.removeprefix("space-"),
-        subjects=tuple(map(bare_label, given.participant_label)), sessions=tuple(map(bare_label, given.session_label)),
-        fusion=given.fusion, lesions=tuple(given.lesions), minimum_lesion_mm3=given.minimum_lesion,
-        size_bins=tuple(given.size_bins), participants=given.participants, group=given.group,
-        scans=given.scans, pictures=given.pictures,
-    )  # fmt: skip
-
-
-def distinct_names(folders: Sequence[Path]) -> list[str]:
-    """The shortest ends of the paths that tell them apart.
-
-    Examples
-    --------
-    >>> distinct_names([Path("/a/x"), Path("/b/x")]), distinct_names([Path("/a/x"), Path("/a/y")])
-    (['a/x', 'b/x'], ['x', 'y'])
-    """
-    for depth in range(1, max((len(folder.parts) for folder in folders), default=1) + 1):
-        names = ["/".join(folder.parts[-depth:]) for folder in folders]
-        if len(set(names)) == len(names):
-            return names
-    return [str(folder) for folder in folders]
 
 
 # --- the run ----------------------------------------------------------------------------------------------------------
@@ -385,7 +202,7 @@ def _compare(match: Match, options: Options, tables: Tables) -> None:
             _write_consensus(match, label, reference, loaded.affine, options)
         for name, prediction in predictions.items():
             row, lesions = compare_masks(
-                reference, prediction, affine=loaded.affine, lesion_wise=_by_lesion(label, options),
+                reference, prediction, affine=loaded.affine, lesion_wise=by_lesion(label, options),
                 minimum_lesion_mm3=options.minimum_lesion_mm3, borders_mm3=options.size_bins,
             )  # fmt: skip
             files = {
@@ -425,12 +242,6 @@ def _who(match: Match) -> dict[str, str]:
 def _relative(path: Path, folders: Any) -> str:
     home = next(folder for folder in folders if folder in path.parents)
     return path.relative_to(home).as_posix()
-
-
-def _by_lesion(label: str, options: Options) -> bool:
-    from bidsapp.measure.evaluation import is_lesion
-
-    return label in options.lesions if options.lesions else is_lesion(label)
 
 
 def load_case(match: Match, options: Options) -> Loaded:
@@ -697,8 +508,8 @@ def _pictures(cases: pd.DataFrame, matches: Sequence[Match], options: Options) -
         except UNREADABLE:  # it was readable a moment ago
             continue
         references, predictions = loaded.masks(row["label"])
-        scan, said = _readable(find_scans(match, row["label"], options))
-        brain, _ = _readable(find_brains(match, options))
+        scan, said = readable(find_scans(match, row["label"], options))
+        brain, _ = readable(find_brains(match, options))
         picture = draw_case(
             _fused(references, options.fusion),
             [predictions[name] for name in options.predictions if name in predictions],
@@ -707,97 +518,3 @@ def _pictures(cases: pd.DataFrame, matches: Sequence[Match], options: Options) -
             brain=None if brain is None else brain > 0,
         )
         yield Drawn(row["name"], row["segmentation"], row["label"], said, picture)
-
-
-def _readable(paths: Iterable[Path]) -> tuple[np.ndarray | None, str]:
-    """Voxels of the first image that can be read, along the axes nearest to RAS, and a word on which that is.
-
-    A broken scan must not cost the page: nothing but a picture needs it.
-    """
-    broken = []
-    for path in paths:
-        try:
-            return _voxels(path), f"Drawn on {path.name}."
-        except UNREADABLE:
-            broken.append(path.name)
-    if broken:
-        return None, f"{', '.join(broken)} cannot be read."
-    return None, "No scan was found on this grid (--scans names one)."
-
-
-def _voxels(path: Path) -> np.ndarray:
-    import nibabel as nib
-    import numpy as np
-
-    from bidsapp.image.label_file import open_labels
-    from bidsapp.image.load import read_voxels
-
-    img = open_labels(path)
-    data = read_voxels(img, path, np.float32).reshape(img.shape[:3])
-    return np.asarray(nib.as_closest_canonical(nib.Nifti1Image(data, img.affine)).dataobj)
-
-
-def find_scans(match: Match, label: str, options: Options) -> Iterator[Path]:
-    """Scans on the case's grid: of the dataset named, beside the derivatives, or in them; FLAIR first for lesions."""
-    contrasts = LESION_ORDER if _by_lesion(label, options) else REFERENCE_ORDER
-    folders = [*([options.scans] if options.scans else []), *_raw(options), *options.predictions.values()]
-    return _on_grid(match, [(folder, f"*_{contrast}.nii*") for contrast in contrasts for folder in folders])
-
-
-def find_brains(match: Match, options: Options) -> Iterator[Path]:
-    """Brain masks on the case's grid in the derivatives."""
-    folders = [*options.predictions.values(), *options.references.values()]
-    return _on_grid(match, [(folder, "*_desc-brain_mask.nii*") for folder in folders])
-
-
-def _on_grid(match: Match, places: Sequence[tuple[Path, str]]) -> Iterator[Path]:
-    """Images in order of their places; in each those first whose names are most like the reference's.
-
-    Images of another scan by their names (another run) come last, wherever they are.
-    """
-    from bidsapp.derivatives import entities_of, grid_of, may_be_one_scan, scan_entities
-
-    reference = next(iter(match.references.values()))
-    wanted = grid_of(reference.path)
-
-    def unlike(path: Path) -> int:
-        return len(scan_entities(entities_of(path.name)).items() ^ reference.scan.items())
-
-    def of_another_scan(path: Path) -> bool:
-        return not may_be_one_scan(scan_entities(entities_of(path.name)), reference.scan)
-
-    paths: list[Path] = []
-    for folder, pattern in places:
-        home = folder / f"sub-{match.subject}"
-        home = home / f"ses-{match.session}" if match.session else home
-        paths += sorted(sorted(home.glob(f"anat/{pattern}")), key=unlike)
-    for path in sorted(paths, key=of_another_scan):
-        try:
-            if path.is_file() and grid_of(path).same_as(wanted):
-                yield path
-        except UNREADABLE:
-            continue
-
-
-def _local(link: str) -> str:
-    """A ``file://`` link as a path (blanks and letters beyond ASCII are written as %20 and the like); others as is."""
-    return unquote(link.removeprefix("file://")) if link.startswith("file://") else link
-
-
-def _raw(options: Options) -> list[Path]:
-    """Datasets that the derivatives lie in or link to."""
-    import json
-
-    found: list[Path] = []
-    for folder in (*options.references.values(), *options.predictions.values()):
-        if folder.parent.name == "derivatives":
-            found.append(folder.parent.parent)
-        try:
-            about = json.loads((folder / "dataset_description.json").read_text(encoding="utf-8"))
-            links = about.get("DatasetLinks", {})
-            found += [
-                (folder / _local(str(link))).resolve() for link in links.values() if "://" not in _local(str(link))
-            ]
-        except (OSError, ValueError, AttributeError):
-            continue
-    return [folder for folder in dict.fromkeys(found) if folder.is_dir()]
