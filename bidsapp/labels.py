@@ -215,7 +215,7 @@ CORTICAL_LOOKUP = (
 )  # fmt: skip
 
 #: Labels of a change map: what became of lesions between two sessions.
-CHANGE_STABLE = Label(1, "Stable lesion", "STABLE", "#2e9e5b")
+CHANGE_STABLE = Label(1, "Stable lesion", "STABLE", "#111133")
 CHANGE_NEW = Label(2, "New lesion", "NEW", "#e53935")
 CHANGE_GROWTH = Label(3, "Growth of an enlarging lesion", "GROWTH", "#fb8c00")
 CHANGE_LOSS = Label(4, "Loss of a shrinking lesion", "LOSS", "#26c6da")

@@ -19,7 +19,7 @@ from bidsapp.writing import replacing
 
 FOLDER = "group_figures"
 #: Colours of groups: those of the page (style.css) in the same order, and two more.
-COLOURS = ("#0b6a6a", "#b4552d", "#5b4fa2", "#8a7a1f", "#8d3f6d", "#56B4E9", "#000000")
+COLOURS = ("#0b6a6a", "#b4552d", "#5b4fa2", "#2962ff", "#222222", "#56B4E9", "#D4A017")
 #: What is found, and what is not.
 FOUND, NOT_FOUND = "#D55E00", "#555555"
 #: Terms and outcomes that a figure of effect sizes has room for.
