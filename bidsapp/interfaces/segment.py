@@ -211,8 +211,9 @@ class SegmentLesions(SimpleInterface):
         from bidsapp.models.outlier import segment_lesions
 
         mask, images = load(self.inputs.mask_file), _scans(self.inputs)
-        self._results["reason"] = "" if "FLAIR" in images else "the FLAIR shows less than half of the brain"
+        self._results["reason"] = ""
         if "FLAIR" not in images:
+            self._results["reason"] = "the FLAIR shows less than half of the brain"
             return runtime
         with np.load(self.inputs.result_file, allow_pickle=False) as stored:
             mixture = MixtureResult(**{name: _plain(stored[name]) for name in stored.files})

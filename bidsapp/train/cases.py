@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -144,20 +144,20 @@ def _on_a_scan(
 
 
 def _entities(path: Path) -> dict[str, str]:
-    """Of a scan's name; numbers without zeros before them, as some write run-01 and others run-1."""
+    """Of a scan's name, `_plain`."""
     from bidsapp.derivatives import entities_of
 
-    return {key: _plain(value) for key, value in entities_of(path.name).items()}
+    return _plain(entities_of(path.name))
 
 
-def _plain(value: str) -> str:
-    return str(int(value)) if value.isdecimal() else value
+def _plain(entities: Mapping[str, str]) -> dict[str, str]:
+    """Numbers without zeros before them: some write run-01 and others run-1."""
+    return {key: str(int(value)) if value.isdecimal() else value for key, value in entities.items()}
 
 
 def _alike(one: LabelFile, path: Path) -> int:
     """Entities that the names of labels and of a scan have in common."""
-    entities = _entities(path)
-    return sum(entities.get(key) == _plain(value) for key, value in one.scan.items())
+    return len(_plain(one.scan).items() & _entities(path).items())
 
 
 def _by_name(one: LabelFile, scans: Sequence[ScanChoice]) -> list[ScanChoice]:
@@ -170,8 +170,9 @@ def _of_another(one: LabelFile, scan: ScanChoice, scans: Sequence[ScanChoice]) -
     Not where it names the grid (``space-FLAIR``) and otherwise the scan beside it, as this app names what it writes,
     unless a scan that was not chosen has that name.
     """
-    entities = _entities(scan.path)
-    if all(entities.get(key, _plain(value)) == _plain(value) for key, value in one.scan.items()):
+    from bidsapp.derivatives import may_be_one_scan
+
+    if may_be_one_scan(_plain(one.scan), _entities(scan.path)):
         return False
     beside = any(_alike(one, other.path) == len(one.scan) for other in scans if other is not scan)
     passed_over = any(_alike(one, path) == len(one.scan) for path in scan.not_chosen)
