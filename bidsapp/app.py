@@ -71,12 +71,12 @@ def _participant(config: Config) -> int:
     _make_output(config)
     with _at_work(config.out_dir, say) as here:
         outcomes = [_outcome_so_far(inputs, config) for inputs in sessions]
-        failed = _do_all(outcomes, config, say)
-        if here.alone() and not (failed or config.keep_work or config.work_dir is not None):
+        problems = _do_all(outcomes, config, say)
+        if here.alone() and not (problems or config.keep_work or config.work_dir is not None):
             shutil.rmtree(config.work, ignore_errors=True)
     _closing_table(outcomes, say)
-    _check_space(outcomes, config)
-    return errors.PARTICIPANT_FAILED if failed else errors.OK
+    _check_space(problems, config)
+    return errors.PARTICIPANT_FAILED if problems else errors.OK
 
 
 def _find_sessions(config: Config, say: progress.Progress) -> list[SessionInputs]:
@@ -96,23 +96,23 @@ def _find_sessions(config: Config, say: progress.Progress) -> list[SessionInputs
     return sessions
 
 
-def _do_all(outcomes: list[Outcome], config: Config, say: progress.Progress) -> bool:
-    """Sessions, then the changes between them, then pages; whether any of it failed."""
+def _do_all(outcomes: list[Outcome], config: Config, say: progress.Progress) -> list[str]:
+    """Sessions, then the changes between them, then pages; what went wrong, a message each."""
     mended = _write_problems(config.out_dir, [outcome for outcome in outcomes if outcome.status != "waiting"])
     _work_through([outcome for outcome in outcomes if outcome.status == "waiting"], config, say)
     compared = _compare_sessions(outcomes, config, say)
     changed = dict.fromkeys([*_changed_subjects(outcomes, config.out_dir), *mended, *compared])
-    without_page = _assemble_reports(config.out_dir, changed, say)
-    return any(outcome.status == "failed" for outcome in outcomes) or any(compared.values()) or without_page
+    of_pages = _assemble_reports(config.out_dir, changed, say)
+    of_sessions = [outcome.message for outcome in outcomes if outcome.status == "failed"]
+    return [*of_sessions, *filter(None, compared.values()), *of_pages]
 
 
-def _check_space(outcomes: list[Outcome], config: Config) -> None:
-    """Raises TryAgainError where sessions failed for want of space: nothing is wrong with them."""
-    messages = [outcome.message for outcome in outcomes if outcome.status == "failed"]
-    reasons = [why for why in progress.FULL if any(why in message for message in messages)]
+def _check_space(problems: Sequence[str], config: Config) -> None:
+    """Raises TryAgainError where something failed for want of space: nothing is wrong with the sessions."""
+    reasons = [why for why in progress.FULL if any(why in problem for problem in problems)]
     if reasons:
         raise errors.TryAgainError(
-            f"{', '.join(reasons)}: sessions failed for it. Free space in {config.out_dir}, {config.work} or"
+            f"{', '.join(reasons)}: not all could be done. Free space in {config.out_dir}, {config.work} or"
             f" {tempfile.gettempdir()}, and run the same command again; what is finished stays."
         )
 
@@ -192,8 +192,8 @@ def _reports_only(config: Config) -> int:
             f"{config.out_dir}: no results to report on. Run the participant level first."
         )
     with _at_work(config.out_dir, say):
-        failed = _assemble_reports(config.out_dir, subjects, say)
-    return errors.PARTICIPANT_FAILED if failed else errors.OK
+        problems = _assemble_reports(config.out_dir, subjects, say)
+    return errors.PARTICIPANT_FAILED if problems else errors.OK
 
 
 # --- before the work ------------------------------------------------------------------------------------------------
@@ -565,11 +565,11 @@ def _changed_subjects(outcomes: list[Outcome], out_dir: Path) -> list[str]:
     return list(subjects)
 
 
-def _assemble_reports(out_dir: Path, subjects: Iterable[str], say: progress.Progress) -> bool:
-    """Make the pages of subjects; whether one of them could not be made, which costs no other."""
+def _assemble_reports(out_dir: Path, subjects: Iterable[str], say: progress.Progress) -> list[str]:
+    """Make the pages of subjects; why some of them could not be made, which costs no other."""
     from bidsapp.report import assemble
 
-    subjects, failed = list(subjects), False
+    subjects, problems = list(subjects), []
     for subject in subjects:
         try:
             # Read and written under one lock: of two that end at the same time, the second sees both sessions.
@@ -577,12 +577,13 @@ def _assemble_reports(out_dir: Path, subjects: Iterable[str], say: progress.Prog
                 page = assemble.assemble_subject(out_dir, subject)
         except (ArithmeticError, LookupError, TypeError, ValueError) as error:  # of files somebody has changed
             logging.getLogger("bidsapp").debug("", exc_info=error)
-            say.note(f"warning: the page of sub-{subject} could not be made ({type(error).__name__}: {error}).")
-            failed = True
+            problem = f"the page of sub-{subject} could not be made ({type(error).__name__}: {error})."
+            say.note(f"warning: {problem}")
+            problems.append(problem)
         else:
             say.note(f"Report: {page}")
     _link_pages(out_dir, subjects)
-    return failed
+    return problems
 
 
 def _link_pages(out_dir: Path, changed: Iterable[str] | None = None) -> None:

@@ -141,7 +141,8 @@ def _parser() -> Parser:
         epilog="Two commands beside it, each with a --help of its own: 'bidsapp train' (a lesion model from labels of"
         " your own) and 'bidsapp evaluate' (segmentations against references). Exit codes: 0 fine, 1 a participant"
         " failed, 16 not a BIDS dataset, 17 unknown analysis level, 18 nothing selected, 64 bad command line, 66 input"
-        " not readable, 70 damaged installation, 75 try again, 130 interrupted, 143 ended from outside.",
+        " not readable, 70 damaged installation, 75 try again, 130 interrupted, 141 nobody reads the output, 143"
+        " ended from outside.",
     )
     add = parser.add_argument
     add(

@@ -146,8 +146,9 @@ def entities_of(name: str) -> dict[str, str]:
 
 
 def scan_entities(entities: Mapping[str, str]) -> dict[str, str]:
-    """Those that tell scans of a session apart."""
-    return {k: v for k, v in entities.items() if k not in (*NOT_OF_THE_SCAN, "sub", "ses")}
+    """Those that tell scans of a session apart; numbers without zeros before them: some write run-01, others run-1."""
+    told = {key: value for key, value in entities.items() if key not in (*NOT_OF_THE_SCAN, "sub", "ses")}
+    return {key: str(int(value)) if value.isdecimal() else value for key, value in told.items()}
 
 
 def may_be_one_scan(one: Mapping[str, str], other: Mapping[str, str]) -> bool:

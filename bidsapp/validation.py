@@ -57,13 +57,17 @@ class Validation:
         self._answer, self._errors = (tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") for _ in "12")  # noqa: SIM115
         folders = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         program = shutil.which("bids-validator-deno", path=folders)
-        if program is not None:
-            self._process = subprocess.Popen(
-                [program, "--json", "--ignoreNiftiHeaders", str(bids_dir)],
-                stdout=self._answer,
-                stderr=self._errors,
-                env=os.environ | {"NO_COLOR": "1"},  # what it complains of may be shown
-            )
+        self._no_process = "is not installed"
+        try:
+            if program is not None:
+                self._process = subprocess.Popen(
+                    [program, "--json", "--ignoreNiftiHeaders", str(bids_dir)],
+                    stdout=self._answer,
+                    stderr=self._errors,
+                    env=os.environ | {"NO_COLOR": "1"},  # what it complains of may be shown
+                )
+        except OSError as error:  # as where nothing may be executed
+            self._no_process = f"cannot be started ({error.strerror})"
 
     def verdict(self, say: Callable[[str], None]) -> None:
         """Wait for it, and tell what it found (once).
@@ -80,7 +84,7 @@ class Validation:
             return
         self._told = True
         if self._process is None:
-            say("bids-validator-deno is not installed: the dataset was not validated.")
+            say(f"bids-validator-deno {self._no_process}: the dataset was not validated.")
             return
         self._process.wait()
         answer, complaints = (_whole_text(stream) for stream in (self._answer, self._errors))

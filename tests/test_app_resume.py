@@ -120,12 +120,22 @@ def test_a_session_that_cannot_be_read_is_not_taken_for_done(done, capsys: pytes
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
 def test_a_full_disk_is_to_be_tried_again_and_no_fault_of_a_session(done, code: int) -> None:
-    inputs, config, _ = done
-    other = app.Outcome(inputs, "failed", message="step conform: the file is empty")
-    app._check_space([other, app.Outcome(inputs, "done")], config)
-    full = app.Outcome(inputs, "failed", message=f"step write: OSError: {OSError(code, os.strerror(code), 'x.nii.gz')}")
+    _, config, _ = done
+    other = "step conform: the file is empty"
+    app._check_space([other], config)
+    full = f"step write: OSError: {OSError(code, os.strerror(code), 'x.nii.gz')}"
     with pytest.raises(errors.TryAgainError, match=f"{os.strerror(code)}: .*{config.out_dir}.*same command again"):
         app._check_space([other, full], config)
+
+
+def test_what_went_wrong_is_of_sessions_of_the_changes_between_them_and_of_pages(done, monkeypatch) -> None:
+    inputs, config, _ = done
+    full = "OSError: [Errno 28] No space left on device"
+    monkeypatch.setattr(app, "_compare_sessions", lambda *_: {"01": full, "02": ""})
+    monkeypatch.setattr(app, "_assemble_reports", lambda *_: ["the page of sub-01 could not be made"])
+    outcomes = [app.Outcome(inputs, "failed", message="step conform: the file is empty"), app.Outcome(inputs, "done")]
+    problems = app._do_all(outcomes, config, None)
+    assert problems == ["step conform: the file is empty", full, "the page of sub-01 could not be made"]
 
 
 def test_a_full_disk_is_told_though_the_step_ended_otherwise(tmp_path: Path) -> None:

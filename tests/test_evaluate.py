@@ -194,6 +194,16 @@ def test_raters_may_name_a_scan_more_or_less_fully(tmp_path, capsys):
     assert "rater0 for sub-02_run-2" in capsys.readouterr().err
 
 
+def test_zeros_before_a_number_make_no_other_scan(tmp_path):
+    for number, drawn in ((1, TRUTH), (2, mask(BIG))):
+        write(tmp_path / "rater", f"sub-01_run-0{number}_label-lesion_mask", drawn)
+        write(tmp_path / "ours", f"sub-01_run-{number}_label-lesion_mask", drawn)
+    assert run(tmp_path / "rater", tmp_path / "ours", "--out", tmp_path / "out") == 0
+    rows = table(tmp_path / "out")
+    assert rows["scan"].tolist() == ["run-1", "run-2"]
+    assert rows["dsc"].tolist() == [1.0, 1.0]
+
+
 def test_sixteen_raters_are_fused_and_seventeen_refused(two, tmp_path, capsys):
     reference, prediction = two
     others = []

@@ -101,6 +101,14 @@ def test_an_answer_that_is_none_is_told(validator, tmp_path: Path) -> None:
     assert said[0].startswith("bids-validator gave no usable answer (xxx")
 
 
+def test_a_validator_that_cannot_be_started_costs_no_run(validator, tmp_path: Path) -> None:
+    validator("")
+    (tmp_path / "bin" / "bids-validator-deno").write_text("#!/no/such/program\n")
+    said: list[str] = []
+    validation.validate(tmp_path, said.append)
+    assert said == ["bids-validator-deno cannot be started (No such file or directory): the dataset was not validated."]
+
+
 def test_the_first_of_its_complaints_is_told_without_colors(validator, tmp_path: Path) -> None:
     validator("panic")
     program = tmp_path / "bin" / "bids-validator-deno"

@@ -273,7 +273,8 @@ def order_sessions(frame: pd.DataFrame) -> np.ndarray:
     time = frame[INTERVAL] if INTERVAL in frame else pd.Series(0.0, frame.index)
     if "time" in frame and pd.api.types.is_numeric_dtype(frame["time"]):
         time = frame["time"].where(frame["time"].notna().groupby(subject).transform("all"), 0.0)
-    return np.lexsort((rank, time, pd.factorize(subject, sort=True)[0]))
+    place = {label: place for place, label in enumerate(sorted(subject.unique(), key=natural))}
+    return np.lexsort((rank, time, subject.map(place)))
 
 
 def moments(column: pd.Series) -> pd.Series:

@@ -18,6 +18,7 @@ import yaml
 from markupsafe import Markup
 
 from bidsapp.errors import NothingSelectedError
+from bidsapp.measure.cohort import natural
 from bidsapp.report import merge
 from bidsapp.report.analysis import FormulaError, Options, analyse, write_tables
 from bidsapp.report.changes import compared_facts, has_changes, view_changes
@@ -94,7 +95,7 @@ def link_subject(out_dir: Path, subject: str) -> None:
 def _with_page(out_dir: Path) -> list[str]:
     """Labels of the subjects that have a page, in order."""
     found = (re.fullmatch(r"sub-([^_]+)\.html", name) for name in os.listdir(out_dir))
-    return sorted(match[1] for match in found if match)
+    return sorted((match[1] for match in found if match), key=natural)
 
 
 def assemble_group(

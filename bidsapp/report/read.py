@@ -114,11 +114,11 @@ class Session:
 
 
 def subjects(out_dir: Path) -> list[str]:
-    """Labels of the subjects with results or a noted problem, in order."""
+    """Labels of the subjects with results or a noted problem, in order: sub-2 before sub-10."""
     found = {path.name.removeprefix("sub-") for path in out_dir.glob("sub-*") if path.is_dir()}
     for path in (out_dir / "logs").glob("sub-*_problem.json"):
         found.add(path.name.removesuffix("_problem.json").removeprefix("sub-").partition("_ses-")[0])
-    return sorted(found)
+    return sorted(found, key=natural)
 
 
 def read_subject(out_dir: Path, subject: str) -> list[Session]:

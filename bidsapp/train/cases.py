@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -144,20 +144,14 @@ def _on_a_scan(
 
 
 def _entities(path: Path) -> dict[str, str]:
-    """Of a scan's name, `_plain`."""
-    from bidsapp.derivatives import entities_of
+    from bidsapp.derivatives import entities_of, scan_entities
 
-    return _plain(entities_of(path.name))
-
-
-def _plain(entities: Mapping[str, str]) -> dict[str, str]:
-    """Numbers without zeros before them: some write run-01 and others run-1."""
-    return {key: str(int(value)) if value.isdecimal() else value for key, value in entities.items()}
+    return scan_entities(entities_of(path.name))
 
 
 def _alike(one: LabelFile, path: Path) -> int:
     """Entities that the names of labels and of a scan have in common."""
-    return len(_plain(one.scan).items() & _entities(path).items())
+    return len(one.scan.items() & _entities(path).items())
 
 
 def _by_name(one: LabelFile, scans: Sequence[ScanChoice]) -> list[ScanChoice]:
@@ -172,7 +166,7 @@ def _of_another(one: LabelFile, scan: ScanChoice, scans: Sequence[ScanChoice]) -
     """
     from bidsapp.derivatives import may_be_one_scan
 
-    if may_be_one_scan(_plain(one.scan), _entities(scan.path)):
+    if may_be_one_scan(one.scan, _entities(scan.path)):
         return False
     beside = any(_alike(one, other.path) == len(one.scan) for other in scans if other is not scan)
     passed_over = any(_alike(one, path) == len(one.scan) for path in scan.not_chosen)

@@ -229,6 +229,11 @@ def test_sessions_go_by_time_then_by_number():
     assert merged["session_id"].to_list() == ["ses-2", "ses-10"]
 
 
+def test_subjects_go_by_number_too():
+    table = pd.DataFrame({"participant_id": ["sub-10", "sub-2", "sub-P1", "sub-1"], "session_id": np.nan})
+    assert table["participant_id"][cohort.order_sessions(table)].tolist() == ["sub-1", "sub-2", "sub-10", "sub-P1"]
+
+
 def test_classes_that_were_not_measured_are_not_zero():
     lesions = pd.DataFrame({
         "participant_id": ["sub-01", "sub-01", "sub-02"], "session_id": np.nan, "volume_mm3": ["10", "20", "30"],
