@@ -285,8 +285,8 @@ class _Found:
     lesion_mask: Port | None
     lesion_probability: Port | None
     combine: pe.Node
-    tissue: pe.Node | None  # the tissue model that may fail to tell GM from WM, where that is alone
-    outlier: pe.Node | None  # the lesion model that a FLAIR of a part of the brain fails, where that is alone
+    mixture_alone: pe.Node | None  # the tissue model that may fail to tell GM from WM, where that is alone
+    outlier_alone: pe.Node | None  # the lesion model that a FLAIR of a part of the brain fails, where that is alone
     network: pe.Node
     mixture: pe.Node
     own: pe.Node | None  # the lesion model that somebody trained
@@ -345,8 +345,8 @@ def _segmentation_nodes(build: _Build) -> _Found:
         lesion_mask=None if of_lesions is None else (of_lesions, masks),
         lesion_probability=None if of_lesions is None else (of_lesions, probabilities),
         combine=combine,
-        tissue=tissue if chosen.tissue_model == "mixture" else None,
-        outlier=lesions if of_lesions is lesions else None,
+        mixture_alone=tissue if chosen.tissue_model == "mixture" else None,
+        outlier_alone=lesions if of_lesions is lesions else None,
         network=network,
         mixture=tissue,
         own=own,
@@ -425,13 +425,13 @@ def _output_nodes(build: _Build, found: _Found) -> None:
         _connect_compartments(build, found.own, carry, (measure, figures, write))
     for node in carries:
         _connect_carry(build, node, found)
-    if found.tissue is not None:
+    if found.mixture_alone is not None:
         workflow.connect([
-            (found.tissue, measure, [("separable", "separable")]),
-            (found.tissue, write, [("reason", "not_separable_because")]),
+            (found.mixture_alone, measure, [("separable", "separable")]),
+            (found.mixture_alone, write, [("reason", "not_separable_because")]),
         ])  # fmt: skip
-    if found.outlier is not None:
-        workflow.connect(found.outlier, "reason", write, "no_lesions_because")
+    if found.outlier_alone is not None:
+        workflow.connect(found.outlier_alone, "reason", write, "no_lesions_because")
     _connect_rigid(build, write)
     flair = build.scans.get("FLAIR")
     beside = flair is not None and flair.coregister is not None
@@ -488,8 +488,8 @@ def _connect_carry(build: _Build, carry: pe.Node, found: _Found) -> None:
     ):  # fmt: skip
         if node is not None:
             build.workflow.connect(node, source, carry, sink)
-    if found.tissue is not None:
-        build.workflow.connect(found.tissue, "separable", carry, "separable")
+    if found.mixture_alone is not None:
+        build.workflow.connect(found.mixture_alone, "separable", carry, "separable")
 
 
 def describe(inputs: SessionInputs, bids_dir: Path, *, more: Sequence[ScanChoice] = ()) -> dict[str, Any]:
