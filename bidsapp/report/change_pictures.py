@@ -16,7 +16,8 @@ from bidsapp.labels import (
     CHANGE_RESOLVED,
     CHANGE_STABLE,
 )
-from bidsapp.report.figures import GAP, Layer, mosaic, plan_detail
+from bidsapp.report.mosaic import Layer, mosaic
+from bidsapp.report.slices import GAP, plan_detail
 
 #: What is drawn on the later session, and in the key of the page.
 SHOWN = (CHANGE_STABLE, CHANGE_NEW, CHANGE_GROWTH, CHANGE_LOSS, CHANGE_RESOLVED)

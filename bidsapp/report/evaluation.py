@@ -25,9 +25,9 @@ from bidsapp.report.evaluation_charts import (
     versus,
     volume_charts,
 )
-from bidsapp.report.figures import Picture
 from bidsapp.report.group_models import p_text, signed
 from bidsapp.report.methods import Methods, compose
+from bidsapp.report.mosaic import Picture
 from bidsapp.report.wording import count_of, enumerate_words
 
 #: Colours that predictions get (style.css).

@@ -11,7 +11,8 @@ from PIL import Image
 from scipy import ndimage
 
 from bidsapp.image.grid import bounding_box
-from bidsapp.report.figures import Layer, Picture, mosaic, plan_detail
+from bidsapp.report.mosaic import Layer, Picture, mosaic
+from bidsapp.report.slices import plan_detail
 
 #: The reference, and every prediction. They differ for colour-blind eyes and on grey.
 REFERENCE_COLOR, PREDICTION_COLOR = "#ffd43b", "#40c4ff"

@@ -10,8 +10,8 @@ from typing import Any
 
 from bidsapp.cards import OTHER
 from bidsapp.labels import LOBES, TUMOR_REGIONS
-from bidsapp.report.figures import ANISOTROPIC
 from bidsapp.report.read import Session, number
+from bidsapp.report.slices import ANISOTROPIC
 from bidsapp.report.wording import Value, count_of, describe, enumerate_words, grouped, millilitres, with_sign
 
 #: Name, explanation, volume in ml, percent of the load.
@@ -156,7 +156,7 @@ def _lesion_columns(
 
 
 def _slice_axis(session: Session) -> int:
-    """The axis (of x, y, z) across which the picture of the lesions is sliced (`figures.plan_detail`)."""
+    """The axis (of x, y, z) across which the picture of the lesions is sliced (`slices.plan_detail`)."""
     reference = session.record.get("reference")
     scan = next((scan for scan in session.record.get("inputs", ()) if scan.get("contrast") == reference), {})
     sizes, axes = scan.get("voxel_size_mm"), str(scan.get("orientation", ""))

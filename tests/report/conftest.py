@@ -7,7 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
+import numpy as np
 import pytest
+
+from bidsapp.labels import CSF, GM, LESION, WM
 
 PNG_1X1 = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010800000000"
@@ -121,3 +125,18 @@ def _table(stem: Path, rows: list[dict[str, str]]) -> None:
     stem.with_suffix(".tsv").write_text("\n".join(lines) + "\n")
     about = {column: {"LongName": f"Long name of {column}", "Description": f"What {column} is."} for column in columns}
     stem.with_suffix(".json").write_text(json.dumps(about))
+
+
+@pytest.fixture
+def head() -> dict[str, nib.Nifti1Image]:
+    """A thick-slice scan of 40 x 50 x 9 voxels with an off-centre lesion on the subject's right."""
+    rng = np.random.default_rng(0)
+    x, y, z = np.indices((40, 50, 9))
+    mask = ((x - 20) / 15) ** 2 + ((y - 25) / 19) ** 2 + ((z - 4) / 3.6) ** 2 < 1
+    lesion = mask & (x > 27) & (x < 31) & (abs(y - 25) < 3) & (z == 5)
+    dseg = np.where(mask, np.where(x < 15, GM.index, np.where(x < 25, WM.index, CSF.index)), 0)
+    dseg[lesion] = LESION.index
+    data = (rng.normal(100, 10, mask.shape) * mask).astype(np.float32)
+    parts = {"mask": mask.astype(np.uint8), "dseg": dseg.astype(np.uint8), "lesion": lesion.astype(np.uint8)}
+    affine = np.diag([1.0, 1.0, 4.0, 1.0])
+    return {name: nib.Nifti1Image(part, affine) for name, part in {"reference": data, **parts}.items()}

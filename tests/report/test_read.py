@@ -36,7 +36,7 @@ def test_sessions_of_one_subject_only(tmp_path, write_session):
         write_session(subject, session)
     assert [session.name for session in read.read_subject(tmp_path, "1")] == ["sub-1"]
     assert [session.name for session in read.read_subject(tmp_path, "2")] == ["sub-2_ses-a", "sub-2_ses-b"]
-    assert read.subjects(tmp_path) == ["1", "10", "2"]
+    assert read.subjects(tmp_path) == ["1", "2", "10"]
 
 
 def test_failed_skipped_and_unfinished(tmp_path, write_session):
