@@ -122,6 +122,8 @@ class Sampler:
         return images, labels[0, m, m, m].long(), torch.stack([place[0].abs(), *place[1:]])
 
     def _changed(self, rng: np.random.Generator, *patch: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        from monai.utils import convert_to_tensor
+
         assert self._augment is not None
         space, intensity = self._augment
         for change in self._augment:
@@ -131,7 +133,8 @@ class Sampler:
         count = len(self.config.contrasts)
         scans, others = images[:count], images[count:]
         brain = scans != 0  # what is no brain, or a missing contrast, stays 0
-        return torch.cat([torch.as_tensor(intensity(scans)) * brain, others]), labels, place
+        plain = convert_to_tensor(intensity(scans), track_meta=False)  # MONAI's own class would go on into the network
+        return torch.cat([plain * brain, others]), labels, place
 
 
 def synthetic_patches(

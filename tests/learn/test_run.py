@@ -20,6 +20,7 @@ from bidsapp.learn.model_folder import write_model
 from bidsapp.learn.run import Training, make_network, predict_drawn, sample_config, thresholds, train_model, trial
 from bidsapp.models.registry import read_model
 from bidsapp.models.segment import packaged
+from tests.other_device import other_device
 
 LESION = ("background", "lesion")
 SMALL = Training(name="t", classes=LESION, features=(8, 8, 8, 8), steps=2, workers=0)
@@ -248,3 +249,17 @@ def test_it_learns_a_bright_block(case_folder: Path, tmp_path: Path) -> None:
         drawn = found[22:30, 20:28, 5:9].sum()
         dice[steps] = 2 * drawn / (found.sum() + 8 * 8 * 4)
     assert truth.any() and dice[25] > 0.6 and dice[1] < 0.4
+
+
+def test_on_another_device(case_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What stays behind on the CPU would end it, as on a GPU; the weights are those of a training on the CPU."""
+    monkeypatch.setattr("bidsapp.models.segment.bfloat16", lambda device: False)
+    case, training = load_case(case_folder), dataclasses.replace(SMALL, steps=1)
+    with other_device() as device:
+        there = train_model([case], training, folder=tmp_path / "there", device=device)
+        thresholds_there = there.card["lesion_threshold"]
+        weights = [parameter.detach().cpu() for parameter in there.network.parameters()]
+    here = train_model([case], training, folder=tmp_path / "here")
+    assert thresholds_there == here.card["lesion_threshold"]
+    for one, other in zip(weights, here.network.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)

@@ -39,6 +39,7 @@ def test_shapes(case: Case) -> None:
     batch = Sampler([case], SampleConfig(patch=16, margin=4, count=3, place=True))(0)
     assert batch.images.shape == (3, 3, 24, 24, 24) and batch.labels.shape == (3, 16, 16, 16)
     assert batch.place is not None and batch.place.shape == (3, 3, 8, 8, 8)
+    assert {type(one) for one in (batch.images, batch.labels, batch.place)} == {torch.Tensor}
 
 
 def test_foreground_is_in_every_patch_when_asked_for(case: Case) -> None:
