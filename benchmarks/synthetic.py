@@ -28,7 +28,8 @@ from bidsapp import labels
 from bidsapp.image.grid import labels_onto
 from bidsapp.labels import CONTRASTS
 from bidsapp.learn.anatomy import STRUCTURES
-from bidsapp.learn.generator import STRIPPED, Generator, Sample
+from bidsapp.learn.generator import Generator, Sample
+from bidsapp.learn.generator_config import STRIPPED
 from bidsapp.learn.heads import load_heads
 from bidsapp.learn.lesion_masks import load_lesions
 from bidsapp.measure.agreement import agreement

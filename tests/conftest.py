@@ -12,11 +12,16 @@ os.environ.update(fixed_environment(threads=1, seed=1))
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from filelock import FileLock
+
+if TYPE_CHECKING:
+    from bidsapp.learn.generator_config import GeneratorConfig
+    from bidsapp.learn.heads import Heads
+    from bidsapp.learn.lesion_masks import Lesions
 
 
 @pytest.fixture
@@ -90,3 +95,52 @@ def write_lesion_model() -> Callable[..., Path]:
         return write_model(network, folder, whole)
 
     return write
+
+
+@pytest.fixture(scope="session")
+def ball() -> Heads:
+    """A head made of balls: skin, bone, CSF, grey and white matter, right side apart from left."""
+    import torch
+
+    from bidsapp.learn.anatomy import INSIDE_BRAIN, POSITION
+    from bidsapp.learn.heads import LATERAL, Heads, brain_hull, outwards, signed_distance, to_positions
+
+    grid = np.indices((72, 80, 88)).astype(float)
+    r = np.sqrt(((grid - np.array([36, 40, 44])[:, None, None, None]) ** 2).sum(0))
+    left = grid[0] < 36
+    labels = np.zeros(r.shape, int)
+    for radius, index in ((33, (511, 511)), (30, (515, 515)), (26, (24, 24)), (24, (3, 42)), (18, (2, 41))):
+        labels[r < radius] = np.where(left, *index)[r < radius]
+    positions = to_positions(labels)
+    inside = np.isin(positions, [POSITION[i] for i in INSIDE_BRAIN])
+    distance = signed_distance(brain_hull(positions, inside))
+    return Heads(
+        torch.from_numpy(positions)[None],
+        torch.from_numpy(distance)[None],
+        torch.from_numpy(outwards(np.isin(positions, LATERAL), distance.astype(np.float32)))[None],
+        np.array([[36.0, 40.0, 44.0]]),
+        np.array([[24.0, 24.0, 24.0]]),
+        ("ball",),
+    )
+
+
+@pytest.fixture(scope="session")
+def everywhere() -> Lesions:
+    """One mask that covers the left half of MNI space (x < 91)."""
+    import torch
+
+    from bidsapp.learn.lesion_masks import SHAPE, SPOTS, Lesions
+
+    mask = torch.zeros((1, *SHAPE), dtype=torch.uint8)
+    mask[:, :91] = 1
+    return Lesions(mask, np.full((1, SPOTS, 3), (60, 108, 90)))
+
+
+@pytest.fixture(scope="session")
+def patches() -> GeneratorConfig:
+    """Small patches of stripped heads, all with lesions."""
+    from bidsapp.learn.generator_config import GeneratorConfig
+
+    return GeneratorConfig(
+        spacing_mm=1, contrasts=3, patch=32, p_lesions=1, p_centred=0, p_stripped=1, elastic_mm=(0, 0.5), rotation_deg=0
+    )

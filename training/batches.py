@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from bidsapp.learn.generator import Generator, GeneratorConfig, Sample
+from bidsapp.learn.generator import Generator, Sample
+from bidsapp.learn.generator_config import GeneratorConfig
 from training.material import Material
 
 

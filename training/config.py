@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from bidsapp.learn.generator import STRIPPED, GeneratorConfig
+from bidsapp.learn.generator_config import STRIPPED, GeneratorConfig
 from bidsapp.models.unet import UNetConfig
 
 #: What ``like`` in a generator's settings begins with; other settings win over it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -10,6 +11,46 @@ from torch.nn import functional
 
 #: Voxels between the points at which a slow displacement is followed, and steps it is followed in.
 COARSE, STEPS = 4, 4
+
+
+@dataclass(frozen=True)
+class Chance:
+    """The random numbers of one sample.
+
+    Attributes
+    ----------
+    rng : Generator
+        Of scalars, on the CPU, so that nothing waits for the device.
+    torch_rng : Generator
+        Of fields, on the device.
+    spacing_mm : float
+        Of the sample's voxels.
+    """
+
+    rng: np.random.Generator
+    torch_rng: torch.Generator
+    spacing_mm: float
+
+    @classmethod
+    def of(cls, seed: int, spacing_mm: float = 1.0, device: torch.device | str = "cpu") -> Chance:
+        """That of sample number `seed`."""
+        return cls(np.random.default_rng(seed), torch.Generator(device).manual_seed(seed), spacing_mm)
+
+    def uniform(self, low: float, high: float) -> float:
+        """A number between the two."""
+        return self.rng.uniform(low, high)
+
+    def happens(self, probability: float) -> bool:
+        """Whether something with this probability does."""
+        return self.rng.random() < probability
+
+    def field(self, shape: tuple[int, ...] | torch.Size, low_mm: float, high_mm: float) -> torch.Tensor:
+        """`smooth_field` with its control points between `low_mm` and `high_mm` apart."""
+        return smooth_field(shape, self.uniform(low_mm, high_mm) / self.spacing_mm, self.torch_rng)
+
+    def noise(self, *shape: int) -> torch.Tensor:
+        """Normally distributed, each voxel on its own."""
+        return torch.randn(shape, generator=self.torch_rng, device=self.torch_rng.device)
 
 
 def smooth_field(shape: tuple[int, ...] | torch.Size, spacing: float, torch_rng: torch.Generator) -> torch.Tensor:
@@ -83,6 +124,17 @@ def slice_profiles(
 def apply_along(image: torch.Tensor, matrix: torch.Tensor, axis: int) -> torch.Tensor:
     """Multiply axis `axis` (n voxels) of a 3D image by a (m, n) matrix."""
     return torch.tensordot(matrix, image, dims=([1], [axis])).movedim(0, axis)
+
+
+def soften(image: torch.Tensor, sigma: float) -> torch.Tensor:
+    """Blurred by a Gaussian of `sigma` voxels, and kept within 0 and 1."""
+    of_length = {
+        n: slice_profiles(n, spacing=1, thickness=0.5, blur=sigma, phase=0, device=image.device)[0]
+        for n in set(image.shape)
+    }
+    for axis, n in enumerate(image.shape):
+        image = apply_along(image, of_length[n], axis)
+    return image.clamp(0, 1)
 
 
 def moved(points: torch.Tensor, field: torch.Tensor, amount: float) -> torch.Tensor:

@@ -21,7 +21,8 @@ from bidsapp.cards import OVERLAP, threshold_of
 from bidsapp.errors import AppError
 from bidsapp.labels import CONTRASTS
 from bidsapp.learn.cases import PROPOSE_ABOVE, Case, Stored, head_of, synthetic_doubles, with_proposals
-from bidsapp.learn.generator import STRIPPED, Generator, GeneratorConfig
+from bidsapp.learn.generator import Generator
+from bidsapp.learn.generator_config import STRIPPED, GeneratorConfig
 from bidsapp.learn.loop import Fitted, Schedule, fit
 from bidsapp.learn.losses import GroupedLoss, grouped
 from bidsapp.learn.model_folder import write_model

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from bidsapp.image.drawn import onto_work
+from bidsapp.learn.generator_config import GeneratorConfig
 
 
 @pytest.fixture
@@ -34,3 +36,12 @@ def case_folder(tmp_path: Path) -> Path:
     record = {"name": "sub-01", "subject": "01", "contrasts": ["FLAIR"], "indices": []}
     (folder / "case.json").write_text(json.dumps(record))
     return folder
+
+
+@pytest.fixture(scope="session")
+def bare() -> Callable[..., GeneratorConfig]:
+    """A T1w, T2w and FLAIR of the ball without chance in them, but for what is set."""
+    none = {"rotation_deg": 0, "scale": (1, 1), "shear": 0, "elastic_mm": (0, 0), "jitter": 0, "bias": (0, 0)}
+    none |= {"p_random_contrast": 0, "texture": (0, 0), "p_thick": 0, "noise": (0, 0), "gamma": (1, 1), "p_clean": 1}
+    none |= {"p_stripped": 1, "strip_error_mm": (0, 0), "contrasts": 3, "patch": 32, "multiple": 8, "spacing_mm": 2}
+    return lambda **settings: GeneratorConfig(**(none | settings))

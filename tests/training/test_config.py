@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from bidsapp.learn.generator import STRIPPED
+from bidsapp.learn.generator_config import STRIPPED
 from training.config import load_config
 
 CONFIGS = Path(__file__).resolve().parents[2] / "training/configs"

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from bidsapp.learn import heads
-from bidsapp.learn.generator import Generator, GeneratorConfig, Sample
+from bidsapp.learn.generator import Generator, Sample
+from bidsapp.learn.generator_config import GeneratorConfig
 from bidsapp.learn.lesion_masks import SHAPE
 from bidsapp.models.unet import FoldedUNet, UNetConfig
 from training.batches import Batches, Packed, apart
