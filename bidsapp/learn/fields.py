@@ -112,12 +112,14 @@ def slice_profiles(
     count = max(2, math.ceil(n / spacing))
     first = 0.0 if spacing == 1 else (phase - 0.5) * spacing
     middles = first + spacing * torch.arange(count + (spacing != 1), dtype=torch.float32)
-    away = voxels[None] - middles[:, None]
+    # A slice that lies wholly beyond an end shows the voxel there.
+    seen = middles.clamp(-thickness / 2, n - 1 + thickness / 2)
+    away = voxels[None] - seen[:, None]
     # Box of `thickness` convolved with a Gaussian: a difference of two error functions.
     width = max(blur, 0.05) * math.sqrt(2)
     profile = torch.erf((away + thickness / 2) / width) - torch.erf((away - thickness / 2) / width) + 1e-9
     to_slices = profile / profile.sum(1, keepdim=True)
-    triangle = (1 - ((away.T - shift) / spacing).abs()).clamp(min=0) + 1e-9
+    triangle = (1 - ((voxels[:, None] - middles - shift) / spacing).abs()).clamp(min=0) + 1e-9
     return to_slices.to(device), (triangle / triangle.sum(1, keepdim=True)).to(device)
 
 

@@ -24,6 +24,13 @@ def test_one_voxel_slices_without_blur_change_nothing() -> None:
     np.testing.assert_allclose(from_slices @ to_slices, np.eye(9), atol=1e-3)
 
 
+@pytest.mark.parametrize("phase", [0.0, 0.3, 0.6, 0.99])
+def test_slices_beyond_an_end_show_the_voxel_there(phase: float) -> None:
+    to_slices, from_slices = slice_profiles(40, spacing=8, thickness=6, blur=0.2, phase=phase)
+    away = (torch.arange(40)[:, None] - torch.arange(40)).abs()
+    assert float((from_slices @ to_slices)[away > 16].max()) < 1e-4
+
+
 def test_a_shift_moves_what_comes_back() -> None:
     to_slices, from_slices = slice_profiles(9, spacing=1, thickness=1, blur=0, phase=0.3, shift=0.25)
     ramp = torch.arange(9.0)
