@@ -244,7 +244,7 @@ class Painter:
             volume = self.lesions.masks[mask]  # type: ignore[union-attr]
             place = [(points[i] * float(half[i]) + float(shift[i])).round().long() for i in range(3)]
             if chance.happens(0.5) and not self.config.patch:  # a centred patch relies on the mask's own side
-                place[0] = volume.shape[0] - 1 - place[0]
+                place[0] = round(-2 * ORIGIN_MM[0]) - place[0]  # about x = 0 mm
             x, y, z = (p.clamp_(0, n - 1) for p, n in zip(place, volume.shape, strict=True))
             lesion = torch.maximum(lesion, volume[x, y, z].float())
         return lesion

@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from bidsapp.learn.anatomy import LEFT_LESION, POSITION, RIGHT_LESION
+from bidsapp.learn.fields import Chance
 from bidsapp.learn.generator import Generator, Sample
 from bidsapp.learn.generator_config import GeneratorConfig
 from bidsapp.learn.heads import Heads
-from bidsapp.learn.lesion_masks import SHAPE, Lesions
+from bidsapp.learn.lesion_masks import SHAPE, SPOTS, Lesions
 from bidsapp.learn.lesion_masks import joined as with_large
-from bidsapp.learn.pathology import LARGE, Pathology
+from bidsapp.learn.pathology import LARGE, Anatomy, Pathology
 from training.tasks import SegmentTask
 
 Config = Callable[..., GeneratorConfig]
@@ -47,6 +48,17 @@ def test_a_patients_own_lesions_are_drawn_in_some_samples_and_are_white_matter_i
     assert 0.3 < drawn.mean() < 1 and (np.array(shares)[~drawn] < 0.2).any()
     task = SegmentTask()
     assert task.classes[task._labels(sample)[own].unique()] == "cerebral white matter"
+
+
+def test_masks_are_mirrored_about_the_midline(ball: Heads, bare: Config) -> None:
+    """Of a sheet in the midline both sides are the same."""
+    masks = torch.zeros((1, *SHAPE), dtype=torch.uint8)
+    masks[:, 91] = 1  # x = 0 mm
+    painter = Generator(ball, bare(patch=0, p_lesions=1.0), Lesions(masks, np.full((1, SPOTS, 3), 91))).painter
+    points = torch.stack(torch.meshgrid(*[torch.arange(float(n)) for n in ball.labels.shape[1:]], indexing="ij"))
+    labels = ball.labels[0].long()
+    drawn = [painter._placed(Chance.of(seed), Anatomy(points, labels, labels, 0), [0]) for seed in range(8)]
+    assert all(torch.equal(one, drawn[0]) for one in drawn) and drawn[0][36].all()
 
 
 @pytest.fixture(scope="module")
