@@ -19,8 +19,9 @@ from bidsapp.writing import sha256, write_text
 RECORD = "begun.json"
 #: Fields of `Training` that change no weight: how the machine is used, and a name that is written at the end.
 WITHOUT_EFFECT = ("name", "workers", "threads")
-#: Another number where the same cases and settings train otherwise: 2 since patches are turned along all axes.
-RECIPE = 2
+#: Another number where the same cases and settings train otherwise: 2 since patches are turned along all axes, 3 since
+#: synthetic patches are right at their ends and told their own place.
+RECIPE = 3
 #: Cases that a message names.
 NAMED = 5
 

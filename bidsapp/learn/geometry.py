@@ -28,7 +28,7 @@ class Frame:
     view : Tensor
         bool (X, Y, Z), the field of view; what is outside is padding.
     middle : ndarray
-        The middle of the brain, mm from the sample's corner.
+        The middle of the brain, mm from the sample's first voxel.
     """
 
     shape: tuple[int, ...]
@@ -134,7 +134,7 @@ class Geometry:
         c, out = self.config, []
         for n, centre, half in zip(frame.shape, frame.middle, extent, strict=True):
             low, high = chance.rng.normal(0, c.box_error_mm, 2) if c.box_error_mm else (0.0, 0.0)
-            millimetres = (torch.arange(n, device=self.device, dtype=torch.float32) + 0.5) * c.spacing_mm
+            millimetres = torch.arange(n, device=self.device, dtype=torch.float32) * c.spacing_mm  # as in `points`
             out.append((millimetres - float(centre + (low + high) / 2)) / float(half + (high - low) / 2))
         return out[0], out[1], out[2]
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from bidsapp.learn.anatomy import POSITION
+from bidsapp.learn.fields import Chance
 from bidsapp.learn.generator import Generator
 from bidsapp.learn.generator_config import GeneratorConfig
 from bidsapp.learn.heads import Heads, outwards
@@ -37,6 +38,14 @@ def test_place_is_relative_to_the_brain(ball: Heads, patches: GeneratorConfig) -
             ends = sample.place[axis][along][[0, -1]]
             cut = along[0] or along[-1]  # the patch may end before the brain does
             assert cut or ends.tolist() == pytest.approx([-1, 1], abs=0.12)
+
+
+def test_place_and_points_are_of_the_same_voxels(ball: Heads, bare: Config) -> None:
+    geometry = Generator(ball, bare()).geometry
+    frame = geometry.frame(Chance.of(0), 0, np.ones(3), None)
+    points = geometry.points(Chance.of(1), 0, frame, np.ones(3))
+    place = torch.stack(torch.meshgrid(*geometry.place(Chance.of(2), frame, ball.extent[0]), indexing="ij"))
+    torch.testing.assert_close(points, 24 * place + torch.tensor([36.0, 40.0, 44.0])[:, None, None, None])
 
 
 def test_ventricles_widen_and_the_brains_border_stays(ball: Heads, bare: Config) -> None:
