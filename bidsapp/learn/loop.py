@@ -248,6 +248,7 @@ class _State:
             self.optimiser.load_state_dict(
                 {"state": _by_parameter(tensors), "param_groups": self.optimiser.state_dict()["param_groups"]}
             )
+            self._lay_out_moments()
         except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise AppError(
                 f"{path}: this checkpoint is damaged, or was left by a training with other settings"
@@ -255,6 +256,17 @@ class _State:
             ) from error
         for name, value in kept.items():
             setattr(self, name, value)
+
+
+    def _lay_out_moments(self) -> None:
+        """The optimiser's memory as it was before it was stored: a GPU takes longer steps with any other.
+
+        Counts of steps lie on the CPU (each would be waited for), moments in memory as their parameters do.
+        """
+        for parameter, values in self.optimiser.state.items():
+            for key, value in values.items():
+                alike = value.shape == parameter.shape and key != "step"
+                values[key] = torch.empty_like(parameter).copy_(value) if alike else value.cpu()
 
 
 def _by_parameter(tensors: Mapping[str, torch.Tensor]) -> dict[int, dict[str, torch.Tensor]]:
