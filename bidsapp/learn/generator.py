@@ -82,7 +82,7 @@ class Generator:
         kept = self.geometry.kept(chance, head, posed)
         labels = self.tissue.thinned(chance, posed.labels)
         kinds = self.tissue.kinds(chance, labels)
-        drawn = self.painter.draw(chance, Anatomy(posed.points, labels, kinds, head), masks)
+        drawn = self.painter.draw(chance, Anatomy(posed.points, labels, kinds, head, float(scale.prod())), masks)
         dirt = self.tissue.dirt(chance, labels, kinds)
         if drawn.large and drawn.cavity is not None:  # what has become fluid is fluid, beside the infarcts' bright rim
             labels = torch.where(drawn.cavity > 0.5, POSITION[24], labels)

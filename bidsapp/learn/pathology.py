@@ -75,12 +75,15 @@ class Anatomy:
         int64 (X, Y, Z), positions in ``anatomy.STRUCTURES`` and in ``anatomy.KINDS``.
     head : int
         Number of the head.
+    growth : float
+        How many times as large as that head's the brain is by volume.
     """
 
     points: torch.Tensor
     labels: torch.Tensor
     kinds: torch.Tensor
     head: int
+    growth: float = 1.0
 
 
 class Painter:
@@ -194,13 +197,14 @@ class Painter:
         if large == "infarct":
             cavity = self._cavity(chance, lesion)
             lesion = lesion * (1 - cavity)
-        share = self._share(lesion, anatomy.head, masks[0] if large == "infarct" else None)
+        share = self._share(lesion, anatomy, masks[0] if large == "infarct" else None)
         severity = self._severity(chance, kinds)
         return Pathology(lesion, severity, cavity, rim, dead, large=large, share=share)
 
-    def _share(self, lesion: torch.Tensor, head: int, mask: int | None) -> float:
+    def _share(self, lesion: torch.Tensor, anatomy: Anatomy, mask: int | None) -> float:
         """How much of the whole brain a large lesion takes; the patch sees a part of a `mask`."""
-        share = float(lesion.sum()) * self.config.spacing_mm**3 / self._brain_mm3[head]
+        brain = self._brain_mm3[anatomy.head] * anatomy.growth
+        share = float(lesion.sum()) * self.config.spacing_mm**3 / brain
         if mask is not None:
             share = max(share, 0.7 * self._share_of_mask[mask]) * bool(lesion.any())
         return min(share, 0.4)

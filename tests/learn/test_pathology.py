@@ -110,6 +110,22 @@ def test_a_mass_fills_sulci_and_what_is_dead_lies_within_what_enhances(
     assert any((dead > 0.5).any() for _, dead in enhancing if dead is not None)
 
 
+def test_the_share_of_a_large_lesion_is_that_of_the_brain_as_it_was_scaled(
+    ball: Heads, with_infarcts: Lesions, patches: GeneratorConfig
+) -> None:
+    """In patches that hold all of the brain."""
+    whole = dataclasses.replace(patches, patch=80, spacing_mm=1.0, shear=0, scale=(0.8, 1.2), p_dirty=0)
+    samples, drawn = with_large_lesions(ball, with_infarcts, whole)
+    shares = [
+        (one.share, float(sample.lesion.sum() / (sample.distance > 0).sum()))
+        for sample, one in zip(samples, drawn, strict=True)
+        if one.large != "infarct" and 0 < one.share < 0.4
+    ]
+    assert len(shares) > 3
+    for said, true in shares:
+        assert said == pytest.approx(true, rel=0.05)
+
+
 def test_masks_of_large_lesions_change_nothing_where_none_are_asked_for(
     ball: Heads, everywhere: Lesions, with_infarcts: Lesions, patches: GeneratorConfig
 ) -> None:
