@@ -244,6 +244,23 @@ def test_in_plane_diameter_by_hand():
     assert lesion_table(large, large * 1.0, affine=np.diag([1, 1, 4, 1]))["in_plane_diameter_mm"][0] == 50
 
 
+@pytest.mark.parametrize("second", [(11, 11), (11, 9)])
+def test_in_plane_diameter_of_a_lesion_that_runs_aslant(second):
+    mask = np.zeros(SHAPE, bool)
+    mask[10, 10, 5] = mask[(*second, 5)] = True  # two pixels that share a corner
+    table = lesion_table(mask, mask * 1.0, affine=np.diag([1.0, 1.0, 3.0, 1.0]))
+    assert table["in_plane_diameter_mm"].tolist() == pytest.approx([np.hypot(2, 2)])
+
+
+def test_slices_are_those_of_the_thickest_edge_and_axial_where_all_are_alike():
+    mask = np.zeros(SHAPE, bool)
+    mask[5:9, 10:13, 8:10] = True  # 4 x 3 x 2 voxels
+    sagittal = np.diag([3.0, 1.0, 1.0, 1.0])
+    assert lesion_table(mask, mask * 1.0, affine=sagittal)["in_plane_diameter_mm"][0] == pytest.approx(np.hypot(3, 2))
+    turned = np.array([[0, 0, 1.1, 0], [1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 0, 1]])  # the second axis goes down
+    assert lesion_table(mask, mask * 1.0, affine=turned)["in_plane_diameter_mm"][0] == pytest.approx(np.hypot(4, 2.2))
+
+
 @pytest.fixture(scope="module")
 def template() -> nib.Nifti1Image:
     return zones.template_zones()

@@ -8,11 +8,13 @@ import pytest
 from bidsapp.measure.volumes import (
     CORTEX_COLUMNS,
     LOBE_COLUMNS,
+    STRUCTURE_COLUMNS,
     VOLUME_COLUMNS,
     cortex_volumes,
     estimate_tiv,
     exclude_lesions,
     lobe_volumes,
+    structure_volumes,
     tissue_volumes,
 )
 
@@ -146,6 +148,14 @@ def test_wrong_input_is_refused(brain):
 def test_every_column_is_described():
     assert all({"LongName", "Description"} <= set(entry) for entry in VOLUME_COLUMNS.values())
     assert all(VOLUME_COLUMNS[name]["Units"] == "mm^3" for name in VOLUME_COLUMNS if name.endswith("_mm3"))
+
+
+def test_structures_by_hand():
+    """3 voxels of thalamus left and 2 of the brain stem; CSF outside the brain is no structure of it."""
+    labels = np.array([10] * 3 + [16] * 2 + [24] * 3)
+    found = structure_volumes(labels.reshape(2, 2, 2), voxel_volume_mm3=2.0)
+    assert list(found) == list(STRUCTURE_COLUMNS) and len(found) == 14 * 2 + 3
+    assert {name: volume for name, volume in found.items() if volume} == {"left_thalamus_mm3": 6, "brain_stem_mm3": 4}
 
 
 def test_cortical_regions_and_lobes_by_hand():
