@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -91,6 +93,37 @@ def test_the_map_and_the_sums_recomputed_from_the_boxes(rng):
     assert set(row) <= set(INTERVAL_COLUMNS) and set(found.table) <= set(LESION_CHANGE_COLUMNS)
 
 
+def test_lesions_are_numbered_by_status_then_by_volume(rng):
+    table = compare(*visits(rng), voxel_mm3=1, minimum_mm3=LEAST).table
+    assert table["change_id"].tolist() == list(range(1, 9))
+    assert table["status"].tolist() == [
+        "new", "enlarging", "shrinking", "resolved", "stable", "stable", "unconfirmed", "small"
+    ]  # fmt: skip
+    assert table["volume_to_mm3"].tolist() == [100, 160, 60, 0, 120, 100, 100, 18]
+
+
+@pytest.mark.parametrize("swap", [False, True])
+def test_volumes_and_limits_are_those_of_the_voxels(rng, swap):
+    """Of 2 mm: a cross-section of 25 voxels has 100 mm2, and a gain of 25 % is then a change; of 1 mm it is none."""
+    pair = []
+    for visit, top, scale in zip(visits(rng), (24, 25), (1, 2.5), strict=True):  # 100 -> 125 voxels
+        lesion, flair, box = visit.lesion.copy(), visit.flair.copy(), np.s_[20:25, 40:45, 20:top]
+        lesion[box], flair[box] = True, flair[box] + scale * 30
+        pair.append(Visit(lesion, flair, visit.brain, visit.brain & ~lesion))
+    first, second = reversed(pair) if swap else pair
+    assert at(compare(first, second, voxel_mm3=1, minimum_mm3=LEAST), np.s_[20:25, 40:45, 20:24]) == "stable"
+    found = compare(first, second, voxel_mm3=8, minimum_mm3=8 * LEAST)
+    assert at(found, np.s_[20:25, 40:45, 20:24]) == ("stable" if swap else "enlarging")  # 20 % when it shrinks
+    row = interval_row(found, first, second, voxel_mm3=8)
+    loads = [8 * (100 + 60 + 80 + 100 + 160 + 100), 8 * (100 + 100 + 160 + 120 + 60 + 100 + 18 + 125)]
+    assert [row["lesion_from_mm3"], row["lesion_to_mm3"]] == (loads[::-1] if swap else loads)
+    # Of the 5 layers that `SHRUNK` lost only one is within 2 mm of the rest: it was a lesion of its own.
+    assert row["new_mm3"] == 8 * (60 + 100 if swap else 100)
+    assert row["resolved_mm3"] == 8 * (100 if swap else 60 + 100)
+    assert row["growth_mm3"] == pytest.approx(8 * (0 if swap else 80 + 25), abs=16)
+    assert row["shrinkage_mm3"] == pytest.approx(8 * (80 if swap else 0), abs=16)
+
+
 def test_the_other_way_round_is_the_opposite(rng):
     found = compare(*visits(rng, swap=True), voxel_mm3=1, minimum_mm3=LEAST)
     assert at(found, NEW[1]) == "resolved"
@@ -153,6 +186,10 @@ def test_what_cannot_be_compared_is_refused(rng):
     elsewhere[:4] = True
     with pytest.raises(ValueError, match="less than half"):
         brightness_difference(first, Visit(second.lesion, second.flair, elsewhere, second.white))
+    part = first.brain & (np.arange(SHAPE[0]) < 20)[:, None, None]  # wholly in the other brain, a third of it
+    for pair in ((first, replace(second, brain=part)), (replace(first, brain=part), second)):
+        with pytest.raises(ValueError, match="less than half"):
+            brightness_difference(*pair)
     with pytest.raises(ValueError, match="white matter"):
         brightness_difference(first, Visit(second.lesion, second.flair, second.brain, elsewhere & False))
     with pytest.raises(ValueError, match="different grids"):
