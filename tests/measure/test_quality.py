@@ -57,6 +57,14 @@ def test_signal_to_noise_by_hand(image):
     assert math.isnan(signal_to_noise(image, np.zeros(SHAPE, bool)))
 
 
+def test_a_few_very_bright_voxels_move_no_median():
+    image = np.array([1, 1, 1, 1, 11, 4, 4, 4, 4, 104], float)  # variances 16 and 1600, of a sample 20 and 2000
+    gm = np.arange(10) < 5
+    assert contrast_to_noise(image, gm, ~gm) == pytest.approx((4 - 1) / math.sqrt(16 + 1600))
+    assert signal_to_noise(image, gm) == pytest.approx(1 / math.sqrt(20))
+    assert signal_to_noise(image, ~gm) == pytest.approx(4 / math.sqrt(2000))
+
+
 def test_mask_on_edge():
     inside = np.zeros(SHAPE, bool)
     inside[1:6, 1:7, 1:8] = True
@@ -112,6 +120,13 @@ def test_row(session):
         "brain_parenchymal_fraction",
         "mask_on_edge",
     ]
+
+
+def test_lesions_belong_to_the_tissues_whose_ratio_is_told(session):
+    volumes = {"gm_mm3": 300.0, "wm_mm3": 200.0}  # lesions were not looked for
+    assert qc_row(**{**session, "volumes": volumes})["gm_to_wm"] == pytest.approx(1.5)
+    volumes |= {"gm_with_lesions_mm3": 300.0, "wm_with_lesions_mm3": 250.0}
+    assert qc_row(**{**session, "volumes": volumes})["gm_to_wm"] == pytest.approx(1.2)
 
 
 def test_row_without_what_cannot_be_measured(session):
