@@ -93,6 +93,12 @@ def test_outliers_are_found_and_named():
     assert outliers(table, limit=1e6).table.empty
 
 
+def test_outliers_begin_at_a_modified_z_of_three_and_a_half():
+    # median 0, MAD 1: 5.1 has 0.6745 x 5.1 = 3.44, 5.3 has 3.57
+    table = pd.DataFrame({"participant_id": [f"sub-{i}" for i in range(9)], "x": [-5.1, -1, -1, -1, 0, 1, 1, 1, 5.3]})
+    assert outliers(table).table["value"].tolist() == [5.3]
+
+
 def test_few_subjects_are_not_judged():
     rows = [frame(f"sub-{i}", f"ses-{j}", x=float(i + j)) for i in range(4) for j in range(3)]
     table = merge_sessions(rows)
@@ -154,6 +160,24 @@ def test_covariates_are_merged_by_subject_and_session():
     ]
 
 
+def test_of_tables_that_tell_the_same_the_first_counts_and_a_session_more_than_its_subject():
+    merged = merge_sessions([frame("sub-1", "ses-1", x=1.0), frame("sub-1", "ses-2", x=2.0)])
+    people = pd.DataFrame({"participant_id": ["sub-1"], "edss": ["2"], "arm": ["n/a"]})
+    later = pd.DataFrame({"participant_id": ["sub-1"], "edss": ["9"], "arm": ["b"]})
+    found, _ = cohort.add_covariates(merged, [("participants.tsv", people), ("later.tsv", later)])
+    assert found["edss"].to_list() == [2, 2] and found["arm"].to_list() == ["b", "b"]
+    visits = pd.DataFrame({"participant_id": ["sub-1"], "session_id": ["ses-2"], "edss": ["4"]})
+    for tables in ([("v.tsv", visits), ("p.tsv", people)], [("p.tsv", people), ("v.tsv", visits)]):
+        assert cohort.add_covariates(merged, tables)[0]["edss"].to_list() == [2, 4]
+
+
+def test_what_nearly_every_lesion_has_of_its_own_is_no_class():
+    lesions = pd.DataFrame({"participant_id": "sub-1", "session_id": np.nan, "volume_mm3": 1.0, "note": range(41)})
+    lesions["note"] = "n" + lesions["note"].astype(str)
+    assert not [name for name in cohort.lesion_summary(lesions) if "note" in name]
+    assert "lesion_note_n0_mm3" in cohort.lesion_summary(lesions.iloc[:40])
+
+
 def test_lesions_are_summed_by_every_class():
     lesions = pd.DataFrame({
         "participant_id": ["sub-1"] * 3 + ["sub-2"], "session_id": ["ses-1"] * 3 + [np.nan], "lesion_id": [1, 2, 3, 1],
@@ -182,6 +206,7 @@ def test_loads_are_told_beside_the_median_of_those_above_zero():
     found = outliers(frame[["participant_id", "lesion_mm3"]]).table
     assert found["direction"].to_list() == ["low"] and found["median"][0] == np.median(load[14:])
     assert cohort.middle(frame[["lesion_mm3", "gm_mm3"]])["gm_mm3"] == np.median(load)
+    assert cohort.middle(pd.DataFrame({"lesion_count": [0, 1, 1, 3]}))["lesion_count"] == 1
 
 
 @pytest.mark.parametrize("column", ["gm", "GM", "gm_mm3"])

@@ -79,6 +79,11 @@ def test_mixed_model_gives_the_published_values_of_pinheiro_and_bates(orthodont)
     assert found.loc[terms, "df"].to_list() == [25, 79, 25, 79]
     between, residual = 1.816214**2, 1.386382**2
     assert float(fit.summary.split()[-1]) == pytest.approx(between / (between + residual), abs=6e-4)
+    # Cohen's d is over the standard deviation of children, not of what is left within each.
+    effect = found.loc["kind = F", ["effect_size", "effect_low", "effect_high"]].to_numpy(float)
+    reach = stats.t.ppf(0.975, 25) * 1.5374208
+    ends = np.array([1.032102, 1.032102 - reach, 1.032102 + reach])
+    assert effect == pytest.approx(ends / np.sqrt(between + residual), abs=1e-4)
 
 
 @pytest.mark.parametrize("spread", [0.0, 1.0, 8.0])
@@ -108,6 +113,8 @@ def test_logistic_part_gives_the_values_of_greene():
     )
     assert any_lesion.terms["se"].to_numpy() == pytest.approx([4.9313, 1.2629, 0.1416, 1.0646], abs=1e-4)
     assert set(any_lesion.terms["estimate_kind"]) == {"odds ratio"}
+    (events,) = (check for check in any_lesion.checks if check.name == "Enough events")
+    assert events.doubtful and events.finding.startswith("2.8 of the rarer")  # 11 of 32, four parameters
     assert load.sessions == 11 and "21 sessions without lesions" in " ".join(load.notes)
 
 
@@ -249,6 +256,14 @@ def test_rows_left_out_are_told_and_checks_find_what_is_wrong(rng):
     assert not any(check.doubtful for check in fine.checks)
 
 
+def test_rows_left_out_and_few_subjects_are_told_of_counts_too(rng):
+    age = np.r_[np.nan, np.nan, rng.uniform(20, 60, 16)]
+    (fit,) = fits_of("lesion_count ~ age", frame_of(lesion_count=rng.poisson(5, 18), age=age))
+    assert fit.sessions == 16
+    assert fit.notes[0] == "2 of 18 sessions are left out, n/a in age (2)."
+    assert fit.notes[1].startswith("Only 8.0 subjects per parameter")
+
+
 def test_intervals_hold_the_truth_as_often_as_they_say():
     """150 cohorts: coverage and false positives within three standard errors (see benchmarks/cohort.py for all)."""
     rng = np.random.default_rng(1)
@@ -349,6 +364,8 @@ def test_outcome_that_is_the_same_within_subjects_counts_once(rng):
         assert "score is the same in all sessions of each subject, who counts once" in " ".join(fit.notes)
     assert "without time and group : time" in " ".join(fit.notes)
     assert "cannot explain it" in fits_of("score ~ time", thrice)[0].refused
+    few = thrice[51:69].assign(a=rng.normal(size=18), b=rng.normal(size=18))  # 6 subjects
+    assert "counts once: too few for this model: 6 sessions" in fits_of("score ~ a + b", few)[0].refused
     thrice["lesion"] = np.exp(thrice["score"])
     assert fits_of("lesion ~ group + age", thrice)[1].sessions == 40
     # No false positives: the errors are those of 40 subjects, not of 120 sessions.
