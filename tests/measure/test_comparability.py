@@ -34,6 +34,7 @@ def test_contrasts_and_heads():
     assert comparability.contrasts_differ([record([1, 1, 1]), record([1, 1, 1], "FLAIR")])
     assert not comparability.contrasts_differ([{"contrasts": ["T1w", "FLAIR"]}, {"contrasts": ["FLAIR", "T1w"]}])
     assert comparability.heads_differ([1500, None, 1540]) and comparability.heads_differ([1540, 1500])
+    assert not comparability.heads_differ([None, None]) and not comparability.heads_differ([])
     assert not comparability.heads_differ([1500, 1529]) and not comparability.heads_differ([1500, None])
 
 
