@@ -197,6 +197,8 @@ def test_groups_and_sessions_give_the_values_of_r_on_students_sleep_data():
     assert (groups["t"], groups["df"], groups["p_t"]) == pytest.approx((1.8608, 17.776, 0.07939), rel=1e-4)
     assert (groups["ci_low"], groups["ci_high"]) == pytest.approx((-0.2054832, 3.3654832), abs=1e-6)
     assert groups["p_rank"] == pytest.approx(0.06933, abs=1e-5)
+    # Of groups of one size Cohen's d is t sqrt(2 / n); Hedges' factor for 18 degrees of freedom is 1 - 3 / 71.
+    assert groups["effect_size"] == pytest.approx(1.8608 * np.sqrt(2 / 10) * (1 - 3 / 71), rel=1e-4)
     both = frame_of(y=extra)
     both["participant_id"] = [f"sub-{i}" for i in range(10)] * 2
     both["session_id"] = ["ses-1"] * 10 + ["ses-2"] * 10
@@ -472,6 +474,16 @@ def test_sessions_that_all_change_alike_have_ranks_and_no_t_test(rng):
     row = comparisons.compare_sessions(frame, ["y"]).iloc[0]
     assert row["p_rank"] == pytest.approx(2 / 2**6) and row["difference"] == pytest.approx(-0.3)
     assert row[["t", "p_t", "q_t", "ci_low", "effect_size"]].isna().all()
+
+
+def test_fewer_than_three_are_not_compared():
+    frame = frame_of(y=np.arange(5.0), group=list("aaabb"))
+    assert comparisons.compare_groups(frame, "group", ["y"]).empty
+    assert comparisons.compare_groups(
+        frame.assign(group=frame["group"].cat.reorder_categories(["b", "a"])), "group", ["y"]
+    ).empty
+    pairs = several(frame_of(y=np.arange(6.0) ** 2), 2)
+    assert comparisons.compare_sessions(pairs[:4], ["y"]).empty and len(comparisons.compare_sessions(pairs, ["y"])) == 1
 
 
 def test_two_constant_groups_have_no_t_test():
