@@ -258,6 +258,15 @@ def test_rows_left_out_are_told_and_checks_find_what_is_wrong(rng):
     assert not any(check.doubtful for check in fine.checks)
 
 
+def test_inflation_of_two_predictors_by_hand(rng):
+    a, c = np.tile([-1.0, -1, 1, 1], 6), np.tile([-1.0, 1], 12)  # of one size, at right angles
+    for factor, doubtful in ((2, False), (4, True)):
+        (fit,) = fits_of("y ~ a + b", frame_of(y=rng.normal(size=24), a=a, b=factor * a + c))
+        (check,) = (check for check in fit.checks if check.name == "Predictors differ")
+        # 1 / (1 - r squared), which is 4/5 and 16/17
+        assert check.finding.startswith(f"largest variance inflation {1 + factor**2} (") and check.doubtful is doubtful
+
+
 def test_rows_left_out_and_few_subjects_are_told_of_counts_too(rng):
     age = np.r_[np.nan, np.nan, rng.uniform(20, 60, 16)]
     (fit,) = fits_of("lesion_count ~ age", frame_of(lesion_count=rng.poisson(5, 18), age=age))
