@@ -268,7 +268,7 @@ def normal_appearing(
     Parameters
     ----------
     posteriors : ndarray, shape (3, X, Y, Z) or (2, X, Y, Z)
-        GM, WM, CSF; or parenchyma, CSF, where the middle half of the parenchyma stands in for white matter.
+        GM, WM, CSF; or parenchyma, CSF, where all of the parenchyma stands in for white matter.
     lesion : ndarray of bool, shape (X, Y, Z)
     voxel_size_mm : sequence of float
     separable : bool

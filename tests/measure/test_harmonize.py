@@ -82,6 +82,24 @@ def test_a_structure_measured_in_few_takes_nothing_from_the_others(rng, every, e
     assert sessions == ([15] * 3 if enough else [])
 
 
+def test_a_measure_that_is_the_same_for_all_takes_nothing_from_the_others(rng):
+    merged = cohort(rng)
+    whole = harmonized(merged)
+    done = harmonized(merged.assign(left_accumbens_mm3=0.0))
+    assert done.columns == whole.columns and (done.frame["left_accumbens_mm3"] == 0).all()
+    pd.testing.assert_frame_equal(done.frame[list(whole.columns)], whole.frame[list(whole.columns)])
+
+
+def test_a_single_measure_is_harmonised_without_empirical_bayes_and_told(rng):
+    merged = cohort(rng)
+    frame = formula.model_frame(merged)
+    done = harmonize(merged, frame, formula.find_design(frame), "site", measures=["gm_mm3"])
+    assert [note for note in done.notes if note.startswith("With a single measure")]
+    assert not [note for note in harmonized(merged).notes if note.startswith("With a single measure")]
+    even = (done.frame["gm_mm3"] + 1000 * merged["age"]).groupby(merged["site"])
+    assert np.ptp(even.mean()) < 6e3 and even.std().max() / even.std().min() < 1.25
+
+
 def test_tissue_with_its_lesions_is_harmonised_too(rng):
     merged = cohort(rng)
     merged["gm_with_lesions_mm3"] = merged["gm_mm3"] + 500
@@ -104,6 +122,7 @@ def test_tissue_with_its_lesions_is_harmonised_too(rng):
         (lambda t: t.assign(site="a"), "fewer than two"),
         (lambda t: t.assign(site=["a"] * 85 + ["b"] * 5), "too few subjects at b (5)"),
         (lambda t: t.assign(group=np.where(t["site"] == "a", "MS", "HC")), "go together"),
+        (lambda t: t.assign(sex=np.where(t["group"] == "MS", "F", "M")), "determine one another"),
         (lambda t: t.assign(age=t["site"].map({"a": 20, "b": 40, "c": 60}) + t["age"] / 60), "go together"),
     ],
 )

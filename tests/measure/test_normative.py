@@ -57,6 +57,7 @@ def test_the_norm_is_of_first_sessions_whatever_the_order_of_the_rows(rng):
 
 def test_too_few_or_constant_give_none(rng):
     assert np.isnan(normative.leave_one_out(rng.normal(size=10), np.ones((10, 1)), np.arange(10))).all()
+    assert np.isfinite(normative.leave_one_out(rng.normal(size=11), np.ones((11, 1)), np.arange(11))).all()
     assert np.isnan(normative.leave_one_out(np.ones(30), np.ones((30, 1)), np.arange(30))).all()
 
 
