@@ -18,6 +18,15 @@ def test_one_session_each_gives_the_externally_studentised_residual(rng):
     assert stats.norm.sf(np.abs(z)) == pytest.approx(stats.t.sf(np.abs(t), 36)) and (np.sign(z) == np.sign(t)).all()
 
 
+@pytest.mark.parametrize("unit", [1e-9, 1e9])
+def test_units_make_no_difference(rng, unit):
+    x, subject = sm.add_constant(rng.normal(size=(40, 2))), np.arange(40) // 2
+    y = x @ [1, 2, 3] + rng.normal(size=40)
+    z = normative.leave_one_out(y, x, subject)
+    assert normative.leave_one_out(unit * y, x, subject) == pytest.approx(z)
+    assert normative.leave_one_out(y, x * [1, unit, 1], subject) == pytest.approx(z)
+
+
 def test_every_session_is_judged_by_the_first_ones_of_the_others(rng):
     subject = np.repeat(np.arange(20), [1, 2, 3, 1] * 5)
     first = np.r_[True, np.diff(subject) > 0]
@@ -74,6 +83,7 @@ def test_a_large_head_is_no_outlier_but_a_small_brain_in_it_is(rng):
     })  # fmt: skip
     frame = formula.model_frame(merged)
     scores = normative.adjusted_scores(frame, formula.find_design(frame), ["gm", "tiv"])
+    assert scores["participant_id"].equals(frame["participant_id"]) and "session_id" in scores
     assert abs(scores["gm"][0]) < 3 and scores["gm"][1] < -5 and scores["tiv"][0] > 3
     assert np.isnan(scores["gm"][5])  # age n/a
 
