@@ -38,14 +38,12 @@ class Consensus:
         (specificity).
     prior : float
         Probability of foreground before looking: the share of voxels that the raters mark, over all of them.
-    iterations : int
     """
 
     mask: np.ndarray
     sensitivity: tuple[float, ...]
     specificity: tuple[float, ...]
     prior: float
-    iterations: int
 
 
 def staple(masks: Sequence[np.ndarray]) -> Consensus:
@@ -70,20 +68,19 @@ def staple(masks: Sequence[np.ndarray]) -> Consensus:
     if prior in (0.0, 1.0):
         same = np.full(masks[0].shape, prior == 1.0)
         ends = (1.0, NAN) if prior else (NAN, 1.0)
-        return Consensus(same, (ends[0],) * len(masks), (ends[1],) * len(masks), prior, 0)
+        return Consensus(same, (ends[0],) * len(masks), (ends[1],) * len(masks), prior)
     p, q = np.full(len(masks), START), np.full(len(masks), START)
-    step, settled = 0, False
-    while not settled and step < ITERATIONS:
-        step += 1
+    for _ in range(ITERATIONS):
         weight = _truth(decisions, p, q, prior)
         inside, outside = weight * count, (1 - weight) * count
         before = np.r_[p, q]
         p = inside @ decisions / inside.sum()
         q = outside @ (1 - decisions) / outside.sum()
-        settled = bool(np.abs(np.r_[p, q] - before).max() <= TOLERANCE)
+        if np.abs(np.r_[p, q] - before).max() <= TOLERANCE:
+            break
     weight = _truth(decisions, p, q, prior)
     mask = (weight >= 0.5)[codes]
-    return Consensus(mask, tuple(float(x) for x in p), tuple(float(x) for x in q), prior, step)
+    return Consensus(mask, tuple(float(x) for x in p), tuple(float(x) for x in q), prior)
 
 
 def majority(masks: Sequence[np.ndarray]) -> np.ndarray:
