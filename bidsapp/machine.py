@@ -36,7 +36,7 @@ def fixed_environment(*, threads: int, seed: int) -> dict[str, str]:
 
 
 def available_cpus(root: Path = ROOT) -> int:
-    """CPUs that this process may use: those it is bound to, or the share of them that its control group allows.
+    """CPUs that this process may use: those it is bound to, or the share that its control group or SLURM job has.
 
     Parameters
     ----------
@@ -48,11 +48,12 @@ def available_cpus(root: Path = ROOT) -> int:
     quotas, periods = (list(_limits(root, "cpu", f"cpu.cfs_{what}_us")) for what in ("quota", "period"))
     shares += [[quota, period] for quota, period in zip(quotas, periods, strict=False)]
     # "max" or -1: no limit
-    return max(1, min([bound, *(math.ceil(int(quota) / int(period)) for quota, period in shares if quota.isdigit())]))
+    allowed = [math.ceil(int(quota) / int(period)) for quota, period in shares if quota.isdigit()]
+    return max(1, min([bound, *allowed, *_of_the_job("SLURM_CPUS_ON_NODE")]))
 
 
 def available_memory_gb(root: Path = ROOT) -> float:
-    """Memory (GB) to plan with: nine tenths of the machine's, or of the limit of the process's control group.
+    """Memory (GB) to plan with: nine tenths of the machine's, or of the limit of the control group or SLURM job.
 
     Parameters
     ----------
@@ -61,7 +62,9 @@ def available_memory_gb(root: Path = ROOT) -> float:
     """
     limits = [*_limits(root, "memory", "memory.max"), *_limits(root, "memory", "memory.limit_in_bytes")]
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return SHARE_OF_MEMORY * min([there, *(int(limit) for limit in limits if limit.isdigit())]) / 2**30
+    job_mb = [*_of_the_job("SLURM_MEM_PER_NODE"), *_of_the_job("SLURM_MEM_PER_CPU", "SLURM_CPUS_ON_NODE")]
+    allowed = [*(int(limit) for limit in limits if limit.isdigit()), *(megabytes * 2**20 for megabytes in job_mb)]
+    return SHARE_OF_MEMORY * min([there, *allowed]) / 2**30
 
 
 def allow_many_files() -> None:
@@ -71,6 +74,13 @@ def allow_many_files() -> None:
     if soft != resource.RLIM_INFINITY and soft < wanted:
         with contextlib.suppress(OSError, ValueError):  # then it stays; `locks.take` tells where it is reached
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _of_the_job(*names: str) -> Iterator[int]:
+    """The product of what SLURM says of its job, where it does: some clusters hold nobody to it but by killing."""
+    numbers = [os.environ.get(name, "") for name in names]
+    if all(number.isdigit() and int(number) for number in numbers):
+        yield math.prod(map(int, numbers))
 
 
 def _limits(root: Path, controller: str, name: str) -> Iterator[str]:

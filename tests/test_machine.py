@@ -67,6 +67,25 @@ def test_limits_of_a_job_or_a_container(name: str, tmp_path: Path) -> None:
     assert available_cpus(tmp_path) == cpus
 
 
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ({"SLURM_MEM_PER_NODE": "1024", "SLURM_CPUS_ON_NODE": "1"}, (0.9, 1)),
+        ({"SLURM_MEM_PER_CPU": "512", "SLURM_CPUS_ON_NODE": "1"}, (0.45, 1)),
+        ({"SLURM_MEM_PER_NODE": "0", "SLURM_MEM_PER_CPU": "512", "SLURM_CPUS_ON_NODE": "2(x3)"}, None),
+    ],
+)
+def test_a_job_of_slurm_without_control_groups(
+    said: dict[str, str], expected: tuple[float, int] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("SLURM_MEM_PER_NODE", "SLURM_MEM_PER_CPU", "SLURM_CPUS_ON_NODE"):
+        monkeypatch.delenv(name, raising=False)
+    free = available_memory_gb(tmp_path), available_cpus(tmp_path)
+    for name, value in said.items():
+        monkeypatch.setenv(name, value)
+    assert (available_memory_gb(tmp_path), available_cpus(tmp_path)) == pytest.approx(expected or free)
+
+
 @pytest.fixture
 def few_files() -> Iterator[int]:
     """A soft limit of open files that is low, and the hard one."""
