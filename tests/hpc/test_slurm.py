@@ -1,11 +1,19 @@
-"""The scripts of docs/hpc, with stand-ins for SLURM and Apptainer that do what the scripts count on."""
+"""The scripts of docs/hpc, with stand-ins for SLURM and Apptainer that do what the scripts count on.
+
+The last test takes a real SLURM, of this machine alone and without its accounts, where one is installed
+(``apt-get install slurmctld slurmd slurm-client``; nothing needs to be set up or running).
+"""
 
 from __future__ import annotations
 
+import getpass
 import os
+import shutil
+import socket
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -26,7 +34,7 @@ if "dependency" in options:
     assert os.path.exists(os.path.join(folder, re.fullmatch(r"afterany:(\\d+)", options["dependency"])[1]))
 tasks = range(1, int(re.fullmatch(r"1-(\\d+)%\\d+", options["array"])[1]) + 1) if "array" in options else [None]
 def run(task):
-    log = options["output"].replace("%A", job).replace("%a", str(task)).replace("%j", job)
+    log = options["output"].replace("%%", "%").replace("%A", job).replace("%a", str(task)).replace("%j", job)
     more = {{"SLURM_CPUS_PER_TASK": "1"}} | ({{}} if task is None else {{"SLURM_ARRAY_TASK_ID": str(task)}})
     with open(log, "w") as stream:
         return subprocess.run(["bash", script], env=os.environ | more, stdout=stream, stderr=stream).returncode
@@ -49,6 +57,34 @@ assert os.path.isfile(arguments[0])
 command = [sys.executable, "-c", "import light; light.main()", *(binds.get(a, a) for a in arguments[1:])]
 where = {{"PYTHONPATH": {path!r}, "PATH": os.environ["PATH"], "LIGHT_PAUSE": "0"}}
 sys.exit(subprocess.run(command, env=where, cwd="/").returncode)
+"""
+
+#: A cluster of this machine: more CPUs than it has, arrays of three tasks.
+SLURM_CONF = """
+ClusterName=test
+SlurmctldHost={host}
+SlurmUser={user}
+SlurmdUser={user}
+SlurmctldPort={ports[0]}
+AuthType=auth/none
+CredType=cred/none
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+MpiDefault=none
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/slurmd.log
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core_Memory
+SlurmdParameters=config_overrides
+MaxArraySize=4
+KillWait=2
+SchedulerParameters=batch_sched_delay=0,sched_interval=1
+NodeName={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=8 RealMemory=64000 State=UNKNOWN
+PartitionName=short Nodes={host} Default=YES MaxTime=60
 """
 
 
@@ -110,6 +146,87 @@ def test_who_pays_and_where_is_said_of_both_jobs(tmp_path: Path, cluster: dict[s
     assert words_of(tmp_path, 2)[-8:-1] == ["-p", "short", "--account=lab", "-qlow", "--qos", "x y", "--mem=8G"]
 
 
+def test_memory_is_asked_for_once(tmp_path: Path, cluster: dict[str, str], listing) -> None:
+    """sbatch refuses --mem beside --mem-per-cpu, also where the one is in the script."""
+    listing("--participant-label 01")
+    assert attempt(tmp_path, cluster).returncode == 0
+    assert "--mem=4G" in words_of(tmp_path, 1) and "--mem=4G" in words_of(tmp_path, 2)
+    apart = {"GROUP_SBATCH_OPTIONS": "--mem-per-cpu=1G --comment 'of the group'"}
+    given = ("data", "out", "app.sif", "--mem-per-cpu", "2G")
+    assert attempt(tmp_path, cluster | apart, *given).returncode == 0
+    assert "--mem=4G" not in words_of(tmp_path, 3) + words_of(tmp_path, 4)
+    assert "of the group" in words_of(tmp_path, 4)
+    assert attempt(tmp_path, cluster | {"SBATCH_MEM_PER_CPU": "2G"}).returncode == 0
+    assert "--mem=4G" not in words_of(tmp_path, 5)
+    assert not any("#SBATCH --mem" in path.read_text() for path in (ROOT / "docs/hpc").glob("*.sh"))
+
+
+def test_more_sessions_than_an_array_may_have(tmp_path: Path, cluster: dict[str, str], listing) -> None:
+    listing(*(f"--participant-label {number}" for number in range(7)))
+    (tmp_path / "bin/scontrol").write_text("#!/bin/sh\necho 'MaxArraySize            = 4'\n")
+    (tmp_path / "bin/scontrol").chmod(0o755)
+    done = attempt(tmp_path, cluster | {"AT_ONCE": "10"})
+    assert done.returncode == 0, done.stderr
+    assert [words_of(tmp_path, job)[1] for job in (1, 2, 3)] == ["--array=1-3%4", "--array=1-3%4", "--array=1-1%4"]
+    assert "--dependency=afterany:1:2:3" in words_of(tmp_path, 4)
+    assert done.stdout.count("session(s): array job") == 3
+
+
+def test_what_the_cluster_does_not_take_any_more_is_told(tmp_path: Path, cluster: dict[str, str], listing) -> None:
+    listing(*(f"--participant-label {number}" for number in range(7)))
+    (tmp_path / "bin/scontrol").write_text("#!/bin/sh\necho 'MaxArraySize            = 4'\n")
+    (tmp_path / "bin/scontrol").chmod(0o755)
+    sbatch = tmp_path / "bin/sbatch"
+    sbatch.write_text(sbatch.read_text().replace('echo "$n;here"', '[ $n -ne 2 ] || exit 1; echo "$n;here"'))
+    done = attempt(tmp_path, cluster)
+    assert (done.returncode, "4 session(s) were not submitted" in done.stderr) == (1, True)
+    assert "--dependency=afterany:1" in words_of(tmp_path, 3)
+
+
+@pytest.fixture
+def task(tmp_path: Path, cluster: dict[str, str]) -> Callable[..., list[str]]:
+    """Run a script as SLURM does, with a program in the place of Apptainer; what that was called with and in."""
+    keep = 'for word in "$@"; do echo "$word"; done; env | grep -E "^(APPTAINER|SINGULARITY)ENV_"; true\n'
+    (tmp_path / "bin/apptainer").write_text(f"#!/bin/sh\n{keep}")
+    (tmp_path / "jobs.txt").write_text("--participant-label 01\n--participant-label 02 --session-label 1\n")
+    (tmp_path / "node").mkdir()
+    about = {name: str(tmp_path / name.lower()) for name in ("DATA", "OUT", "IMAGE")}
+    about |= {"JOBS": str(tmp_path / "jobs.txt"), "SLURM_TMPDIR": str(tmp_path / "node"), "SLURM_CPUS_PER_TASK": "3"}
+
+    def run(script: str, **more: str) -> list[str]:
+        done = subprocess.run(
+            ["bash", str(ROOT / "docs/hpc" / script)], env=cluster | about | more,
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == int(more.get("code", 0)), done.stderr
+        return done.stdout.splitlines()
+
+    return run
+
+
+def test_a_task_knows_its_line_its_gpu_and_its_memory(tmp_path: Path, task: Callable[..., list[str]]) -> None:
+    quoted = {"BIDSAPP_OPTIONS": "--config-file '/out/my options.yml'", "APPTAINER_OPTIONS": '--nv -B "/a b:/model:ro"'}
+    job = {"CUDA_VISIBLE_DEVICES": "2,3", "SLURM_MEM_PER_NODE": "4096", "SLURM_CPUS_ON_NODE": "3"}
+    said = task("slurm_session.sh", SLURM_ARRAY_TASK_ID="1", BEFORE="1", **quoted, **job)
+    words = said[said.index("participant") :]
+    assert words[1:6] == ["--participant-label", "02", "--session-label", "1", "--skip-bids-validation"]
+    assert words[6:12] == ["--nprocs", "3", "-w", "/work", "--config-file", "/out/my options.yml"]
+    assert {"/a b:/model:ro", "APPTAINERENV_CUDA_VISIBLE_DEVICES=2,3", "SINGULARITYENV_SLURM_MEM_PER_NODE=4096"} < {
+        *said
+    }
+    assert any(word.startswith(f"{tmp_path}/node/bidsapp.") and word.endswith(":/work") for word in said)
+    assert not list((tmp_path / "node").iterdir())
+    task("slurm_session.sh", SLURM_ARRAY_TASK_ID="2", BEFORE="1", code="64")
+
+
+def test_the_group_level_names_what_was_killed(tmp_path: Path, task: Callable[..., list[str]]) -> None:
+    said = task("slurm_group.sh", GROUP_OPTIONS="--model 'gm ~ age'", ARRAYS="7,9")  # the stand-in lists its words
+    assert said[0].startswith("Not done") and "sacct -X -j 7,9" in said[0]
+    assert said[-5:] == ["group", "--nprocs", "3", "--model", "gm ~ age"]
+    (tmp_path / "bin/apptainer").write_text("#!/bin/sh\n")
+    assert task("slurm_group.sh") == []
+
+
 def test_the_array_is_told_though_the_group_level_is_refused(tmp_path: Path, cluster: dict[str, str], listing) -> None:
     listing("--participant-label 01", group_fails=True)
     done = attempt(tmp_path, cluster)
@@ -133,10 +250,13 @@ def test_a_dataset_that_is_not_there_and_a_raw_one_for_the_results(
 ) -> None:
     listing("--participant-label 01")
     assert attempt(tmp_path, cluster, "missing", "out", "app.sif").returncode != 0
+    assert attempt(tmp_path, cluster, "data", "out", "other.sif").returncode == 66
+    for name in ("a:b", "a,b"):  # parts of what Apptainer binds
+        assert attempt(tmp_path, cluster, "data", name, "app.sif").returncode == 64
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw/dataset_description.json").write_text('{"Name": "x"}')
     assert attempt(tmp_path, cluster, "data", "raw", "app.sif").returncode == 64
-    assert not (tmp_path / "out").exists() and not (tmp_path / "raw/logs").exists()
+    assert not any((tmp_path / name).exists() for name in ("out", "raw/logs", "a:b", "a,b"))
 
 
 @pytest.mark.slow
@@ -178,3 +298,72 @@ def test_a_wrong_command_line_says_how(tmp_path: Path) -> None:
     )
     assert done.returncode == 64
     assert "submit.sh DATA OUT IMAGE" in done.stderr
+
+
+@pytest.fixture
+def real_cluster(tmp_path: Path, cluster: dict[str, str]) -> Iterator[dict[str, str]]:
+    """As `cluster`, but `sbatch` is SLURM's own."""
+    search = f"{cluster['PATH']}:/usr/sbin"
+    daemons = [shutil.which(name, path=search) for name in ("slurmctld", "slurmd")]
+    (tmp_path / "bin/sbatch").unlink()
+    if not all(daemons) or not shutil.which("sbatch", path=search):
+        pytest.skip("no slurmctld, slurmd and sbatch on this machine")
+    folder = tmp_path / "ctld"
+    for each in (folder / "state", folder / "spool"):
+        each.mkdir(parents=True)
+    with socket.socket() as one, socket.socket() as two:
+        one.bind(("127.0.0.1", 0))
+        two.bind(("127.0.0.1", 0))
+        ports = [one.getsockname()[1], two.getsockname()[1]]
+    about = {"host": socket.gethostname().partition(".")[0], "user": getpass.getuser(), "ports": ports}
+    (folder / "slurm.conf").write_text(SLURM_CONF.format(folder=folder, **about))
+    environment = cluster | {"SLURM_CONF": str(folder / "slurm.conf"), "LANG": "C"}
+    running = [subprocess.Popen([str(each), "-D"], env=environment, stderr=subprocess.DEVNULL) for each in daemons]
+    try:
+        wait_until(lambda: ask(environment, "sinfo", "-h", "-o", "%t") == "idle", seconds=60)
+        yield environment
+    finally:
+        ask(environment, "scancel", f"--user={about['user']}")
+        for process in running:
+            process.terminate()
+        for process in running:
+            process.wait(30)
+
+
+def ask(environment: dict[str, str], *command: str) -> str:
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def wait_until(holds: Callable[[], bool], *, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.5)
+
+
+@pytest.mark.slow
+def test_a_real_slurm(make_dataset: Callable[[Path], Path], tmp_path: Path, real_cluster: dict[str, str]) -> None:
+    """Three arrays for nine sessions, words and folders with spaces, one session that fails and one that is killed."""
+    make_dataset(tmp_path / "my data")
+    (tmp_path / "my data/sub-05/anat/sub-05_T1w.nii.gz").write_text("")
+    given = ("my data", "100% mine", "app.sif", "--mem-per-cpu=300M", "--comment", "two words", "--time=5", "--hold")
+    options = {"GROUP_SBATCH_OPTIONS": "--comment 'of the group' --mem-per-cpu=300M"}
+    done = attempt(tmp_path, real_cluster | options, *given)
+    assert (done.returncode, done.stdout.count("3 session(s): array job")) == (0, 3), done.stderr
+    arrays = [line.partition(". ")[0].split()[-1] for line in done.stdout.splitlines()[:3]]
+    told = ask(real_cluster, "scontrol", "show", "job")
+    assert told.count("Comment=two words") == 3 and "Comment=of the group" in told and "mem=600M" in told
+    ask(real_cluster, "scancel", f"{arrays[0]}_1")
+    ask(real_cluster, "scontrol", "release", *arrays)
+    wait_until(lambda: not ask(real_cluster, "squeue", "-h"), seconds=240)
+    logs = tmp_path / "100% mine/logs/slurm"
+    assert len(list((tmp_path / "100% mine").rglob("*_provenance.json"))) == 7
+    assert "the file is empty" in (logs / f"{arrays[2]}_3.txt").read_text()
+    (group,) = logs.glob("group_*.txt")
+    assert group.read_text().splitlines()[1:3] == [
+        "--participant-label 01 --session-label a",
+        "--participant-label 05",
+    ]
+    assert (tmp_path / "100% mine/group.html").is_file()
+    done = attempt(tmp_path, real_cluster, *given)
+    assert done.stdout.startswith("2 session(s): array job")
