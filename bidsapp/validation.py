@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,12 @@ from typing import IO, Any
 
 from bidsapp import errors
 from bidsapp.config import Config
+
+#: Lines that are told of single files, and letters of a message: a dataset of fMRI may have thousands of problems.
+MOST_TOLD = 10
+LONGEST = 200
+#: Data of a subject that the app never opens.
+_OTHER_DATA = re.compile(r"/sub-[^/]+/(ses-[^/]+/)?(?!anat/)[a-z]+/")
 
 
 @contextmanager
@@ -97,12 +104,10 @@ class Validation:
         problems = [issue for issue in issues if issue.get("severity") == "error"]
         whole = [issue for issue in problems if _of_the_whole(issue)]
         single = [issue for issue in problems if not _of_the_whole(issue)]
-        for issue in single[:10]:
-            say(f"warning: {_issue_text(issue)}")
-        if len(single) > 10:
-            say(f"warning: and {len(single) - 10} more problems of single files; bids-validator-deno lists them all.")
+        for line in _told(single):
+            say(f"warning: {line}")
         if whole:
-            told = "\n  ".join(_issue_text(issue) for issue in whole[:10])
+            told = "\n  ".join([*dict.fromkeys(_issue_text(issue) for issue in whole)][:10])
             raise errors.NotBidsError(
                 f"{self.bids_dir} is not valid BIDS:\n  {told}\nMend this, or run with --skip-bids-validation."
             )
@@ -121,11 +126,46 @@ def _whole_text(stream: IO[str]) -> str:
     return stream.read()
 
 
+def _told(problems: list[dict[str, Any]]) -> list[str]:
+    """Lines about single files: alike ones together, and of files that the app never opens their number only."""
+    used = [issue for issue in problems if not _is_unused(issue)]
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for issue in used:
+        kind = str(issue.get("location")).rpartition("/")[2].rpartition("_")[2]
+        groups.setdefault((str(issue.get("code")), str(issue.get("subCode")), kind), []).append(issue)
+    lines = []
+    for alike in groups.values():
+        others = len({issue.get("location") for issue in alike}) - 1
+        lines.append(_issue_text(alike[0]) + (f" (and {others} more alike)" if others else ""))
+    left = sum(map(len, [*groups.values()][MOST_TOLD:]))
+    del lines[MOST_TOLD:]
+    if left:
+        lines.append(f"and {left} more problems of single files; bids-validator-deno lists them all.")
+    if unused := len(problems) - len(used):
+        what = "what is not used here (func, sidecars, ...)"
+        lines.append(f"{unused} problems of {what}; bids-validator-deno lists them.")
+    return lines
+
+
+def _is_unused(issue: dict[str, Any]) -> bool:
+    """Whether a problem is of what the app never reads: other data, or what a sidecar should say of a scan."""
+    return issue.get("code") == "SIDECAR_KEY_REQUIRED" or bool(_OTHER_DATA.match(str(issue.get("location"))))
+
+
 def _of_the_whole(issue: dict[str, Any]) -> bool:
-    """Whether a problem is of the dataset's description, or of no file at all."""
+    """Whether a problem is of the dataset's description, or of no file at all.
+
+    A field of the description that need not be there (``Authors`` as a text) makes no dataset another one.
+    """
+    if issue.get("code") == "JSON_SCHEMA_VALIDATION_ERROR" and issue.get("subCode") not in ("Name", "BIDSVersion"):
+        return False
     return str(issue.get("location") or "").lstrip("/") in ("", "dataset_description.json")
 
 
 def _issue_text(issue: dict[str, Any]) -> str:
-    text = " ".join(str(issue[key]) for key in ("code", "subCode", "issueMessage") if issue.get(key))
+    """One line of a problem: what follows the first of its message explains a field of BIDS in full."""
+    message = str(issue.get("issueMessage") or "").strip().partition("\n")[0]
+    if message.startswith("Field description:"):
+        message = ""
+    text = " ".join(str(part) for part in (issue.get("code"), issue.get("subCode"), message[:LONGEST]) if part)
     return f"{issue.get('location', '')}: {text}".strip()

@@ -127,6 +127,37 @@ def test_only_the_description_ends_the_run(validator, tmp_path: Path) -> None:
     assert said[0].startswith("warning: /participants.tsv") and "and 2 more problems" in said[10] and len(said) == 11
 
 
+def test_alike_problems_are_told_in_a_line_and_those_of_other_data_counted(validator, tmp_path: Path) -> None:
+    """As of a dataset of fMRI: walls of text about files that are never opened hid what matters."""
+    long = "TaskName Field description: Name of the task.\nNo two tasks should have the same name.\n"
+    echoes = [issue(f"/sub-0{number}/anat/sub-0{number}_echo-1_T1w.nii.gz") for number in (1, 2, 3)]
+    other = [issue(f"/sub-01/{kind}/sub-01_bold.nii.gz") for kind in ("func", "ses-1/eeg")]
+    sidecar = {**issue("/sub-01/anat/sub-01_inv-1_MP2RAGE.nii.gz"), "code": "SIDECAR_KEY_REQUIRED"}
+    wordy = {**issue("/sub-01/anat/sub-01_T2w.nii.gz"), "issueMessage": long}
+    validator(answer(sidecar, *other, *echoes, *echoes, wordy))
+    said: list[str] = []
+    validation.validate(tmp_path, said.append)
+    assert said == [
+        "warning: /sub-01/anat/sub-01_echo-1_T1w.nii.gz: BAD is bad (and 2 more alike)",
+        "warning: /sub-01/anat/sub-01_T2w.nii.gz: BAD TaskName Field description: Name of the task.",
+        "warning: 3 problems of what is not used here (func, sidecars, ...); bids-validator-deno lists them.",
+    ]
+
+
+@pytest.mark.parametrize(("field", "ends"), [("Authors", False), ("Funding", False), ("Name", True)])
+def test_a_field_that_need_not_be_there_ends_no_run(validator, tmp_path: Path, field: str, ends: bool) -> None:
+    bad = {**issue("/dataset_description.json"), "code": "JSON_SCHEMA_VALIDATION_ERROR", "subCode": field}
+    validator(answer(bad, bad))
+    said: list[str] = []
+    line = f"/dataset_description.json: JSON_SCHEMA_VALIDATION_ERROR {field} is bad"
+    if ends:
+        with pytest.raises(errors.NotBidsError, match="valid BIDS:\n  " + line + "\nMend"):  # once
+            validation.validate(tmp_path, said.append)
+    else:
+        validation.validate(tmp_path, said.append)
+        assert said == [f"warning: {line}"]
+
+
 def test_no_description_ends_the_run(validator, tmp_path: Path) -> None:
     validator(answer({"code": "MISSING_DATASET_DESCRIPTION", "severity": "error"}))
     with pytest.raises(errors.NotBidsError, match="MISSING"), validation.beside(config(tmp_path), print):
