@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bidsapp.errors import NotBidsError, NothingSelectedError, TryAgainError, UsageError
-from bidsapp.image.load import read_grid
+from bidsapp.image.load import read_geometry
 from bidsapp.labels import REFERENCE_ORDER, WITH_AGENT
 
 #: The combined image of an MP2RAGE: T1-weighted, but the app's methods do not know noise for a background.
@@ -508,9 +508,9 @@ def geometry(path: Path) -> tuple[bool, float, float, float]:
     from nibabel.affines import voxel_sizes
 
     try:
-        grid = read_grid(path)
-        zooms = [round(float(size), 2) for size in voxel_sizes(grid.affine)]
-        sides = [size * n for size, n in zip(zooms, grid.shape, strict=True)]
+        affine, shape = read_geometry(path)
+        zooms = [round(float(size), 2) for size in voxel_sizes(affine)]
+        sides = [size * n for size, n in zip(zooms, shape, strict=True)]
     except Exception:  # damaged in whatever way
         return (False, 0.0, 0.0, 0.0)
     return (True, min(sides), max(zooms), round(zooms[0] * zooms[1] * zooms[2], 2))
@@ -521,7 +521,7 @@ def header_problem(scan: ScanChoice) -> str:
     from bidsapp.errors import InputError
 
     try:
-        read_grid(scan.path)
+        read_geometry(scan.path)
     except InputError as error:
         return str(error)
     return ""

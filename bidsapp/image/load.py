@@ -97,14 +97,26 @@ def read_grid(path: Path) -> nib.Nifti1Image:
     InputError
         For what the header, and the size of the file, show to be unusable.
     """
+    img, affine = _by_header(path)
+    grid = nib.Nifti1Image(np.broadcast_to(np.uint8(0), img.shape[:3]), affine)
+    _set_codes(grid, img)
+    return grid
+
+
+def read_geometry(path: Path) -> tuple[np.ndarray, tuple[int, ...]]:
+    """Affine and shape of `read_grid`, and its errors, in half of its time: thousands of headers may be looked at."""
+    img, affine = _by_header(path)
+    return affine, img.shape[:3]
+
+
+def _by_header(path: Path) -> tuple[nib.Nifti1Image, np.ndarray]:
+    """An image that nothing is wrong with as far as its header and size tell, and its affine."""
     img = open_image(path)
     _check_axes(img.shape, path)
     affine, _, _ = _harmonise_affine(img, path)
     _check_voxel_size(affine, path)
     _check_size(img, path)
-    grid = nib.Nifti1Image(np.broadcast_to(np.uint8(0), img.shape[:3]), affine)
-    _set_codes(grid, img)
-    return grid
+    return img, affine
 
 
 def open_image(path: Path) -> nib.Nifti1Image:
@@ -115,6 +127,8 @@ def open_image(path: Path) -> nib.Nifti1Image:
         )
     if not path.exists():
         raise InputError(f"{path}: no such file.")
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder, not an image. Give the image that name (perhaps it is inside).")
     if path.stat().st_size == 0:
         raise InputError(f"{path}: the file is empty (0 bytes). Copy or convert it again.")
     try:

@@ -12,7 +12,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from bidsapp.errors import InputError
-from bidsapp.image.load import load_scan, read_grid
+from bidsapp.image.load import load_scan, read_geometry, read_grid
 
 SHAPE = (12, 13, 14)
 AFFINE = np.array([[-2.0, 0, 0, 10], [0, 0, 3, -20], [0, -1, 0, 5], [0, 0, 0, 1]])  # LIA, unequal voxels
@@ -78,6 +78,7 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
     "annex-pointer": (lambda path: path.write_text("/annex/objects/MD5E-s9--d1.nii.gz\n"), "datalad get"),
     "lfs-pointer": (lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\n"), "git lfs pull"),
     "empty-file": (lambda path: path.touch(), "0 bytes"),
+    "folder": (lambda path: path.mkdir(), "is a folder"),
     "not-nifti": (lambda path: path.write_bytes(b"this is no image" * 50), "not a readable NIfTI"),
     "unknown-datatype": (unknown_datatype, "not a readable NIfTI"),
     "gzip-of-text": (lambda path: path.write_bytes(gzip.compress(b"no image" * 100)), "not a readable NIfTI"),
@@ -189,6 +190,8 @@ def test_odd_file_is_used_and_noted(case: str, tmp_path: Path) -> None:
     grid = read_grid(path)
     assert grid.shape == SHAPE and grid.get_sform(coded=True)[1] == scan.image.get_sform(coded=True)[1]
     np.testing.assert_array_equal(grid.affine, scan.image.affine)
+    affine, shape = read_geometry(path)
+    assert shape == SHAPE and np.allclose(affine, scan.image.affine, rtol=1e-6)  # the image has float32
     assert note in " ".join(scan.notes)
     assert bool(scan.notes) == bool(note)
     assert warning in " ".join(scan.warnings)
