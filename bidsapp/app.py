@@ -252,7 +252,8 @@ def _dry_run(sessions: list[SessionInputs], config: Config, say: progress.Progre
         steps = f"{chosen.brain_extraction} + {chosen.tissue_model} + {chosen.lesion_model}"
         for scan in inputs.used_by(config.own_channels):
             problem = bids.header_problem(scan)
-            rows.append((*label, scan.contrast, scan.path.name, problem or scan.reason,
+            why = problem or scan.reason + bids.shown_in_part(scan)
+            rows.append((*label, scan.contrast, scan.path.name, why,
                          "nothing (up to date)" if state == "up to date" else steps))  # fmt: skip
             label, steps, state = ("", ""), "", ""
     say.table(

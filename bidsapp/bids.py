@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,7 @@ RANKS = (
     "without contrast agent", "the thinnest slices", "the smallest voxels", "echoes combined, or the fitting one",
     "the latest run", "first by name",
 )  # fmt: skip
+BY_AGENT = "with contrast agent"
 NO_SCAN = "no T1w, FLAIR or T2w scan"
 #: Entities that come after ``space-`` in a name, and ``space-`` itself: derivatives have their own.
 _AFTER_SPACE = frozenset({"space", "split", "recording", "chunk", "seg", "res", "den", "label", "desc"})
@@ -139,7 +143,8 @@ def collect(
     else:
         files = _from_database(bids_dir, database_dir, wanted)
     order = sorted(units, key=lambda unit: (unit[0], unit[1] or ""))
-    sessions = [_session(bids_dir, files, unit, problems.get(unit, "")) for unit in order]
+    sidecars = _Sidecars(bids_dir)
+    sessions = [_session(bids_dir, files, unit, problems.get(unit, ""), sidecars) for unit in order]
     if not any(unit.scans for unit in sessions):
         raise NothingSelectedError(
             f"{bids_dir}: {NO_SCAN} in any selected session"
@@ -175,6 +180,7 @@ class _File:
 
     path: Path
     entities: Mapping[str, Any]
+    with_agent: bool = False
 
 
 def _units(
@@ -197,18 +203,19 @@ def _units(
 
 
 def _sessions(subject: str, folder: Path, session_label: Sequence[str], problems: dict[_Unit, str]) -> set[_Unit]:
-    """Those of one subject; raises OSError where its folder cannot be read."""
+    """Those of one subject, empty ones too; raises OSError where its folder cannot be read."""
     found: set[_Unit] = set()
-    for session, path in _labelled(folder, "ses"):
+    folders = _labelled(folder, "ses")
+    for session, path in folders:
         if session_label and session not in session_label:
             continue
         try:
-            if _has_file(path):
-                found.add((subject, session))
+            os.listdir(path)
+            found.add((subject, session))
         except OSError as error:
             problems[subject, session] = _unreadable(path, error)
     # A file of the subject as a whole (sub-X_sessions.tsv, sub-X_scans.tsv) makes no session of its own.
-    if not session_label and (_has_scan(folder / "anat") if found else _has_file(folder) or _is_empty(folder)):
+    if not session_label and (not folders or _has_scan(folder / "anat")):
         found.add((subject, None))
     return found
 
@@ -244,30 +251,23 @@ def _labelled(folder: Path, key: str) -> list[tuple[str, Path]]:
 
 def _names(folder: Path, key: str) -> list[str]:
     with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if entry.name.startswith(f"{key}-") and entry.is_dir())
+        return sorted(entry.name for entry in entries if entry.name.startswith(f"{key}-") and _is_folder(entry))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Also where it cannot be known, of a link that leads nowhere or in a circle: its subject is to be told of."""
+    return (entry.is_symlink() and not os.path.exists(entry.path)) or entry.is_dir()
 
 
 def _unreadable(folder: Path, error: OSError) -> str:
-    why = error.strerror or error
-    return f"{error.filename or folder}: cannot be read ({why}). Allow whoever runs the app to read it."
-
-
-def _has_file(folder: Path) -> bool:
-    """Whether there is a file in the folder or in one right below it (``anat``)."""
-    with os.scandir(folder) as entries:
-        inside = [entry for entry in entries if not entry.name.startswith((".", "ses-"))]
-    return any(not entry.is_dir() or _holds_anything(entry.path) for entry in inside)
+    where, why = error.filename or folder, error.strerror or error
+    if error.errno in (errno.ENOENT, errno.ELOOP):
+        return f"{where}: is a link that leads nowhere ({why}). Mend or remove it; of a DataLad dataset get it first."
+    return f"{where}: cannot be read ({why}). Allow whoever runs the app to read it."
 
 
 def _is_empty(folder: Path) -> bool:
     return not os.listdir(folder)
-
-
-def _holds_anything(folder: str) -> bool:
-    try:
-        return any(not name.startswith(".") for name in os.listdir(folder))
-    except PermissionError:  # something, it seems; where it is ``anat``, `_walk` says so
-        return True
 
 
 def _has_scan(folder: Path) -> bool:
@@ -279,8 +279,19 @@ def _nothing_selected(bids_dir: Path, participants: Sequence[str], sessions: Seq
     found = ", ".join(f"sub-{label}" for label in there[:20]) or "none"
     asked = [*(f"sub-{label}" for label in participants), *(f"ses-{label}" for label in sessions)]
     if not asked:
-        return f"{bids_dir}: no subjects found (looked for sub-*/[ses-*/]anat)."
+        return f"{bids_dir}: no subjects found (looked for sub-*/[ses-*/]anat).{_where_subjects_may_be(bids_dir)}"
     return f"{bids_dir}: nothing matches {', '.join(asked)}. Subjects found: {found}."
+
+
+def _where_subjects_may_be(bids_dir: Path) -> str:
+    """A sentence for who gave the folder above, or whose folders of subjects have other names."""
+    if names := unusable_names(bids_dir):
+        return f" {names[0]} cannot be used: labels of BIDS are letters and digits only. Rename folders and files."
+    folders = sorted(path for path in bids_dir.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if alike := [path.name for path in folders if path.name.lower().startswith("sub")]:
+        return f" {alike[0]} is there: folders of subjects are called sub-LABEL, and so are the files in them."
+    nested = [path for path in folders if path.name not in ("derivatives", "code") and any(path.glob("sub-*"))]
+    return f" There are some in {nested[0]}: give that folder." if nested else ""
 
 
 @cache
@@ -417,56 +428,111 @@ def _layout(bids_dir: Path, database_dir: Path) -> Any:
         raise NotBidsError(f"{bids_dir}: cannot be read as a BIDS dataset ({error}).") from error
 
 
-def _session(bids_dir: Path, files: _Found, unit: _Unit, problem: str) -> SessionInputs:
-    scans, more = tuple(_choose(files, unit)), tuple(_choose_with_agent(files, unit))
-    if scans:
-        return SessionInputs(*unit, scans, more)  # a folder may be opened that cannot be listed: then `problem` is none
-    return SessionInputs(*unit, scans, more, problem or _why_nothing(_anat(bids_dir, unit)), problem)
+def _session(bids_dir: Path, files: _Found, unit: _Unit, problem: str, sidecars: _Sidecars) -> SessionInputs:
+    chosen = tuple(_choose(files, unit, sidecars))
+    scans = tuple(choice for choice in chosen if choice.contrast != WITH_AGENT)
+    if scans and scans[0].contrast != "T1w":
+        scans = (replace(scans[0], reason=scans[0].reason + _no_t1w_because(_anat(bids_dir, unit))), *scans[1:])
+    if scans:  # a folder may be opened that cannot be listed: then `problem` is none
+        return SessionInputs(*unit, scans, chosen[len(scans) :])
+    return SessionInputs(*unit, (), (), problem or _why_nothing(bids_dir, unit), problem)
 
 
 def _anat(bids_dir: Path, unit: _Unit) -> Path:
     return bids_dir / f"sub-{unit[0]}" / (f"ses-{unit[1]}" if unit[1] else "") / "anat"
 
 
-def _why_nothing(folder: Path) -> str:
+def _no_t1w_because(folder: Path) -> str:
+    """What is left aside where a session seems to have a T1w."""
+    found = [name for name in _listed(folder) if _suffix(name) == UNIT1 and name.endswith(_READ)]
+    return f" ({found[0]} is not used: the background of an MP2RAGE is noise)" if found else ""
+
+
+def _why_nothing(bids_dir: Path, unit: _Unit) -> str:
     """Why a session has no usable scan: what is there may need one step only."""
-    if folder.parent.is_dir() and _is_empty(folder.parent):
-        return f"{NO_SCAN}: its folder is empty. In a DataLad dataset run 'datalad get {folder.parent.name}' first."
-    left_out = sorted(path.name for contrast in REFERENCE_ORDER for path in folder.glob(f"*_{contrast}.nii*"))
-    if left_out:
+    folder = _anat(bids_dir, unit)
+    session = folder.parent
+    if session.is_dir() and _is_empty(session):
+        return f"{NO_SCAN}: its folder is empty. In a DataLad dataset run 'datalad get {session.name}' first."
+    names = _listed(folder)
+    for contrast in REFERENCE_ORDER:
+        for name in names:
+            if why := _not_used_because(name, contrast, unit):
+                return f"{NO_SCAN} of it is used, though {name} is there: {why}"
+    for name, where in _elsewhere(session):
+        if any(_suffix(name) == contrast and name.endswith(_READ) for contrast in REFERENCE_ORDER):
+            return f"{NO_SCAN} of it is used, though {where}{name} is there: scans are looked for in {folder.name}/."
+    if found := [name for name in names if _suffix(name) == UNIT1 and name.endswith(_READ)]:
         return (
-            f"{NO_SCAN} of it is used, though {left_out[0]} is there. Is it what --bids-filter-file leaves out? Is the"
-            " index in --bids-database-dir older than the dataset (remove it)? Or is it named after another session?"
+            f"{NO_SCAN}, only {found[0]} (MP2RAGE), whose background is noise. Remove that noise (a denoised or robust"
+            f" UNI image) and save the result beside it as {found[0].partition('.')[0].removesuffix(UNIT1)}T1w.nii.gz."
         )
-    found = sorted(path.name for path in folder.glob(f"*_{UNIT1}.nii*"))
-    if not found:
-        return NO_SCAN
-    return (
-        f"{NO_SCAN}, only {found[0]} (MP2RAGE), whose background is noise. Remove that noise (a denoised or robust UNI"
-        f" image) and save the result beside it as {found[0].partition('.')[0].removesuffix(UNIT1)}T1w.nii.gz."
-    )
+    others = sorted({_suffix(name) for name in names if name.endswith(_READ)})
+    return f"{NO_SCAN}; what is there: {', '.join(others)}" if others else NO_SCAN
 
 
-def _choose(files: _Found, unit: _Unit) -> list[ScanChoice]:
-    """One scan per contrast of a (subject, session)."""
-    choices = []
+#: Names that scans have, and others that images of heads have.
+_READ = (".nii", ".nii.gz")
+_OTHER_IMAGES = (".img", ".mgz", ".mgh", ".mnc", ".nrrd", ".dcm", ".mif", ".mif.gz", ".nii.zip", ".nii.bz2")
+#: What scans are called where BIDS has another name for them.
+_ALIASES = {"t1w": "T1w", "t1": "T1w", "mprage": "T1w", "t2w": "T2w", "t2": "T2w", "flair": "FLAIR", "t2flair": "FLAIR"}
+
+
+def _not_used_because(name: str, contrast: str, unit: _Unit) -> str:
+    """What is wrong with the name of a file that may be a scan of the contrast, or an empty string."""
+    suffix, extension = _suffix(name), name.removeprefix(name.partition(".")[0])
+    if _ALIASES.get(suffix.lower(), suffix) != contrast:
+        return ""
+    if extension not in _READ:
+        if extension.lower() in _READ:
+            return f"its name ends with {extension}. Rename it to {extension.lower()}."
+        return "only .nii and .nii.gz are read. Convert it." if extension.lower() in _OTHER_IMAGES else ""
+    if suffix != contrast:
+        return f"its name ends with _{suffix}. If it is one, rename it to _{contrast}{extension}."
+    start = f"sub-{unit[0]}_" + (f"ses-{unit[1]}_" if unit[1] else "")
+    if not name.startswith(start) or (not unit[1] and "_ses-" in name):
+        return f"it is named after another subject or session than its folder. Names in it begin with {start}"
+    if "_part-" in name and "_part-mag" not in name:
+        return "it is no magnitude image."
+    return "does --bids-filter-file leave it out, or is the index in --bids-database-dir older (remove it)?"
+
+
+def _suffix(name: str) -> str:
+    return name.partition(".")[0].rpartition("_")[2]
+
+
+def _listed(folder: Path) -> list[str]:
+    try:
+        return sorted(name for name in os.listdir(folder) if not name.startswith("."))
+    except OSError:
+        return []
+
+
+def _elsewhere(session: Path) -> Iterator[tuple[str, str]]:
+    """(name, folder within it) of the files of a session that lie in no ``anat``."""
+    for entry in _listed(session):
+        if not entry.startswith("ses-") and entry != "anat":
+            yield entry, ""
+            yield from ((name, f"{entry}/") for name in _listed(session / entry))
+
+
+def _choose(files: _Found, unit: _Unit, sidecars: _Sidecars) -> Iterator[ScanChoice]:
+    """One scan per contrast of a (subject, session), then what only some lesion models use."""
+    agents: list[_File] = []
     for contrast in REFERENCE_ORDER:
         candidates = files.get((*unit, contrast), [])
-        if len(candidates) == 1:  # its header need not be read
-            choices.append(ScanChoice(contrast, candidates[0].path, f"the only {contrast}"))
+        if len(candidates) == 1:  # neither its header nor its sidecar need be read
+            told = f"the only {contrast}" + (f", {BY_AGENT}" if _named_with_agent(candidates[0]) else "")
+            yield ScanChoice(contrast, candidates[0].path, told)
         elif candidates:
-            choices.append(_best(contrast, candidates))
-    return choices
-
-
-def _choose_with_agent(files: _Found, unit: _Unit) -> Iterator[ScanChoice]:
-    """The T1w with a contrast agent, where there is one without, too; alone, it is the T1w."""
-    found = files.get((*unit, "T1w"), [])
-    with_agent = [file for file in found if "ceagent" in file.entities]
-    if len(with_agent) == 1 and len(found) > 1:
-        yield ScanChoice(WITH_AGENT, with_agent[0].path, "the only T1w with contrast agent")
-    elif with_agent and len(with_agent) < len(found):
-        yield _best(WITH_AGENT, with_agent)
+            marked = [replace(file, with_agent=_has_agent(file, sidecars)) for file in candidates]
+            yield _best(contrast, marked)
+            if contrast == "T1w" and not all(file.with_agent for file in marked):
+                agents = [file for file in marked if file.with_agent]
+    if len(agents) == 1:
+        yield ScanChoice(WITH_AGENT, agents[0].path, "the only T1w with contrast agent")
+    elif agents:
+        yield _best(WITH_AGENT, agents)
 
 
 def _best(contrast: str, candidates: Sequence[_File]) -> ScanChoice:
@@ -474,7 +540,8 @@ def _best(contrast: str, candidates: Sequence[_File]) -> ScanChoice:
     ranked = sorted((_rank(file), file.path) for file in candidates)
     (first, path), (second, _) = ranked[:2]
     decided = next(word for word, a, b in zip(RANKS, first, second, strict=True) if a != b)
-    return ScanChoice(contrast, path, f"of {len(ranked)}: {decided}", tuple(path for _, path in ranked[1:]))
+    told = f", {BY_AGENT}" if contrast != WITH_AGENT and all(file.with_agent for file in candidates) else ""
+    return ScanChoice(contrast, path, f"of {len(ranked)}: {decided}{told}", tuple(path for _, path in ranked[1:]))
 
 
 def _rank(file: _File) -> tuple[Any, ...]:
@@ -482,10 +549,10 @@ def _rank(file: _File) -> tuple[Any, ...]:
     readable, shortest_mm, edge_mm, voxel_mm3 = geometry(file.path)
     return (
         not readable,  # whatever is wrong with it, another run is the better choice
-        shortest_mm < SHORTEST_VIEW_MM,
+        shortest_mm < SHORTEST_VIEW_MM or _of_the_neck(file),
         "space" in file.entities or "desc" in file.entities,
-        "inv" in file.entities or "chunk" in file.entities,  # a part of what is combined elsewhere
-        "ceagent" in file.entities,  # contrast agents change T1w intensities of vessels and lesions
+        "inv" in file.entities or "chunk" in file.entities or _says(file, _PART_OF_MP2RAGE),  # combined elsewhere
+        file.with_agent,  # contrast agents change T1w intensities of vessels and lesions
         edge_mm,
         voxel_mm3,
         _echo_rank(file),
@@ -498,6 +565,68 @@ def _echo_rank(file: _File) -> float:
     """Without the entity a combination of all; else the first, but of a T2w the last: the first of two shows PD."""
     echo = int(file.entities.get("echo", 0))
     return 1 / echo if echo and "_T2w." in file.path.name else echo
+
+
+#: What the labels of ``acq-`` and ``rec-`` say where an entity of BIDS is not used, or does not exist.
+_AGENT = re.compile(r"contrast|postcon|gad|gd$|^(t1)?ce$|^t1c$", re.IGNORECASE)
+_NO_AGENT = re.compile(r"pre|non?(contrast|gad|gd|ce)|without", re.IGNORECASE)
+_PART_OF_MP2RAGE = re.compile(r"inv[12]$|uni(images|t1)?$", re.IGNORECASE)
+_NECK = re.compile(r"spine|spinal|(?<!re)cord|neck", re.IGNORECASE)
+_HEAD = re.compile(r"head|brain", re.IGNORECASE)
+
+
+def _says(file: _File, pattern: re.Pattern[str]) -> bool:
+    labels = [str(file.entities.get(key, "")) for key in ("acquisition", "reconstruction")]
+    return any(pattern.search(label) for label in labels)
+
+
+def _of_the_neck(file: _File) -> bool:
+    """Whether the name tells of the spinal cord: by its labels, or by ``bp-``, which is proposed for BIDS."""
+    part = re.search(r"_bp-([^_]+)", file.path.name)
+    return bool(part and not _HEAD.search(part[1])) or (_says(file, _NECK) and not _says(file, _HEAD))
+
+
+def _named_with_agent(file: _File) -> bool:
+    return "ceagent" in file.entities or (_says(file, _AGENT) and not _says(file, _NO_AGENT))
+
+
+def _has_agent(file: _File, sidecars: _Sidecars) -> bool:
+    agent = sidecars.value(file.path, "ContrastBolusIngredient")
+    return _named_with_agent(file) or str(agent or "none").strip().lower() not in ("", "none", "n/a")
+
+
+class _Sidecars:
+    """What the JSON files of a dataset say of a scan, by BIDS' rule of inheritance; each folder is listed once."""
+
+    def __init__(self, bids_dir: Path) -> None:
+        self._root = bids_dir
+        self._names: dict[Path, list[str]] = {}
+
+    def value(self, path: Path, key: str) -> Any:
+        """Of the file nearest to the scan that has the key; None where none has."""
+        suffix = _suffix(path.name)
+        parts = set(path.name.partition(".")[0].split("_"))
+        for folder in path.parents:
+            if folder not in self._names:
+                self._names[folder] = [name for name in _listed(folder) if name.endswith(".json")]
+            for name in self._names[folder]:
+                about = name.removesuffix(".json").split("_")
+                if about[-1] == suffix and parts.issuperset(about):
+                    found = _json(folder / name)
+                    if key in found:
+                        return found[key]
+            if folder == self._root:
+                break
+        return None
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """Empty where it cannot be read: nothing that a run depends on is in sidecars."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def geometry(path: Path) -> tuple[bool, float, float, float]:
@@ -525,6 +654,12 @@ def header_problem(scan: ScanChoice) -> str:
     except InputError as error:
         return str(error)
     return ""
+
+
+def shown_in_part(scan: ScanChoice) -> str:
+    """That a readable scan is a slab, for who looks at what was chosen; or an empty string."""
+    readable, shortest_mm, _, _ = geometry(scan.path)
+    return f"; a slab of {shortest_mm:.0f} mm" if readable and shortest_mm < SHORTEST_VIEW_MM else ""
 
 
 def derived_prefix(name: str) -> str:

@@ -20,7 +20,18 @@ BRAIN_EXTRACTIONS = ("auto", "deepbet", "template", "network", "bet")
 TISSUE_MODELS = ("consensus", "network", "mixture")
 LESION_MODELS = ("consensus", "network", "outlier", "none")
 NORMALIZATIONS = ("zscore", "nyul")
+DESCRIPTION = "dataset_description.json"
 OUTPUT_SPACES = ("orig", TEMPLATE, "FLAIR")
+
+
+def _where_the_root_may_be(folder: Path) -> str:
+    """A sentence for who gave a folder within a dataset, or one above it, or left the description out."""
+    if (folder.parent / DESCRIPTION).is_file():
+        return f" {folder.parent} is one; single subjects are chosen with --participant-label."
+    if any(folder.glob("sub-*")):
+        return ' It has subjects: write the file, at least {"Name": "...", "BIDSVersion": "1.10.0"}.'
+    within = sorted(path.parent for path in folder.glob(f"*/{DESCRIPTION}"))
+    return f" {within[0]} is one: give that folder." if within else ""
 
 
 def default_threads(nprocs: int) -> int:
@@ -125,9 +136,10 @@ class Config:
         if self.level == "participant" and not self.reports_only:
             if not self.bids_dir.is_dir():
                 raise NotBidsError(f"{self.bids_dir}: no such folder. Give the root of a BIDS dataset.")
-            if not (self.bids_dir / "dataset_description.json").is_file():
+            if not (self.bids_dir / DESCRIPTION).is_file():
                 raise NotBidsError(
-                    f"{self.bids_dir}: no dataset_description.json, so this is not the root of a BIDS dataset."
+                    f"{self.bids_dir}: no {DESCRIPTION}, so this is not the root of a BIDS dataset."
+                    + _where_the_root_may_be(self.bids_dir)
                 )
         if self.out_dir.exists() and not self.out_dir.is_dir():
             raise UsageError(f"{self.out_dir}: is a file; give a folder for the output.")

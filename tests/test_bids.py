@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from bidsapp.bids import collect, has_database, header_problem, missing_labels, unusable_names
+from bidsapp.bids import collect, has_database, header_problem, missing_labels, shown_in_part, unusable_names
 from bidsapp.errors import NotBidsError, NothingSelectedError, UsageError
 from bidsapp.writing import sha256
 
@@ -72,6 +72,23 @@ def test_files_about_the_subject_make_no_session(root: Path) -> None:
         ({"sub-01_echo-1_T2w": (1, 1, 1), "sub-01_echo-2_T2w": (1, 1, 1)}, "sub-01_echo-2_T2w", "or the fitting one"),
         ({"sub-01_inv-1_T1w": (0.7, 0.7, 0.7), "sub-01_T1w": (1, 1, 1)}, "sub-01_T1w", "no single inversion"),
         ({"sub-01_chunk-1_T1w": (0.7, 0.7, 0.7), "sub-01_T1w": (1, 1, 1)}, "sub-01_T1w", "no single inversion"),
+        (
+            {"sub-01_acq-mp2rageUNI_T1w": (1, 1, 1), "sub-01_acq-mp2rageuniden_T1w": (1, 1, 1)},
+            "sub-01_acq-mp2rageuniden_T1w",
+            "no single inversion",
+        ),
+        ({"sub-01_acq-inv2_T1w": (1, 1, 1), "sub-01_acq-z_T1w": (1, 1, 1)}, "sub-01_acq-z_T1w", "no single inversion"),
+        (
+            {"sub-01_acq-postcontrast_T1w": (1, 1, 1), "sub-01_acq-preContrast_T1w": (1, 1, 5)},
+            "sub-01_acq-preContrast_T1w",
+            "without contrast agent",
+        ),
+        ({"sub-01_acq-space_T2w": (1, 1, 1), "sub-01_acq-tse_T2w": (1, 1, 3)}, "sub-01_acq-space_T2w", "thinnest"),
+        (
+            {"sub-01_ce-a_T1w": (1, 1, 1), "sub-01_ce-b_T1w": (1, 1, 2)},
+            "sub-01_ce-a_T1w",
+            "slices, with contrast agent",
+        ),
     ],
 )
 def test_one_of_several_scans_is_chosen_by_rule(root: Path, names: dict, chosen: str, reason: str) -> None:
@@ -124,6 +141,46 @@ def test_a_whole_head_is_preferred_to_a_fine_slab(root: Path) -> None:
     assert choice.reason == "of 2: the one that shows the whole head"
 
 
+@pytest.mark.parametrize("neck", ["bp-cspine", "acq-cspine", "acq-spinalcord"])
+def test_a_head_is_preferred_to_a_neck(root: Path, neck: str) -> None:
+    scan(root, f"sub-01_{neck}_T1w", (0.8, 0.8, 0.8), (192, 320, 320))
+    scan(root, "sub-01_rec-record_T1w", (1, 1, 1), (176, 240, 256))
+    choice = collect(root)[0].reference
+    assert choice.path.name == "sub-01_rec-record_T1w.nii.gz"
+    assert choice.reason == "of 2: the one that shows the whole head"
+
+
+@pytest.mark.parametrize("sidecar", ["sub-01/anat/sub-01_run-2_T1w.json", "sub-01/sub-01_run-2_T1w.json"])
+def test_contrast_agent_is_read_in_sidecars(root: Path, sidecar: str) -> None:
+    """Of runs the latest is chosen, which often is the one after the injection."""
+    for name in ("sub-01_run-1_T1w", "sub-01_run-2_T1w"):
+        scan(root, name)
+    (root / "T1w.json").write_text('{"ContrastBolusIngredient": "none"}')
+    (root / "sub-01/anat/sub-01_run-1_T1w.json").write_text("no json")
+    assert collect(root)[0].reference.reason == "of 2: the latest run"
+    (root / sidecar).write_text('{"ContrastBolusIngredient": "GADOLINIUM"}')
+    (session,) = collect(root)
+    assert session.reference.path.name == "sub-01_run-1_T1w.nii.gz"
+    assert session.reference.reason == "of 2: without contrast agent"
+    assert [(each.contrast, each.path.name) for each in session.more] == [("T1wCE", "sub-01_run-2_T1w.nii.gz")]
+
+
+def test_the_sidecar_nearest_to_a_scan_counts(root: Path) -> None:
+    for name in ("sub-01_acq-a_T1w", "sub-01_acq-b_T1w"):
+        scan(root, name)
+    (root / "acq-b_T1w.json").write_text('{"ContrastBolusIngredient": "n/a"}')
+    (root / "sub-01/sub-01_T1w.json").write_text('{"ContrastBolusIngredient": "GADOLINIUM"}')
+    assert collect(root)[0].reference.reason == "of 2: first by name, with contrast agent"
+    (root / "sub-01/anat/sub-01_acq-b_T1w.json").write_text('{"ContrastBolusIngredient": ""}')
+    assert collect(root)[0].reference.path.name == "sub-01_acq-b_T1w.nii.gz"
+
+
+def test_a_slab_is_told_to_who_looks(root: Path) -> None:
+    scan(root, "sub-01_T1w", (1, 1, 1), (176, 240, 256))
+    scan(root, "sub-01_T2w", (0.4, 0.4, 2), (400, 480, 30))
+    assert [shown_in_part(choice) for choice in collect(root)[0].scans] == ["", "; a slab of 60 mm"]
+
+
 def test_headers_are_read_only_where_there_is_a_choice(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("sub-01_T1w", "sub-01_FLAIR", "sub-02_run-1_T1w", "sub-02_run-2_T1w", "sub-02_T2w"):
         scan(root, name)
@@ -139,11 +196,70 @@ def test_a_session_with_nothing_but_an_mp2rage_is_told_what_to_do(root: Path) ->
     scan(root, "sub-01_ses-b_UNIT1")
     scan(root, "sub-01_ses-c_PDw")
     a, b, c = collect(root)
-    assert a.nothing_because == "" and c.nothing_because == "no T1w, FLAIR or T2w scan"
+    assert a.nothing_because == "" and c.nothing_because == "no T1w, FLAIR or T2w scan; what is there: PDw"
     assert "only sub-01_ses-b_UNIT1.nii.gz" in b.nothing_because
     assert "as sub-01_ses-b_T1w.nii.gz" in b.nothing_because
     with pytest.raises(NothingSelectedError, match=r"sub-01_ses-b: .*UNIT1.* as sub-01_ses-b_T1w"):
         collect(root, session_label=["b"])
+
+
+def test_an_mp2rage_that_is_left_aside_is_told(root: Path) -> None:
+    for name in ("sub-01_UNIT1", "sub-01_T2w", "sub-02_UNIT1", "sub-02_T1w"):
+        scan(root, name)
+    first, second = collect(root)
+    assert first.reference.reason.startswith("the only T2w (sub-01_UNIT1.nii.gz is not used")
+    assert second.reference.reason == "the only T1w"
+
+
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        ("anat/sub-01_T1w.NII.GZ", "Rename it to .nii.gz."),
+        ("anat/sub-01_T1w.mgz", "Convert it."),
+        ("anat/sub-01_t1w.nii.gz", "rename it to _T1w.nii.gz."),
+        ("anat/sub-01_acq-x_MPRAGE.nii", "rename it to _T1w.nii."),
+        ("anat/sub-01_T2FLAIR.nii.gz", "rename it to _FLAIR.nii.gz."),
+        ("anat/sub-001_T1w.nii.gz", "Names in it begin with sub-01_"),
+        ("anat/sub-01_ses-1_T1w.nii.gz", "Names in it begin with sub-01_"),
+        ("anat/sub-01_part-phase_T1w.nii.gz", "it is no magnitude image."),
+        ("Anat/sub-01_T1w.nii.gz", "scans are looked for in anat/."),
+        ("sub-01_T1w.nii.gz", "scans are looked for in anat/."),
+    ],
+)
+def test_a_scan_that_is_nearly_one_is_named(root: Path, path: str, why: str) -> None:
+    scan(root, "sub-02_T1w")
+    (root / "sub-01" / path).parent.mkdir(parents=True, exist_ok=True)
+    (root / "sub-01" / path).touch()
+    said = collect(root)[0].nothing_because
+    name = path.removeprefix("anat/")
+    assert said.startswith(f"no T1w, FLAIR or T2w scan of it is used, though {name} is there: ") and said.endswith(why)
+
+
+def test_what_a_session_has_instead_is_named(root: Path) -> None:
+    scan(root, "sub-01_T1w")
+    scan(root, "sub-02_inplaneT2")
+    scan(root, "sub-02_acq-T1w_echo-1_MPM")
+    (root / "sub-02/anat/._sub-02_T1w.nii.gz").touch()
+    (root / "sub-02/anat/sub-02_T1w.json").touch()
+    (root / "sub-03/ses-a/eeg").mkdir(parents=True)
+    _, second, third = collect(root)
+    assert second.nothing_because == "no T1w, FLAIR or T2w scan; what is there: MPM, inplaneT2"
+    assert (third.name, third.nothing_because) == ("sub-03_ses-a", "no T1w, FLAIR or T2w scan")
+
+
+@pytest.mark.parametrize(
+    ("folder", "hint"),
+    [
+        ("rawdata/sub-01", "some in {root}/rawdata: give that folder"),
+        ("Sub-01", "Sub-01 is there"),
+        ("sub-A_01", "sub-A_01 cannot be used: labels"),
+        ("derivatives/x/sub-01", r"anat\).$"),
+    ],
+)
+def test_without_subjects_it_is_told_where_they_may_be(root: Path, folder: str, hint: str) -> None:
+    (root / folder).mkdir(parents=True)
+    with pytest.raises(NothingSelectedError, match="no subjects found.*" + hint.format(root=root)):
+        collect(root)
 
 
 def test_filters_apply_to_their_contrast_only(root: Path) -> None:
@@ -250,7 +366,7 @@ def test_folders_and_database_give_the_same(
     here, there = collect(root, filters=filters), collect(root, filters=filters, database_dir=database)
     assert here == there
     assert [session.name for session in here] == [
-        "sub-01_ses-a", "sub-01_ses-b", "sub-02", "sub-04_ses-1", "sub-05", "sub-X3_ses-1",
+        "sub-01_ses-a", "sub-01_ses-b", "sub-02", "sub-04_ses-1", "sub-05", "sub-06", "sub-X3_ses-1",
     ]  # fmt: skip
 
 
@@ -345,6 +461,17 @@ def test_a_folder_that_cannot_be_read_costs_no_other_session(
     lock(root)
     with pytest.raises(NotBidsError, match="cannot be read"):
         collect(root)
+
+
+@pytest.mark.parametrize("link", ["sub-02", "sub-02/ses-a"])
+def test_a_link_that_leads_nowhere_costs_no_other_session(root: Path, link: str) -> None:
+    scan(root, "sub-01_ses-a_T1w")
+    (root / link).parent.mkdir(exist_ok=True)
+    for target in ("missing", Path(link).name):  # nothing, and itself
+        (root / link).symlink_to(target)
+        good, bad = collect(root)
+        assert good.contrasts == ("T1w",) and bad.problem.startswith(f"{root / link}: is a link that leads nowhere")
+        (root / link).unlink()
 
 
 def test_other_folders_need_not_be_readable(root: Path, lock: Callable[[Path], None]) -> None:

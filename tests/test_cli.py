@@ -67,6 +67,23 @@ def test_threads_are_fixed_before_numpy_is_imported(level: str, dataset: Path, t
     assert "THREADS None" not in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("data/sub-01", "{root}/data is one; single subjects are chosen with --participant-label"),
+        ("", "{root}/data is one: give that folder"),
+        ("plain", "It has subjects: write the file"),
+    ],
+)
+def test_who_gives_another_folder_than_the_root_is_told_where_it_is(dataset: Path, given: str, said: str) -> None:
+    root = dataset.parent
+    (dataset / "sub-01").mkdir()
+    (root / "plain" / "sub-01").mkdir(parents=True)
+    with pytest.raises(NotBidsError) as caught:
+        Config(bids_dir=root / given, out_dir=root / "out", level="participant")
+    assert said.format(root=root) in str(caught.value)
+
+
 def test_version_is_quick() -> None:
     seconds = []
     for _ in range(3):
