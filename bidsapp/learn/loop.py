@@ -257,7 +257,6 @@ class _State:
         for name, value in kept.items():
             setattr(self, name, value)
 
-
     def _lay_out_moments(self) -> None:
         """The optimiser's memory as it was before it was stored: a GPU takes longer steps with any other.
 
