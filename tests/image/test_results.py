@@ -158,6 +158,15 @@ def test_structures_fill_the_mask_and_lesions_are_apart(found: Segmentation, sca
     }  # fmt: skip
 
 
+def test_a_structure_on_a_third_of_a_slice_is_no_fluid(found: Segmentation, scan: nib.Nifti1Image) -> None:
+    """What the mask covers belongs to the structure that is there, however little of the voxel that is."""
+    labels = np.zeros(found.mask.shape, np.uint8)
+    labels[..., 6] = 3  # one of the three millimetres of the first slice of the brain
+    out = on_native(dataclasses.replace(found, structures=on_grid(labels, found.mask), lesion_mask=None), scan)
+    structures = np.asarray(out.structures.dataobj)
+    assert (structures == 3).sum() == 12 * 12 and (structures == EXTRA_AXIAL_CSF).sum() == 12 * 12 * 5
+
+
 def test_sides_are_those_of_the_template(found: Segmentation) -> None:
     """The subject lies 3 mm to the left of the template: its midplane is at x = -3 mm."""
     labels = np.zeros(found.mask.shape, np.uint8)
