@@ -96,7 +96,7 @@ def harmonize(
     known = frame[[column, *kept]].notna().all(axis=1)
     done = merged.copy()
     done[measured] = np.nan
-    columns, refused = [], {}
+    columns, single, refused = [], [], {}
     for block in _blocks(merged[measured].notna()):
         rows = known & merged[block[0]].notna()
         try:
@@ -104,12 +104,13 @@ def harmonize(
             _refuse(frame[rows], sites, kept, column)
             done.loc[rows, block] = _combat(merged.loc[rows, block], frame.loc[rows, kept], sites)
             columns += block
+            single += block if len(block) == 1 else []
         except HarmonizationError as error:
             refused[", ".join(block)] = error
     if not columns:
         raise next(iter(refused.values()), HarmonizationError("there is no tissue volume that differs."))
     notes = (
-        *_notes(frame, known, columns),
+        *_notes(frame, known, single),
         *(f"{block}: not harmonised, n/a. {why}" for block, why in refused.items()),
     )
     columns = [name for name in measured if name in columns]
@@ -188,7 +189,7 @@ def _combat(values: pd.DataFrame, covariates: pd.DataFrame, sites: pd.Series) ->
     return result
 
 
-def _notes(frame: pd.DataFrame, known: pd.Series, measured: list[str]) -> tuple[str, ...]:
+def _notes(frame: pd.DataFrame, known: pd.Series, single: list[str]) -> tuple[str, ...]:
     notes = []
     if not known.all():
         notes.append(
@@ -197,8 +198,11 @@ def _notes(frame: pd.DataFrame, known: pd.Series, measured: list[str]) -> tuple[
         )
     if frame["participant_id"].duplicated().any():
         notes.append("Sessions of one subject are taken as independent when the sites' effects are estimated.")
-    if len(measured) == 1:
-        notes.append("With a single measure there is no empirical Bayes: plain location and scale were used.")
+    if single:
+        notes.append(
+            f"{', '.join(single)}: without empirical Bayes, by plain location and scale, for no other measure is there"
+            " for the same sessions."
+        )
     return tuple(notes)
 
 

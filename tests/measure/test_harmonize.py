@@ -77,6 +77,8 @@ def test_a_structure_measured_in_few_takes_nothing_from_the_others(rng, every, e
     pd.testing.assert_frame_equal(done.frame[list(whole.columns)], whole.frame[list(whole.columns)])
     assert done.frame["left_hippocampus_mm3"].notna().sum() == (45 if enough else 0)
     told = [note for note in done.notes if note.startswith("left_hippocampus_mm3: not harmonised")]
+    plain = [note for note in done.notes if note.startswith("left_hippocampus_mm3: without empirical Bayes")]
+    assert len(plain) == enough
     assert len(told) == (not enough) and ("left_hippocampus_mm3" in done.columns) == enough
     sessions = done.sites[done.sites["column"] == "left_hippocampus_mm3"]["sessions"].to_list()
     assert sessions == ([15] * 3 if enough else [])
@@ -94,8 +96,11 @@ def test_a_single_measure_is_harmonised_without_empirical_bayes_and_told(rng):
     merged = cohort(rng)
     frame = formula.model_frame(merged)
     done = harmonize(merged, frame, formula.find_design(frame), "site", measures=["gm_mm3"])
-    assert [note for note in done.notes if note.startswith("With a single measure")]
-    assert not [note for note in harmonized(merged).notes if note.startswith("With a single measure")]
+    assert done.notes == (
+        "gm_mm3: without empirical Bayes, by plain location and scale, for no other measure is there for the same"
+        " sessions.",
+    )
+    assert harmonized(merged).notes == ()
     even = (done.frame["gm_mm3"] + 1000 * merged["age"]).groupby(merged["site"])
     assert np.ptp(even.mean()) < 6e3 and even.std().max() / even.std().min() < 1.25
 
