@@ -131,6 +131,13 @@ def test_tissue_tells_the_same_with_the_templates_zones():
         assert np.array_equal(getattr(anatomy, name), getattr(expected, name)), name
     with pytest.raises(ValueError, match="priors"):
         anatomy_from_tissue(posteriors[1:], zone, voxel_size_mm=(1, 1, 1))
+    # Gray and white matter in one: the cortex is where the prior has it, but for a sulcus that is wider than there.
+    priors, sulcus = posteriors, np.zeros(SHAPE, bool)
+    sulcus[:5, 0, 10] = True
+    parenchyma = np.stack([(labels != 4) & ~sulcus, (labels == 4) | sulcus]).astype(np.float32)
+    anatomy = anatomy_from_tissue(parenchyma, zone, voxel_size_mm=(1, 1, 1), priors=priors)
+    assert np.array_equal(anatomy.cortex, expected.cortex & ~sulcus)
+    assert np.array_equal(anatomy.ventricles, expected.ventricles)
 
 
 def test_csf_far_from_the_ventricles_is_none():
