@@ -275,6 +275,14 @@ def test_a_z_scored_scan_begins_at_zero_and_keeps_its_air(air: float | None, tmp
     assert inside.sum() > 0.95 * (~outside).sum() and np.corrcoef(found[inside], data[inside])[0, 1] > 0.999
 
 
+def test_a_voxel_at_the_mean_of_a_z_scored_scan_is_no_background(tmp_path: Path) -> None:
+    data = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
+    data[3, 4, 5] = 0
+    nib.save(image(data), tmp_path / "a.nii.gz")
+    found = np.asarray(load_scan(tmp_path / "a.nii.gz").image.dataobj)
+    assert found[3, 4, 5] == pytest.approx(-np.percentile(data, 0.5))
+
+
 def test_what_interpolation_leaves_below_zero_means_nothing(tmp_path: Path) -> None:
     data = voxels().copy()
     data[0, 0, :2] = -0.01 * data.max()

@@ -166,6 +166,18 @@ def test_brightness_is_in_deviations_of_white_matter_and_of_no_scale(rng):
     assert intensities(labels, 2, {"T1w": t1}, Tissues(white, None))["t1w_hypointense"].tolist() == ["n/a", "n/a"]
 
 
+def test_a_lesion_as_dark_as_most_gray_matter_is_dark(rng):
+    """Fluid among a third of the gray matter does not make the others darker."""
+    labels = np.zeros(SHAPE, int)
+    labels[5, 5, 5], labels[9, 9, 9] = 1, 2
+    white, gray = np.zeros(SHAPE, bool), np.zeros(SHAPE, bool)
+    white[20:25], gray[25:] = True, True
+    t1 = rng.normal(100, 5, SHAPE)
+    t1[25:35], t1[35:] = 70, 10
+    t1[5, 5, 5], t1[9, 9, 9] = 65, 75
+    assert intensities(labels, 2, {"T1w": t1}, Tissues(white, gray))["t1w_hypointense"].tolist() == ["yes", "no"]
+
+
 def test_what_a_scan_does_not_show_has_no_brightness(rng):
     """A slab: of the first lesion it shows nothing, of the second two of three voxels."""
     labels = np.zeros(SHAPE, int)
