@@ -14,7 +14,8 @@ import pandas as pd
 import yaml
 
 from bidsapp import __version__
-from bidsapp.measure.evaluation import BY_COLUMN, CASE, MEASURES, MINIMUM_SUBJECTS, Measure, size_names
+from bidsapp.measure.evaluation import BY_COLUMN, CASE, MEASURES, Measure, size_names
+from bidsapp.measure.volume_agreement import MINIMUM_SUBJECTS
 from bidsapp.report.evaluation_charts import (
     Chart,
     Mark,
