@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from bidsapp.image.intensity import MAD_TO_SD
+
 #: Columns that name a row.
 KEYS = ["participant_id", "session_id"]
 
@@ -34,8 +36,7 @@ MOSTLY_NUMBERS = 0.9
 
 DAYS_PER_YEAR = 365.25
 
-# E|x| and the MAD of a standard normal distribution, inverted: both scales then estimate its standard deviation.
-_MAD_TO_SD = 1 / 0.6745
+# E|x| of a standard normal distribution, inverted: as the scaled MAD, it then estimates the standard deviation.
 _MEAN_DEVIATION_TO_SD = 1.253314
 
 _OUTLIER_COLUMNS = [*KEYS, "column", "value", "median", "modified_z", "direction"]
@@ -301,7 +302,7 @@ def middle(values: pd.DataFrame) -> pd.Series:
 def modified_z(values: pd.DataFrame) -> pd.DataFrame:
     """Modified z-score of every value within its column (Iglewicz and Hoaglin 1993).
 
-    ``0.6745 (x - median) / MAD``; where more than half the values are the same and the MAD is zero, the mean absolute
+    ``(x - median) / (1.4826 MAD)``; where more than half the values are the same and the MAD is zero, the mean absolute
     deviation about the median takes its place, scaled by 1.253314. NaN where that is zero as well.
 
     Parameters
@@ -316,7 +317,7 @@ def modified_z(values: pd.DataFrame) -> pd.DataFrame:
     """
     centred = values - values.median()
     deviation = centred.abs()
-    scale = deviation.median() * _MAD_TO_SD
+    scale = deviation.median() * MAD_TO_SD
     scale = scale.where(scale > 0, deviation.mean() * _MEAN_DEVIATION_TO_SD)
     return centred / scale.where(scale > 0)
 

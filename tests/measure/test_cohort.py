@@ -71,7 +71,7 @@ def test_merge_refuses_doubles_and_nameless_tables():
 def test_modified_z_by_hand():
     # median 3, absolute deviations 2 1 0 1 97, MAD 1
     z = modified_z(pd.DataFrame({"x": [1.0, 2, 3, 4, 100]}))["x"]
-    assert z.tolist() == pytest.approx([0.6745 * v for v in (-2, -1, 0, 1, 97)])
+    assert z.tolist() == pytest.approx([v / 1.4826 for v in (-2, -1, 0, 1, 97)])
 
 
 def test_modified_z_where_most_values_are_the_same():
