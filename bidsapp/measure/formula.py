@@ -50,6 +50,8 @@ REFERENCE_LEVEL = re.compile(
 #: Fewer subjects in a level of a factor say nothing about it.
 MINIMUM_PER_LEVEL = 3
 MAXIMUM_LEVELS = 20
+#: Labels of sessions that may stand for time.
+MAXIMUM_LABELS = 4
 #: A column of which so much is missing would take half the cohort out of every model.
 MOSTLY_MISSING = "it is n/a for more than half the sessions"
 
@@ -268,9 +270,20 @@ def find_design(frame: pd.DataFrame, *, site: str | None = None) -> Design:
     chosen["session_age"] = _first(frame, AGE_COLUMNS, _number_problem, [])
     chosen["tiv"] = _first(frame, ("tiv",), _number_problem, notes)
     chosen["time"] = _first(frame, ("time",), _number_problem, [])
+    for role in ("age", "sex", "site", "tiv", "time"):
+        column, lacking = chosen[role], _lacking(frame, chosen["group"], chosen[role])
+        if lacking:
+            notes.append(f"{column} is not used: it is n/a for nearly all of {', '.join(lacking)}.")
+            chosen[role] = None
     repeated = frame["participant_id"].duplicated().any()
-    if repeated and chosen["time"] is None and 2 <= frame["session_id"].nunique() <= 4:
-        chosen["time"] = "session_id"
+    labels = frame["session_id"].nunique()
+    if repeated and chosen["time"] is None and labels > 1:
+        chosen["time"] = "session_id" if labels <= MAXIMUM_LABELS else None
+        if labels > MAXIMUM_LABELS:
+            notes.append(
+                f"Default models have no time: it is known for too few sessions, and {labels} labels of sessions are"
+                " too many to take its place. Dates or ages at the sessions would tell it."
+            )
     few = _too_few_followed(frame, chosen) if repeated and chosen["group"] and chosen["time"] else []
     if few:
         head = chosen["group"], chosen["time"]
@@ -474,6 +487,14 @@ def _too_few_followed(frame: pd.DataFrame, chosen: Mapping[str, str | None]) -> 
     count = Counter(followed[by].itertuples(index=False, name=None))
     cells = product(*(sorted(known[name].unique(), key=natural) for name in by))
     return [" at ".join(map(str, cell)) for cell in cells if count[cell] < MINIMUM_PER_LEVEL]
+
+
+def _lacking(frame: pd.DataFrame, group: str | None, column: str | None) -> list[str]:
+    """Groups of which a column is known for too few: with it, a model would be left without them."""
+    if group is None or column is None:
+        return []
+    subjects = frame[frame[column].notna()].groupby(group, observed=False)["participant_id"].nunique()
+    return [str(level) for level in frame[group].dropna().unique() if subjects[level] < MINIMUM_PER_LEVEL]
 
 
 def _number_problem(frame: pd.DataFrame, column: str) -> str:

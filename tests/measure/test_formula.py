@@ -254,3 +254,38 @@ def test_no_first_age_where_a_session_without_age_may_be_the_first():
     assert frame["time"][:3].isna().all() and frame["time"][3:].to_list() == pytest.approx([0, np.nan, 4], nan_ok=True)
     dates = ["2022-01-01", "2020-01-01", "2021-01-01", "2020-01-01", "2021-01-01", "2022-01-01"]
     assert sessions_of(age=ages, acq_time=dates)["age_first"].to_list() == [52] * 3 + [50] * 3  # ses-1 was the last
+
+
+@pytest.mark.parametrize("lacking", ["patient", "control"])
+def test_a_group_without_dates_or_ages_keeps_its_models(lacking):
+    """A column that is n/a for a whole group would leave the models without that group."""
+    rows = [
+        {"participant_id": f"sub-{i:02}", "session_id": f"ses-{k}", "gm_mm3": 6e5 + 100.0 * i * k, "group": group,
+         "acq_time": np.nan if group == lacking and k == 1 else f"202{k}-03-01",
+         "age": np.nan if group == lacking else 30.0 + i}
+        for i in range(30)
+        for group in ("control" if i % 3 else "patient",)
+        for k in (1, 2)
+    ]  # fmt: skip
+    few = [
+        row for row in rows if lacking == "patient" or int(row["participant_id"][-2:]) < 8 or row["group"] != lacking
+    ]
+    frame = formula.model_frame(pd.DataFrame(few))
+    design = formula.find_design(frame)
+    assert (design.time, design.age) == ("session_id", None)
+    notes = " ".join(design.notes)
+    assert f"time is not used: it is n/a for nearly all of {lacking}." in notes and "age is not used" in notes
+    (one,) = formula.default_formulas(design, ["gm"])
+    (fit,) = statistics.fit(one, frame)
+    assert not fit.refused and "group = patient" in set(fit.terms["term"])
+
+
+def test_many_labels_without_dates_are_told():
+    labels = [f"ses-{k}" for k in range(1, 7)]
+    rows = [
+        {"participant_id": f"sub-{i}", "session_id": s, "age": 30.0 + i, "gm_mm3": 1.0 * i}
+        for i in range(6)
+        for s in labels
+    ]
+    design = formula.find_design(formula.model_frame(pd.DataFrame(rows)))
+    assert design.time is None and "6 labels of sessions are too many" in " ".join(design.notes)
