@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from math import comb
 
@@ -12,8 +11,10 @@ from scipy import stats
 
 from bidsapp.measure.cohort import order_sessions
 
-#: Differences up to which the signed-rank test of tied ones goes through all signs.
-EXACT_RANKS = 13
+#: Differences up to which the signed-rank test goes through all signs, ties or not (R stops at 49, without ties).
+EXACT_SIGNED = 50
+#: Subjects in a group from which the rank-sum test of untied values is the normal approximation, as R has it.
+MANY_RANKS = 50
 #: Ways to draw two samples from their ranks, up to which the rank-sum test of tied ones goes through all.
 EXACT_DRAWS = 20_000
 #: Subjects in each group, or pairs of sessions, for a comparison.
@@ -136,32 +137,39 @@ def differences(pairs: np.ndarray) -> np.ndarray:
 def rank_sum(one: np.ndarray, other: np.ndarray) -> float:
     """Two-sided p-value of Wilcoxon's rank-sum test (Mann and Whitney's).
 
-    Exact in small samples: with ties (lesion loads of zero) up to `EXACT_DRAWS` draws, without as scipy has it; else
-    the normal approximation, which is too bold for few and tied values.
+    Exact in small samples: without ties in groups of fewer than `MANY_RANKS`, with ties (lesion loads of zero) up to
+    `EXACT_DRAWS` draws; else the normal approximation, which is too bold for few and tied values.
     """
     both = for_ranks(np.r_[one, other])
     one, other = both[: len(one)], both[len(one) :]
-    tied = len(np.unique(both)) < len(both)
-    exact = tied and comb(len(both), len(one)) <= EXACT_DRAWS
-    method = stats.PermutationMethod(n_resamples=np.inf) if exact else "auto"
+    method: str | stats.PermutationMethod = "asymptotic"
+    if len(np.unique(both)) == len(both):
+        method = "exact" if max(len(one), len(other)) < MANY_RANKS else method
+    elif comb(len(both), len(one)) <= EXACT_DRAWS:
+        method = stats.PermutationMethod(n_resamples=np.inf)
     return float(stats.mannwhitneyu(one, other, method=method).pvalue)
 
 
 def signed_rank(change: np.ndarray) -> float:
     """Two-sided p-value of Wilcoxon's signed-rank test; differences of zero are left out, as Wilcoxon did.
 
-    Exact in samples of up to `EXACT_RANKS` differences, ties or not (all 2^n signs), and up to 50 without ties; else
-    the normal approximation. NaN without any difference.
+    Exact in samples of up to `EXACT_SIGNED` differences, ties or not; else the normal approximation with a correction
+    for continuity. NaN without any difference.
     """
     change = for_ranks(change)
     change = change[change != 0]
     if not len(change):
         return np.nan
-    tied = len(np.unique(np.abs(change))) < len(change)
-    method = stats.PermutationMethod(n_resamples=np.inf) if tied and len(change) <= EXACT_RANKS else "auto"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of ties in larger samples
-        return float(stats.wilcoxon(change, method=method).pvalue)
+    if len(change) > EXACT_SIGNED:
+        return float(stats.wilcoxon(change, method="asymptotic", correction=True).pvalue)
+    ranks = (2 * stats.rankdata(np.abs(change))).round().astype(int)  # whole numbers, ties or not
+    ways = np.zeros(int(ranks.sum()) + 1)  # to choose signs, with that sum of the positive ones
+    ways[0] = 1
+    for rank in ranks:
+        ways[rank:] += ways[: len(ways) - rank].copy()
+    place = int(ranks[change > 0].sum())
+    tail = min(ways[: place + 1].sum(), ways[place:].sum()) / ways.sum()
+    return float(min(1.0, 2 * tail))
 
 
 def paired(pairs: np.ndarray) -> dict[str, float]:

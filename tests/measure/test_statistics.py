@@ -509,3 +509,15 @@ def test_a_colon_in_a_level_makes_no_interaction(rng, level):
     (fit,) = fits_of("y ~ stage*age", frame)
     assert fit.terms["term"].to_list() == ["Intercept", f"stage = {level}", "age", f"stage = {level} : age"]
     assert fit.terms["effect"].to_list() == ["", "Cohen's d", "partial r", "partial r"]
+
+
+def test_ranks_are_those_of_r():
+    # coin::wilcoxsign_test(x ~ y, distribution = "exact", zero.method = "Wilcoxon"), with ties and zeros
+    change = [3, -1, 2, 2, 0, 4, -2, 1, 1, 5, 3, -3, 2, 6, 4, 0, 1, -1, 2, 3]
+    assert comparisons.signed_rank(np.array(change, float)) == pytest.approx(0.00820923, abs=1e-8)
+    # wilcox.test(1:30 + 0.5, (1:40)^1.1): exact without ties in groups of fewer than 50
+    one, other = np.arange(1, 31) + 0.5, np.arange(1, 41) ** 1.1
+    assert comparisons.rank_sum(one, other) == pytest.approx(0.002912730336, abs=1e-8)
+    # wilcox.test((-25:34) + 0.25): the normal approximation with the correction for continuity
+    many = np.arange(-25, 35) + 0.25
+    assert comparisons.signed_rank(many) == pytest.approx(0.05151747392, abs=1e-8)
