@@ -12,6 +12,7 @@ from scipy import linalg
 
 from bidsapp.measure.cohort import natural, order_sessions
 from bidsapp.measure.formula import FUNCTIONS, Formula
+from bidsapp.measure.mixed import lines, off_line
 
 #: Residual degrees of freedom below which a model is not fitted: its intervals would be guesses.
 MINIMUM_RESIDUAL_DF = 5
@@ -155,18 +156,43 @@ def few_subjects(data: ModelMatrix) -> str:
     )
 
 
-def degrees_of_freedom(data: ModelMatrix) -> np.ndarray:
+def degrees_of_freedom(data: ModelMatrix, time: np.ndarray | None = None) -> np.ndarray:
     """Of every coefficient; between and within subjects apart (Schluchter and Elashoff 1990, J Stat Comput Sim 37:69).
 
     A mixed model's Wald tests with normal quantiles are too bold in small samples; these t quantiles mend it.
+
+    Parameters
+    ----------
+    data : ModelMatrix
+    time : ndarray, shape (n,), optional
+        From `own_courses`. What is a straight line of it within subjects (time itself, its product with the group) is
+        then judged by how many subjects have a slope, not by the sessions: the containment method of SAS.
     """
     sessions, parameters = data.x.shape
     if not data.repeated:
         return np.full(parameters, sessions - parameters)
     within = _within(data)
     between_df = data.subjects - int((~within).sum())
-    within_df = sessions - data.subjects - int(within.sum())
-    return np.where(within, within_df, between_df)
+    if time is None:
+        return np.where(within, sessions - data.subjects - int(within.sum()), between_df)
+    own = lines(time, data.subject)
+    more = within & off_line(data.x, time, data.subject)
+    slope_df = int((own == 2).sum()) - int((within & ~more).sum())
+    return np.where(more, sessions - int(own.sum()) - int(more.sum()), np.where(within, slope_df, between_df))
+
+
+def own_courses(data: ModelMatrix) -> np.ndarray | None:
+    """Time, where subjects can have a course of their own (random slopes), else None.
+
+    Where time is a predictor, and the sessions tell how they scatter about their subjects' lines: two sessions of each
+    do not.
+    """
+    if not data.repeated or "time" not in data.names:
+        return None
+    time = np.asarray(data.x[:, data.names.index("time")])
+    spare = len(time) - int(lines(time, data.subject).sum())
+    enough = min(spare, *degrees_of_freedom(data, time)) >= MINIMUM_RESIDUAL_DF
+    return time if enough else None
 
 
 def _within(data: ModelMatrix) -> np.ndarray:

@@ -4,7 +4,8 @@ Which model an outcome gets, and why:
 
 ========================  ============================================================================================
 volumes, fractions        linear model (ordinary least squares); with several sessions per subject a linear mixed
-                          model with a random intercept for each subject (restricted maximum likelihood)
+                          model with a random intercept for each subject (restricted maximum likelihood), and with a
+                          random slope of time where there are sessions enough to tell one (`matrix.own_courses`)
 lesion load               two parts (a hurdle model; Duan et al. 1983, J Bus Econ Stat 1:115): logistic for whether
                           there is any lesion, and a linear or mixed model of log(load) where there is. Loads are
                           skewed by orders of magnitude and may be zero, which neither log nor a normal model bears.
@@ -12,7 +13,7 @@ numbers of lesions        Poisson with a free dispersion (quasi-Poisson; McCulla
 ========================  ============================================================================================
 
 With several sessions per subject, the logistic and the count models keep their estimates and take standard errors that
-hold with dependent sessions (clustered by subject; Liang and Zeger 1986, Biometrika 73:13).
+hold with dependent sessions (`mixed.clustered`).
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import numpy as np
 import pandas as pd
 from scipy import linalg, optimize, stats
 
-from bidsapp.measure import matrix
+from bidsapp.measure import matrix, mixed
 from bidsapp.measure.formula import Formula
 from bidsapp.measure.matrix import ModelMatrix, enumerate_terms, is_product, plain_term
 from bidsapp.measure.separation import separating_terms
@@ -40,6 +41,8 @@ MINIMUM_EVENTS = 5
 DOUBTFUL = 0.05
 #: Cook's distance of an influential session (Cook and Weisberg 1982); variance inflation that hurts (Marquardt 1970).
 COOK_LIMIT, VIF_LIMIT = 1.0, 10.0
+#: Clustered over plain standard errors beyond which a mixed model's picture of the subjects is not to be relied on.
+CLUSTERED_LIMIT = 1.5
 #: Shapiro and Wilk's p-value is not accurate for more (scipy).
 SHAPIRO_LIMIT = 5000
 #: Volumes of lesions that do not say so in their names: by region, and by what became of them.
@@ -242,38 +245,48 @@ def _linear(formula: Formula, data: ModelMatrix, notes: tuple[str, ...], *, part
     """`_gaussian` of an outcome that varies, within subjects too where they have several sessions."""
     import statsmodels.api as sm
 
-    ratio, y, x = (0.0, data.y, data.x)
+    y, x, method, between, course = data.y, data.x, "linear model", np.zeros(len(data.y)), ""
+    time = matrix.own_courses(data)
     if data.repeated:
+        method = "linear mixed model (REML)"
         ratio, y, x = random_intercept(data.y, data.x, data.subject)
+        between[:] = ratio
+        if time is not None:
+            method = "linear mixed model (REML), slopes of time by subject"
+            slopes = mixed.random_slopes(data.y, data.x, data.subject, time, ratio=ratio)
+            y, x, between = slopes.y, slopes.x, slopes.between
     result = sm.OLS(y, x).fit()
     if result.ssr <= 1e-20 * float(data.y @ data.y):
         return _refusal(formula, "the predictors explain the outcome without rest: it is computed from them.", part)
     alone = matrix.resting_on_one(data)
+    df = matrix.degrees_of_freedom(data, time)
     if data.repeated:
-        clustered = np.asarray(result.get_robustcov_results("cluster", groups=data.subject).bse)
-        robust = np.where(alone, np.nan, clustered)
+        covariance, robust_df = mixed.clustered(x, result.resid, data.subject)
+        robust = np.where(alone, np.nan, np.sqrt(np.diag(covariance)))
     else:
-        robust = _hc3(result, alone)
-    df = matrix.degrees_of_freedom(data)
-    spread = float(np.sqrt(result.mse_resid * (1 + ratio)))
+        robust, robust_df = _hc3(result, alone), df
+    spread = float(np.sqrt(result.mse_resid * (1 + between.mean())))
     terms = _terms(
-        formula, data, estimate=result.params, se=result.bse, df=df, spread=spread, part=part,
-        method="linear mixed model (REML)" if data.repeated else "linear model",
-        p_robust=2 * stats.t.sf(np.abs(result.params / robust), df),
+        formula, data, estimate=result.params, se=result.bse, df=df, spread=spread, part=part, method=method,
+        p_robust=2 * stats.t.sf(np.abs(result.params / robust), robust_df),
         kind="ratio" if logged else "difference", covariance=result.cov_params(),
     )  # fmt: skip
     fitted = data.x @ result.params
     residual = data.y - fitted
     if data.repeated:
-        offset = _intercepts(residual, data.subject, ratio)
+        offset = slopes.offset if time is not None else _intercepts(residual, data.subject, ratio)
         fitted, residual = fitted + offset, residual - offset
-        summary = f"intraclass correlation {ratio / (1 + ratio):.3f}"
+        if time is not None:
+            sd = np.sqrt(slopes.covariance[1, 1] * result.mse_resid)
+            course = f"subjects' own slopes of time have a standard deviation of {sd:.3g}, "
+        summary = f"{course}intraclass correlation {between.mean() / (1 + between.mean()):.3f}"
     else:
         summary = f"R² {result.rsquared:.3f}, adjusted {result.rsquared_adj:.3f}"
     standard = residual / np.sqrt(result.mse_resid)
     return Fit(
         formula, part, str(terms["method"].iloc[0]), terms, len(data.y), data.subjects,
-        checks=(*_checks(data, standard, result), *_support(data, alone)), notes=notes + _thin(data), fitted=fitted,
+        checks=(*_checks(data, standard, result), *_clustering(data, robust / result.bse), *_support(data, alone)),
+        notes=notes + _thin(data), fitted=fitted,
         residuals=standard, index=data.index, summary=summary,
     )  # fmt: skip
 
@@ -301,6 +314,18 @@ def _support(data: ModelMatrix, alone: np.ndarray) -> tuple[Check, ...]:
         return ()
     told = f"{matrix.resting(data, alone)} alone, without a robust p-value"
     return (Check("Several subjects for every term", told, np.nan, True),)
+
+
+def _clustering(data: ModelMatrix, ratio: np.ndarray) -> tuple[Check, ...]:
+    """Whether errors clustered by subject, which assume nothing of how its sessions go together, are much larger."""
+    ratio = np.where([name == "Intercept" for name in data.names], np.nan, ratio)
+    if not data.repeated or np.isnan(ratio).all():
+        return ()
+    worst = int(np.nanargmax(ratio))
+    told = f"clustered errors up to {ratio[worst]:.2f} times the model's ({plain_term(data.names[worst])}, limit"
+    doubtful = bool(ratio[worst] > CLUSTERED_LIMIT)
+    told += f" {CLUSTERED_LIMIT:g})" + (": go by p_robust" if doubtful else "")
+    return (Check("Sessions go together as modelled", told, np.nan, doubtful),)
 
 
 def _hc3(result: object, alone: np.ndarray) -> np.ndarray:
@@ -406,11 +431,10 @@ def _generalised(
         return _refusal(formula, _separated(apart, logistic=logistic), part)
     # On predictors of one size: the iterations are then steady whatever the units.
     scale = np.where(np.ptp(data.x, axis=0) > 0, data.x.std(axis=0), 1)
-    options = {"cov_type": "cluster", "cov_kwds": {"groups": data.subject}} if data.repeated else {}
     model = sm.GLM(y, data.x / scale, family=sm.families.Binomial() if logistic else sm.families.Poisson())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        result = model.fit(scale=None if logistic else "X2", **options)
+        result = model.fit(scale=None if logistic else "X2")
     if not (result.converged and np.isfinite(result.bse).all()):
         return _refusal(formula, "the fit did not settle: the data say too little about a predictor.", part)
     alone = matrix.resting_on_one(data)
@@ -418,23 +442,22 @@ def _generalised(
         return _refusal(
             formula, f"{matrix.resting(data, alone)}: errors by subject cannot be told. Leave it out.", part
         )
-    subjects = data.subjects
-    spare = np.full(data.x.shape[1], subjects - data.x.shape[1] if data.repeated else len(y) - data.x.shape[1], float)
-    if logistic and not data.repeated:
-        spare[:] = np.inf
     variance = model.family.variance(result.mu)
+    # The fit's last step is weighted least squares, and robust errors are of that (as R's sandwich has it).
+    working = result.predict(which="linear") + (y - result.mu) / variance
+    last = sm.WLS(working, data.x / scale, weights=variance).fit()
     if data.repeated:
-        robust = result.bse
+        covariance, spare = mixed.clustered(last.model.wexog, last.wresid, data.subject)
+        se = robust = np.sqrt(np.diag(covariance))
     else:
-        # The fit's last step is weighted least squares, and HC3 is of that (as vcovHC of R's sandwich has it).
-        working = result.predict(which="linear") + (y - result.mu) / variance
-        robust = _hc3(sm.WLS(working, data.x / scale, weights=variance).fit(), alone)
+        covariance, se, robust = np.asarray(result.cov_params()), result.bse, _hc3(last, alone)
+        spare = np.full(len(se), np.inf if logistic else len(y) - len(se))
     method = "logistic" if logistic else "Poisson, free dispersion"
     terms = _terms(
-        formula, data, estimate=result.params / scale, se=result.bse / scale, df=spare, spread=np.nan, part=part,
+        formula, data, estimate=result.params / scale, se=se / scale, df=spare, spread=np.nan, part=part,
         method=method + (", errors clustered by subject" if data.repeated else ""),
         p_robust=2 * stats.t.sf(np.abs(result.params / robust), spare), kind="odds ratio" if logistic else "rate ratio",
-        covariance=np.asarray(result.cov_params()) / np.outer(scale, scale),
+        covariance=covariance / np.outer(scale, scale),
     )  # fmt: skip
     if logistic:
         each = min(matrix.subjects_with(data, y).values()) / data.x.shape[1]
@@ -445,7 +468,7 @@ def _generalised(
         check = Check("Dispersion is allowed for", f"dispersion {dispersion:.3g} (1 for Poisson)", np.nan, False)
         summary = f"dispersion {dispersion:.3g}"
     return Fit(
-        formula, part, str(terms["method"].iloc[0]), terms, len(y), subjects,
+        formula, part, str(terms["method"].iloc[0]), terms, len(y), data.subjects,
         checks=(check, *_support(data, alone)), notes=notes + _thin(data), summary=summary,
     )  # fmt: skip
 

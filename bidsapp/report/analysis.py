@@ -314,7 +314,9 @@ _TERMS = {
     "outcome": "What is explained.",
     "part": "Of a lesion load: 'any lesion' (whether there is any) or 'load' (how much, where there is any).",
     "method": "Kind of model.",
-    "term": "Coefficient: 'group = MS' is that level against the reference level; '(jointly)' tests all its levels.",
+    "term": "Coefficient: 'group = MS' is that level against the reference level; '(jointly)' tests all its levels."
+    " Beside a product (group : time) a term alone is its effect where the other one is 0 or the reference: group at"
+    " the first session, time in the reference group.",
     "estimate": "Effect of one unit of the term (of a level, against the reference), all else equal.",
     "ci_low": "Lower end of the 95 % confidence interval.",
     "ci_high": "Upper end of the 95 % confidence interval.",
@@ -322,9 +324,11 @@ _TERMS = {
     "unit": "Unit of the estimate, per unit of the term.",
     "se": "Standard error on the model's scale (of ratios: the logarithm).",
     "statistic": "t (estimate / se on the model's scale), or F of joint tests.",
-    "df": "Degrees of freedom; between and within subjects apart in mixed models.",
+    "df": "Degrees of freedom; in mixed models between and within subjects apart (of time, where slopes differ by"
+    " subject, by the subjects); Satterthwaite's of errors clustered by subject.",
     "p": "Two-sided p-value.",
-    "p_robust": "The same with standard errors that hold where the spread is uneven (HC3; by subject in mixed models).",
+    "p_robust": "The same with standard errors that hold where the spread is uneven (HC3), or, of several sessions,"
+    " however those of a subject go together (CR2 with Satterthwaite's degrees of freedom).",
     "q_fdr": "p adjusted after Benjamini and Hochberg 1995 over all outcomes of the same term and right-hand side.",
     "effect_size": "Effect size, see `effect`.",
     "effect_low": "Lower end of its 95 % confidence interval.",
