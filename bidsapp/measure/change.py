@@ -47,14 +47,15 @@ LESION_CHANGE_COLUMNS: dict[str, dict[str, Any]] = {
     },
     "status": {
         "LongName": "What became of the lesion",
-        "Description": "Differences of the masks count where FLAIR became brighter or darker by at least 2 robust "
-        "standard deviations of the difference in healthy white matter, and exceed minimum_change_mm3 of the interval.",
+        "Description": "A difference between the two masks counts only where FLAIR became brighter or darker by at "
+        "least 2 robust standard deviations of the difference in healthy white matter, and only if it exceeds "
+        "minimum_change_mm3 of the interval.",
         "Levels": {
             "new": "only in the later session, and brighter there",
             "enlarging": "grown by more than 45 % (24 % where its cross-section is above 67 mm2; Goodkin et al. 1992), "
             "or a confluent lesion that gained or lost that much in solid parts, and gained more",
-            "stable": "neither",
-            "shrinking": "shrunk by more than that, or the like",
+            "stable": "neither enlarging nor shrinking",
+            "shrinking": "as enlarging, the other way: shrunk by that much, or lost more than gained",
             "resolved": "only in the earlier session, and darker since",
             "unconfirmed": "segmented in one session only, with no change of brightness",
             "small": "below minimum_change_mm3 in both sessions: not compared",
@@ -62,37 +63,39 @@ LESION_CHANGE_COLUMNS: dict[str, dict[str, Any]] = {
     },
     "volume_from_mm3": {
         "LongName": "Volume before",
-        "Description": "Of the earlier session's lesion mask, carried to the half-way space.",
+        "Description": "In the earlier session's lesion mask, carried to the half-way space.",
         "Units": "mm^3",
     },
     "volume_to_mm3": {
         "LongName": "Volume after",
-        "Description": "Of the later session's lesion mask, carried to the half-way space.",
+        "Description": "In the later session's lesion mask, carried to the half-way space.",
         "Units": "mm^3",
     },
     "gain_mm3": {
         "LongName": "Gained",
-        "Description": "Only in the later mask, and brighter by at least 2 standard deviations.",
+        "Description": "Volume that is only in the later mask and became brighter (see status).",
         "Units": "mm^3",
     },
     "loss_mm3": {
         "LongName": "Lost",
-        "Description": "Only in the earlier mask, and darker by at least 2 standard deviations.",
+        "Description": "Volume that is only in the earlier mask and became darker (see status).",
         "Units": "mm^3",
     },
     "change_percent": {
         "LongName": "Relative change",
-        "Description": "100 times (gain_mm3 - loss_mm3) / volume_from_mm3; n/a for lesions of one session.",
+        "Description": "100 times (gain_mm3 - loss_mm3) / volume_from_mm3; n/a for lesions that only one session "
+        "shows.",
         "Units": "percent",
     },
     "brightness_change": {
         "LongName": "Change of brightness on FLAIR",
-        "Description": "Mean over the lesion (of both sessions together), in robust standard deviations of the "
-        "difference in healthy white matter.",
+        "Description": "Mean over the lesion (the masks of both sessions together), in robust standard deviations of "
+        "the difference in healthy white matter: positive is brighter in the later session.",
     },
     "halfway_x_mm": {
         "LongName": "Centroid in the half-way space, left to right",
-        "Description": "Centroid of both sessions' masks together, where the pictures and the half-way images show it.",
+        "Description": "Centroid of both sessions' masks together, in the space of the pictures of changes and of the "
+        "images named space-halfway.",
         "Units": "mm",
     },
     "halfway_y_mm": {
@@ -122,15 +125,16 @@ LESION_CHANGE_COLUMNS: dict[str, dict[str, Any]] = {
     },
     "lesions_from": {
         "LongName": "Lesions of the earlier session",
-        "Description": "Their lesion_id in the earlier session's table, separated by commas.",
+        "Description": "The lesion_id of these lesions in the earlier session's table, separated by commas.",
     },
     "lesions_to": {
         "LongName": "Lesions of the later session",
-        "Description": "Their lesion_id in the later session's table, separated by commas.",
+        "Description": "The lesion_id of these lesions in the later session's table, separated by commas.",
     },
     "region": {
         "LongName": "Region of the 2017 McDonald criteria",
-        "Description": "That of its largest lesion, of the later session if it is there, in the table of lesions.",
+        "Description": "The region, in the table of lesions, of the largest of these lesions: in the later session if "
+        "it is there, else in the earlier one.",
     },
 }
 
@@ -159,38 +163,39 @@ INTERVAL_COLUMNS: dict[str, dict[str, Any]] = {
     },
     "new_mm3": {
         "LongName": "Volume of the new lesions",
-        "Description": "volume_to_mm3 of the lesions with the status new.",
+        "Description": "Sum of volume_to_mm3 over the lesions with the status new.",
         "Units": "mm^3",
     },
     "growth_mm3": {
         "LongName": "Growth of enlarging and shrinking lesions",
-        "Description": "gain_mm3 of the lesions with the status enlarging or shrinking.",
+        "Description": "Sum of gain_mm3 over the lesions with the status enlarging or shrinking.",
         "Units": "mm^3",
     },
     "shrinkage_mm3": {
         "LongName": "Shrinkage of enlarging and shrinking lesions",
-        "Description": "loss_mm3 of the lesions with the status enlarging or shrinking.",
+        "Description": "Sum of loss_mm3 over the lesions with the status enlarging or shrinking.",
         "Units": "mm^3",
     },
     "resolved_mm3": {
         "LongName": "Volume of the resolved lesions",
-        "Description": "volume_from_mm3 of the lesions with the status resolved.",
+        "Description": "Sum of volume_from_mm3 over the lesions with the status resolved.",
         "Units": "mm^3",
     },
     "lesion_from_mm3": {
         "LongName": "Lesion load before",
-        "Description": "Earlier mask in the half-way space, where both sessions see the brain.",
+        "Description": "Volume of the earlier lesion mask in the half-way space, where both sessions show the brain.",
         "Units": "mm^3",
     },
     "lesion_to_mm3": {
         "LongName": "Lesion load after",
-        "Description": "Later mask in the half-way space, where both sessions see the brain.",
+        "Description": "Volume of the later lesion mask in the half-way space, where both sessions show the brain.",
         "Units": "mm^3",
     },
     "lesion_change_mm3": {
         "LongName": "Change of the lesion load, confirmed",
-        "Description": "gain_mm3 minus loss_mm3 of the lesions that are new, enlarging, shrinking or resolved. The "
-        "difference of the two loads also holds what the segmentations disagree on without any change of the scans.",
+        "Description": "Sum of gain_mm3 minus sum of loss_mm3 over the lesions that are new, enlarging, shrinking or "
+        "resolved. The difference of the two loads also holds disagreements of the two segmentations without any "
+        "change in the scans.",
         "Units": "mm^3",
     },
     "lesion_change_mm3_per_year": {
@@ -202,9 +207,10 @@ INTERVAL_COLUMNS: dict[str, dict[str, Any]] = {
     "brain_change_percent": {
         "LongName": "Change of the brain's volume",
         "Description": "Mean over the parenchyma of the Jacobian of the deformation between the sessions in the "
-        "half-way space, less 1, times 100; of both directions (Boyes et al. 2006, NeuroImage 32:159-169). n/a where "
-        f"the sessions differ in contrasts, voxel edges (by {100 * (EDGE_RATIO - 1):.0f} %) or estimated intracranial "
-        f"volume (by {TIV_PERCENT:g} %): another protocol or scanner alone makes more than a year of atrophy.",
+        "half-way space, less 1, times 100; mean of both directions (Boyes et al. 2006, NeuroImage 32:159-169). "
+        "Negative is a loss. n/a where the sessions differ in contrasts, voxel edges (by more than "
+        f"{100 * (EDGE_RATIO - 1):.0f} %) or estimated intracranial volume (by more than {TIV_PERCENT:g} %): another "
+        "protocol or scanner alone changes it more than a year of atrophy does.",
         "Units": "percent",
     },
     "brain_change_percent_per_year": {
@@ -215,23 +221,24 @@ INTERVAL_COLUMNS: dict[str, dict[str, Any]] = {
     },
     "minimum_change_mm3": {
         "LongName": "Least change that counts",
-        "Description": "The larger of a ball of 3 mm and a disc of 3 mm in one slice of the coarser scan.",
+        "Description": "Volume of a ball of 3 mm in diameter, or of a disc of 3 mm in one slice of the coarser scan if "
+        "that is larger.",
         "Units": "mm^3",
     },
     "registration_disagreement_mm": {
         "LongName": "Disagreement of the registrations",
-        "Description": "Root mean square distance, over the brain's surface, of where the registration of the sessions "
-        "one way and the other put a point (each session's to the first; the larger of the two).",
+        "Description": "Root mean square distance, over the brain's surface, between where the registration to the "
+        "first session and the one back put a point; the larger value of the two sessions.",
         "Units": "mm",
     },
     "common_brain_percent": {
         "LongName": "Brain seen by both sessions",
-        "Description": "Voxels in both brain masks, of those in either.",
+        "Description": "Voxels that are in both brain masks, as a share of those that are in at least one.",
         "Units": "percent",
     },
     "notes": {
         "LongName": "Notes",
-        "Description": "What makes the sessions less comparable, separated by '; '; none where nothing was found.",
+        "Description": "What makes the sessions less comparable, separated by '; '; 'none' where nothing was found.",
     },
 }
 

@@ -30,7 +30,8 @@ SHARED_LOAD_COLUMNS: dict[str, dict[str, str]] = {
     },
     "lesion_count": {
         "LongName": "Number of lesions",
-        "Description": "26-connected components of the lesion mask.",
+        "Description": "Number of lesions: groups of voxels of the lesion mask that touch, also at an edge or a "
+        "corner (26-connected components).",
     },
 }
 
@@ -38,11 +39,12 @@ SHARED_LOAD_COLUMNS: dict[str, dict[str, str]] = {
 LESION_COLUMNS: dict[str, dict[str, Any]] = {
     "lesion_id": {
         "LongName": "Lesion number",
-        "Description": "1 is the largest lesion; lesions of equal volume go by position. Lesions are 26-connected.",
+        "Description": "1 is the largest lesion; lesions of equal volume go by position. Voxels that touch, also at an "
+        "edge or a corner, are one lesion.",
     },
     "volume_mm3": {
         "LongName": "Lesion volume",
-        "Description": "Number of voxels of the lesion mask times the voxel volume.",
+        "Description": "Number of voxels of the lesion times the voxel volume.",
         "Units": "mm^3",
     },
     "centroid_x_mm": {
@@ -121,7 +123,7 @@ LESION_COLUMNS: dict[str, dict[str, Any]] = {
     },
     "hemisphere": {
         "LongName": "Side",
-        "Description": "left or right where at least 80 % of the lesion lie on that side of the midline of MNI space, "
+        "Description": "left or right if at least 80 % of the lesion lie on that side of the midline of MNI space, "
         "else both; n/a where the scan was not registered.",
     },
     "lobe": {
@@ -136,19 +138,20 @@ LESION_COLUMNS: dict[str, dict[str, Any]] = {
     },
     "ventricle_distance_mm": {
         "LongName": "Distance to the lateral ventricles",
-        "Description": "From the nearest voxel of the lesion, centre to centre.",
+        "Description": "From the lesion's nearest voxel to the lateral ventricles, between centres of voxels.",
         "Units": "mm",
     },
     "cortex_distance_mm": {
         "LongName": "Distance to the cerebral cortex",
-        "Description": "From the nearest voxel of the lesion, centre to centre; 0 where it lies in it.",
+        "Description": "From the lesion's nearest voxel to the cerebral cortex, between centres of voxels; 0 where the "
+        "lesion reaches into it.",
         "Units": "mm",
     },
     "t1w_contrast": {
         "LongName": "Brightness on T1w against normal-appearing white matter",
         "Description": "Mean over the lesion minus the median of white matter at least 3 mm from any lesion, in robust "
-        "standard deviations (1.4826 times the median absolute deviation) of that white matter; n/a where the scan "
-        "does not show the lesion.",
+        "standard deviations (1.4826 times the median absolute deviation) of that white matter: positive is "
+        "brighter. n/a where the scan does not show the lesion.",
     },
     "t2w_contrast": {
         "LongName": "Brightness on T2w against normal-appearing white matter",
@@ -161,7 +164,7 @@ LESION_COLUMNS: dict[str, dict[str, Any]] = {
     "t1w_hypointense": {
         "LongName": "Dark on T1w (black hole)",
         "Description": "yes where the mean over the lesion is at most the median of gray matter on T1w (Sahraian et "
-        "al. 2010, Acta Neurol Scand 122:1-8), else no. One scan cannot tell whether that lasts.",
+        "al. 2010, Acta Neurol Scand 122:1-8), else no. One scan cannot tell whether the lesion stays dark.",
     },
 }
 
@@ -176,7 +179,12 @@ SIZE_CLASSES = (
 #: The load's interval goes from the volume of this probability to that of its complement.
 LIKELY = 0.75
 
-_CLASS_WORDS = {"tiny": "below 14 mm3", "small": "14 to 100 mm3", "medium": "100 to 1000 mm3", "large": "from 1000 mm3"}
+_CLASS_WORDS = {
+    "tiny": "below 14 mm3",
+    "small": "of 14 to 100 mm3",
+    "medium": "of 100 to 1000 mm3",
+    "large": "of 1000 mm3 or more",
+}
 
 #: Data dictionary of the load table, in the order of its columns.
 LOAD_COLUMNS: dict[str, dict[str, str]] = {
@@ -189,7 +197,7 @@ LOAD_COLUMNS: dict[str, dict[str, str]] = {
         "LongName": "Lesion load, low end",
         "Description": "Volume of the mask's voxels with a lesion probability of at least 0.75. If the probabilities "
         "are right and all borders err to the same side, the true load lies between the two ends in half of all cases. "
-        "It tells how blurred the lesions are to the model, not of lesions it cannot see.",
+        "It tells how uncertain the borders of the lesions are to the model, nothing of lesions that it missed.",
         "Units": "mm^3",
     },
     "lesion_high_mm3": {
@@ -212,14 +220,14 @@ LOAD_COLUMNS: dict[str, dict[str, str]] = {
     **{
         f"{region}_count": {
             "LongName": f"Number of lesions, {region.replace('_', ' ')}",
-            "Description": "Lesions of that region.",
+            "Description": f"Number of lesions with {region} as their region in the table of lesions.",
         }
         for region in REGIONS
     },
     **{
         f"{region}_mm3": {
             "LongName": f"Lesion load, {region.replace('_', ' ')}",
-            "Description": "Volume of the lesions of that region.",
+            "Description": f"Volume of the lesions with {region} as their region in the table of lesions.",
             "Units": "mm^3",
         }
         for region in REGIONS
@@ -227,8 +235,8 @@ LOAD_COLUMNS: dict[str, dict[str, str]] = {
     **{
         f"lesion_{lobe}_lobe_mm3": {
             "LongName": f"Lesion load, {lobe} lobe",
-            "Description": f"Voxels of the lesion mask that are nearest to the {lobe} lobe, of both sides, by an atlas "
-            "in MNI space, times the voxel volume; without those in brainstem, cerebellum and deep gray matter.",
+            "Description": f"Volume of the lesion mask's voxels that are nearest to the {lobe} lobe, of both sides, by "
+            "an atlas in MNI space; without those in brainstem, cerebellum and deep gray matter.",
             "Units": "mm^3",
         }
         for lobe in LOBES
@@ -236,13 +244,13 @@ LOAD_COLUMNS: dict[str, dict[str, str]] = {
     **{
         f"{name}_count": {
             "LongName": f"Number of {name} lesions",
-            "Description": f"Lesions with a volume {_CLASS_WORDS[name]}.",
+            "Description": f"Number of lesions with a volume {_CLASS_WORDS[name]}.",
         }
         for name, _, _ in SIZE_CLASSES
     },
     "t1w_hypointense_count": {
         "LongName": "Number of lesions dark on T1w",
-        "Description": "Lesions with t1w_hypointense in the table of lesions; n/a without T1w.",
+        "Description": "Number of lesions with yes as t1w_hypointense in the table of lesions; n/a without T1w.",
     },
 }
 

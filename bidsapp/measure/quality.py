@@ -45,18 +45,18 @@ QC_COLUMNS: dict[str, dict[str, str]] = {
     },
     "brain_mask_to_tiv": {
         "LongName": "Brain mask relative to the estimated intracranial volume",
-        "Description": "Far from 1 means that the mask or the registration failed. The registration is one of the "
-        "masked brain, so that most of an error of the mask is in the intracranial volume, too.",
+        "Description": "brain_mask_mm3 / tiv_mm3. Far from 1 means that the mask or the registration failed. The "
+        "masked brain is what is registered, so that most of an error of the mask is in the intracranial volume, too.",
     },
     "gm_to_wm": {
         "LongName": "Ratio of gray to white matter",
-        "Description": "Each with the lesions in it.",
+        "Description": "gm_with_lesions_mm3 / wm_with_lesions_mm3.",
     },
     "side_difference_percent": {
         "LongName": "Largest difference of left and right",
         "Units": "percent",
-        "Description": "Of thalamus, caudate, putamen and hippocampus the one whose sides differ most: their "
-        "difference relative to their mean. Lesions are not counted to them.",
+        "Description": "Difference of left and right relative to their mean, of the one of thalamus, caudate, putamen "
+        "and hippocampus where it is largest. Lesions are not counted.",
     },
     "mask_on_edge": {
         "LongName": "Part of the brain's surface at the edge of the image",
@@ -65,8 +65,8 @@ QC_COLUMNS: dict[str, dict[str, str]] = {
     },
     "mask_components": {
         "LongName": "Pieces of the brain mask",
-        "Description": "Face-connected components of the brain mask, of which the largest alone is kept: 1, or 0 where "
-        "the mask is empty.",
+        "Description": "Connected pieces of the brain mask. Only the largest is kept, so this is 1, or 0 where the "
+        "mask is empty.",
     },
     "registration_similarity": {
         "LongName": "Similarity of scan and template after registration",
@@ -75,8 +75,8 @@ QC_COLUMNS: dict[str, dict[str, str]] = {
     },
     "agreement_gm": {
         "LongName": "Agreement of the two tissue models on gray matter",
-        "Description": "Dice coefficient of the segmentation network and the unsupervised model, which know nothing of "
-        "each other; n/a where one of them does not tell gray from white matter.",
+        "Description": "Dice coefficient of the segmentation network and the unsupervised model, which are "
+        "independent of each other; n/a where one of them does not tell gray from white matter.",
     },
     "agreement_wm": {
         "LongName": "Agreement of the two tissue models on white matter",
@@ -89,12 +89,13 @@ QC_COLUMNS: dict[str, dict[str, str]] = {
     "agreement_lesion": {
         "LongName": "Agreement of the two lesion models",
         "Description": "Dice coefficient of the network's lesions (or those of the lesion model of your own) and those "
-        "of the unsupervised model; n/a where both find none or lesions were not looked for. Low with few lesions.",
+        "of the unsupervised model; n/a where both find none or lesions were not looked for. Often low where there "
+        "are few lesions.",
     },
     "flags": {
         "LongName": "What is out of range",
         "Description": "Each finding with its value and the range it left, separated by '; '; 'none' where all is "
-        "well. A flag asks for a look at the pictures, it is no verdict.",
+        "well. A flag asks for a look at the pictures; it is no verdict.",
     },
 }
 

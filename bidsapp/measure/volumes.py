@@ -31,8 +31,8 @@ VOLUME_COLUMNS: dict[str, dict[str, str]] = {
     "tiv_mm3": {
         "LongName": "Total intracranial volume, estimated",
         "Description": "Volume of the template's brain mask times the determinant of the affine registration "
-        "(Buckner et al. 2004, NeuroImage 23:724-738). The registration is one of the masked brain: a mask that is "
-        "wrong makes it wrong.",
+        "(Buckner et al. 2004, NeuroImage 23:724-738). The masked brain is what is registered: a wrong mask makes "
+        "this volume wrong.",
         "Units": "mm^3",
     },
     "brain_mask_mm3": {
@@ -42,22 +42,22 @@ VOLUME_COLUMNS: dict[str, dict[str, str]] = {
     },
     "brain_mm3": {
         "LongName": "Brain parenchyma",
-        "Description": "Gray matter, white matter and lesions.",
+        "Description": "Gray matter, white matter and lesions together.",
         "Units": "mm^3",
     },
     "gm_mm3": {
         "LongName": "Gray matter",
-        "Description": "Sum of the gray matter posterior, lesions excluded, times the voxel volume.",
+        "Description": "Sum over the voxels of their share of gray matter, lesions excluded, times the voxel volume.",
         "Units": "mm^3",
     },
     "wm_mm3": {
         "LongName": "White matter",
-        "Description": "Sum of the white matter posterior, lesions excluded, times the voxel volume.",
+        "Description": "Sum over the voxels of their share of white matter, lesions excluded, times the voxel volume.",
         "Units": "mm^3",
     },
     "csf_mm3": {
         "LongName": "Cerebrospinal fluid",
-        "Description": "Sum of the cerebrospinal fluid posterior within the brain mask, lesions excluded, times the "
+        "Description": "Sum over the voxels of the brain mask of their share of fluid, lesions excluded, times the "
         "voxel volume.",
         "Units": "mm^3",
     },
@@ -68,13 +68,13 @@ VOLUME_COLUMNS: dict[str, dict[str, str]] = {
     },
     "gm_with_lesions_mm3": {
         "LongName": "Gray matter with the lesions in it",
-        "Description": "Gray matter and the lesion voxels that lie in cortex or deep gray matter by the tissue priors "
-        "(prior above one half).",
+        "Description": "Gray matter and the lesion voxels in cortex or deep gray matter: those where the template's "
+        "tissue maps give gray matter more than one half.",
         "Units": "mm^3",
     },
     "wm_with_lesions_mm3": {
         "LongName": "White matter with the lesions in it",
-        "Description": "White matter and all other lesion voxels.",
+        "Description": "White matter and all lesion voxels that are not counted in gm_with_lesions_mm3.",
         "Units": "mm^3",
     },
     "brain_parenchymal_fraction": {
@@ -89,7 +89,8 @@ VOLUME_COLUMNS: dict[str, dict[str, str]] = {
 STRUCTURE_COLUMNS: dict[str, dict[str, str]] = {
     column: {
         "LongName": label.name[0].upper() + label.name[1:],
-        "Description": f"Voxels with label {label.index} of the structures, lesions excluded, times the voxel volume.",
+        "Description": f"Number of voxels with label {label.index} in *_seg-structures_dseg.nii.gz, lesions excluded, "
+        "times the voxel volume.",
         "Units": "mm^3",
     }
     for structure in STRUCTURES
@@ -101,8 +102,8 @@ STRUCTURE_COLUMNS: dict[str, dict[str, str]] = {
 CORTEX_COLUMNS: dict[str, dict[str, str]] = {
     column: {
         "LongName": f"Cortex, {label.name}",
-        "Description": f"Voxels with label {label.index} of the cortical regions (Desikan et al. 2006, NeuroImage"
-        " 31:968-980), lesions excluded, times the voxel volume.",
+        "Description": f"Number of voxels with label {label.index} in *_atlas-DesikanKilliany_dseg.nii.gz (Desikan et "
+        "al. 2006, NeuroImage 31:968-980), lesions excluded, times the voxel volume.",
         "Units": "mm^3",
     }
     for region in CORTICAL_REGIONS

@@ -308,7 +308,7 @@ def _unit(column: str) -> str:
 
 # --- tables and dictionaries -----------------------------------------------------------------------------------------
 
-_CONTRASTS = {"Description": "Scans that the session was segmented from."}
+_CONTRASTS = {"Description": "Scans from which the session was segmented."}
 _TERMS = {
     "formula": "The model, with volumes in ml (rates in mm3 per year); time is in years since the first session.",
     "outcome": "What is explained.",
@@ -486,9 +486,9 @@ def _lesion_dictionary(table: pd.DataFrame) -> dict[str, Mapping[str, Any]]:
             continue
         what = name.removeprefix("lesion_").removesuffix("_mm3").removesuffix("_count").replace("_", " ")
         if name.endswith("_mm3"):
-            known[name] = {"Description": f"Volume of the lesions with {what}.", "Units": "mm^3"}
+            known[name] = {"Description": f"Volume of the lesions with {what}, by their table.", "Units": "mm^3"}
         else:
-            known[name] = {"Description": f"Number of lesions with {what}."}
+            known[name] = {"Description": f"Number of lesions with {what}, by their table."}
     return known
 
 
