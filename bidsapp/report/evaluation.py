@@ -520,8 +520,8 @@ def _test_note(paired: pd.DataFrame) -> str:
     smallest = paired["smallest_p"].min()
     if not np.isfinite(smallest) or smallest > 0.05:
         return (
-            f"With {count_of(most, 'subject')} no difference can be significant, whatever it is: six that all go the"
-            " same way give p = 0.031, five 0.063. Look at the cases instead."
+            f"With {count_of(most, 'subject')} no difference can be significant: even six that all go the same way"
+            " give p = 0.031, five 0.063. Look at the cases instead."
         )
     tested = paired[paired["p"].notna()]
     lost: dict[tuple[int, float, int], list[str]] = {}

@@ -218,7 +218,7 @@ def _interval(load: Mapping[str, str]) -> str:
     if low is None or high is None:
         return ""
     return (
-        f"By the probability map the load lies between {millilitres(low)} and {millilitres(high)}\u00a0ml (even odds,"
+        f"By the probability map, the load lies between {millilitres(low)} and {millilitres(high)}\u00a0ml (even odds,"
         " if the probabilities are right and all borders err to the same side)."
     )
 
