@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import numpy as np
 from isal import igzip
 from nibabel.affines import voxel_sizes
 from nibabel.filebasedimages import ImageFileError
+from nibabel.imageglobals import LoggingOutputSuppressor
 from nibabel.spatialimages import HeaderDataError
 
 from bidsapp.errors import InputError
@@ -132,21 +135,65 @@ def open_image(path: Path) -> nib.Nifti1Image:
     if path.stat().st_size == 0:
         raise InputError(f"{path}: the file is empty (0 bytes). Copy or convert it again.")
     try:
-        img = nib.load(path)
+        with LoggingOutputSuppressor():  # what nibabel mends in a header it tells on stderr, without the file's name
+            img = nib.load(path)
     except PermissionError as error:
         raise InputError(f"{path}: may not be read. Allow whoever runs the app to read it.") from error
     except (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, zlib.error) as error:
         raise InputError(
-            _pointer(path) or f"{path}: not a readable NIfTI file ({error}). Convert it again from the original images."
+            _pointer(path) or f"{path}: not a readable NIfTI file ({_instead(path) or error}). {_remedy(path)}"
         ) from error
     if not isinstance(img, nib.Nifti1Image):  # Nifti2Image derives from Nifti1Image
         raise InputError(f"{path}: not a NIfTI image but {type(img).__name__}. Convert it to .nii.gz.")
+    if img.dataobj.offset < img.header.sizeof_hdr:  # type: ignore[attr-defined]
+        raise InputError(f"{path}: not a readable NIfTI file (its voxels are said to begin within the header). {AGAIN}")
     if img.get_data_dtype().fields is not None or np.issubdtype(img.get_data_dtype(), np.complexfloating):
         raise InputError(
             f"{path}: voxels are {img.get_data_dtype()}, not single numbers."
             " Use the magnitude image, not RGB or complex."
         )
     return img
+
+
+#: What files are that were given the name of another kind, by their first bytes.
+_SIGNS = {
+    b"\x1f\x8b": "it is compressed",
+    b"\x5c\x01\x00\x00": "it is not compressed",  # 348, the size of a NIfTI-1 header
+    b"\x00\x00\x01\x5c": "it is not compressed",
+    b"\x1c\x02\x00\x00": "it is not compressed",  # 540, that of a NIfTI-2 header
+    b"PK\x03\x04": "it is a zip archive",
+    b"BZh": "it is compressed by bzip2",
+    b"<": "it is a web page, or XML",
+    b"NRRD": "it is a NRRD image",
+    b"\x00\x00\x00\x01": "it is an uncompressed FreeSurfer image (.mgh)",
+}
+AGAIN = "Convert it again from the original images."
+_RENAME = {"it is compressed": ".nii.gz", "it is not compressed": ".nii"}
+
+
+def _instead(path: Path) -> str:
+    """What a file that is no NIfTI of its name's kind seems to be, or an empty string."""
+    with path.open("rb") as file:
+        start = file.read(132)
+    if start[128:] == b"DICM":
+        return "it is a DICOM file"
+    found = next((what for sign, what in _SIGNS.items() if start.startswith(sign)), "")
+    if found == "it is compressed" and path.suffix == ".gz":
+        with suppress(zlib.error):
+            return "it is a FreeSurfer image (.mgz)" if _first_bytes(path).startswith(b"\x00\x00\x00\x01") else ""
+    return found
+
+
+def _first_bytes(path: Path) -> bytes:
+    """Of the image, unpacked: enough for a header, wherever the file breaks off."""
+    with path.open("rb") as file:
+        start = file.read(4096)
+    return zlib.decompressobj(wbits=31).decompress(start) if path.suffix == ".gz" else start
+
+
+def _remedy(path: Path) -> str:
+    extension = _RENAME.get(_instead(path))
+    return f"Rename it to {path.name.partition('.')[0]}{extension}." if extension else AGAIN
 
 
 def _pointer(path: Path) -> str:
@@ -173,6 +220,8 @@ def _harmonise_affine(img: nib.Nifti1Image, path: Path) -> tuple[np.ndarray, tup
     """One orthogonal affine from sform and qform, what was done, and what to check."""
     sform, sform_code, _ = _coded(img.get_sform)
     qform, qform_code, broken = _coded(img.get_qform)
+    if qform is not None and _has_no_voxel_size(img, path):
+        qform, broken = None, "a voxel size of 0"
     notes = [f"the qform is invalid ({broken}): the sform was used"] if broken else []
     warnings: list[str] = []
     if sform is None and qform is None:
@@ -198,7 +247,17 @@ def _harmonise_affine(img: nib.Nifti1Image, path: Path) -> tuple[np.ndarray, tup
     shear = corner_distance(affine, orthogonal, img.shape[:3])
     if shear > GEOMETRY_TOLERANCE_MM:
         notes.append(f"sheared axes were made orthogonal (corners moved by up to {shear:.1f} mm)")
+        warnings += _skewed(affine, path)
     return orthogonal, tuple(notes), tuple(warnings)
+
+
+def _has_no_voxel_size(img: nib.Nifti1Image, path: Path) -> bool:
+    """Whether the header holds a voxel size of 0, which nibabel gives as 1."""
+    if 1 not in img.header["pixdim"][1:4]:
+        return False
+    with LoggingOutputSuppressor():
+        raw = type(img.header)(_first_bytes(path)[: img.header.sizeof_hdr], check=False)
+    return bool((raw["pixdim"][1:4] == 0).any())
 
 
 def _scaled(sform: np.ndarray, qform: np.ndarray, path: Path) -> list[str]:
@@ -211,6 +270,17 @@ def _scaled(sform: np.ndarray, qform: np.ndarray, path: Path) -> list[str]:
         f"{path.name}: voxels are {said[0]} mm by the sform, which was used, and {said[1]} mm by the qform: volumes"
         f" differ by a factor of {np.prod(sizes[0] / sizes[1]):.2f}. If the sform is scaled to a template, remove it"
         " (set its code to 0)."
+    ]
+
+
+def _skewed(affine: np.ndarray, path: Path) -> list[str]:
+    """A warning where axes are so far from right angles that every volume is another one."""
+    factor = 1 / abs(float(np.linalg.det(affine[:3, :3] / voxel_sizes(affine))))
+    if factor <= 1 + SIZE_TOLERANCE:
+        return []
+    return [
+        f"{path.name}: its axes are not at right angles, as after an affine registration; with right angles, as they"
+        f" were taken, volumes are {factor:.2f} times those of the header. Give the scan as it was acquired."
     ]
 
 
@@ -232,7 +302,9 @@ def _coded(getter: Callable[..., Any]) -> tuple[np.ndarray | None, int, str]:
         return None, 0, str(error)
     if not code or affine is None or not np.isfinite(affine).all():
         return None, int(code or 0), ""
-    return (affine, int(code), "") if abs(np.linalg.det(affine[:3, :3])) > 1e-6 else (None, int(code), "")
+    sizes = voxel_sizes(affine)
+    singular = sizes.min() == 0 or abs(np.linalg.det(affine[:3, :3] / sizes)) < 1e-6
+    return (None, int(code), "") if singular else (affine, int(code), "")
 
 
 def corner_distance(first: np.ndarray, second: np.ndarray, shape: tuple[int, ...]) -> float:
@@ -271,13 +343,26 @@ def _is_cut_short(path: Path, needed: int) -> bool:
         packed.seek(-4, os.SEEK_END)
         if int.from_bytes(packed.read(), "little") == needed % 2**32:
             return False
+    for opener in (igzip.open, gzip.open):  # the first is fast, and stumbles over what may follow the image
+        left = needed
+        with suppress(Exception), opener(path) as stream:  # those of isal derive from nothing else
+            while left > 0 and (part := stream.read(min(left, 2**22))):  # in several parts, perhaps
+                left -= len(part)
+            return left > 0
+    return True
+
+
+def _check_sum(path: Path) -> None:
+    """Whether what a gzip holds is what was packed: nibabel stops before the checksum at its end."""
     try:
-        with igzip.open(path) as stream:  # in several parts, perhaps, each with a size of its own
-            while needed > 0 and (part := stream.read(2**22)):
-                needed -= len(part)
-    except Exception:  # those of isal derive from nothing else
-        return True
-    return needed > 0
+        with igzip.open(path) as stream:
+            while stream.read(2**22):
+                pass
+    except Exception as error:  # others have been told of, or are of what follows the image
+        if "CRC" in str(error):
+            raise InputError(
+                f"{path}: the voxel data are damaged ({error}). Copy or convert the file again."
+            ) from error
 
 
 def read_voxels(img: nib.Nifti1Image, path: Path, dtype: type | None = None) -> np.ndarray:
@@ -292,6 +377,8 @@ def read_voxels(img: nib.Nifti1Image, path: Path, dtype: type | None = None) -> 
 
 def _read_volume(img: nib.Nifti1Image, path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
     data = read_voxels(img, path, np.float32)
+    if path.suffix == ".gz":
+        _check_sum(path)
     if data.ndim > 3:
         return data.reshape(data.shape[:3]), (f"a {data.ndim}D file with a single volume was taken as 3D",)
     return data, ()

@@ -67,6 +67,30 @@ def unknown_datatype(path: Path) -> None:
     path.write_bytes(gzip.compress(bytes(header)))
 
 
+def bit_flipped(path: Path) -> None:
+    """A byte that changed in a copy, where nothing but the checksum of the gzip can tell."""
+    whole = bytearray(gzip.compress(image().to_bytes(), 0))
+    whole[-100] ^= 1
+    path.write_bytes(whole)
+
+
+def offset_zero(path: Path) -> None:
+    header = bytearray(image().to_bytes())
+    header[108:112] = np.float32(0).tobytes()
+    path.write_bytes(gzip.compress(bytes(header)))
+
+
+def no_voxel_size(path: Path, *, sform: int = 0) -> None:
+    header = bytearray(image().to_bytes())
+    header[80:92] = np.zeros(3, np.float32).tobytes()
+    header[254:256] = np.int16(sform).tobytes()
+    path.write_bytes(gzip.compress(bytes(header)))
+
+
+def freesurfer(path: Path) -> None:
+    path.write_bytes(gzip.compress(nib.MGHImage(voxels(), AFFINE).to_bytes()))
+
+
 def rgb() -> nib.Nifti1Image:
     data = np.zeros(SHAPE, dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
     return image(data)
@@ -81,6 +105,13 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
     "folder": (lambda path: path.mkdir(), "is a folder"),
     "not-nifti": (lambda path: path.write_bytes(b"this is no image" * 50), "not a readable NIfTI"),
     "unknown-datatype": (unknown_datatype, "not a readable NIfTI"),
+    "not-compressed": (lambda path: path.write_bytes(image().to_bytes()), "Rename it to sub-01_T1w.nii."),
+    "freesurfer": (freesurfer, "it is a FreeSurfer image"),
+    "web-page": (lambda path: path.write_bytes(b"<!DOCTYPE html>" * 99), "it is a web page"),
+    "dicom": (lambda path: path.write_bytes(bytes(128) + b"DICM" + bytes(1000)), "it is a DICOM file"),
+    "no-offset": (offset_zero, "begin within the header"),
+    "no-voxel-size": (no_voxel_size, "a voxel size of 0"),
+    "bit-flipped": (bit_flipped, "CRC"),
     "gzip-of-text": (lambda path: path.write_bytes(gzip.compress(b"no image" * 100)), "not a readable NIfTI"),
     "truncated-gzip": (truncated, "truncated or damaged"),
     "truncated-voxels": (truncated_uncompressed, "truncated or damaged"),
@@ -94,6 +125,7 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
     "single-slice": (saved(image(voxels()[:, :, :1])), "fewer than 10 slices"),
     "two-dimensional": (saved(image(voxels()[:, :, 0])), "fewer than 10 slices"),
     "micrometres": (saved(image(affine=np.diag([900.0, 900, 900, 1]))), "not plausible"),
+    "metres": (saved(image(affine=AFFINE * [[0.001], [0.001], [0.001], [1]])), "not plausible"),
     "rgb": (saved(rgb()), "not single numbers"),
     "complex": (saved(image(voxels().astype(np.complex64))), "not single numbers"),
 }
@@ -158,6 +190,16 @@ def scaled_integers(path: Path) -> None:
     nib.save(img, path)
 
 
+def followed(path: Path) -> None:
+    path.write_bytes(gzip.compress(image().to_bytes()) + b"more" * 50)
+
+
+def skewed() -> np.ndarray:
+    affine = np.diag([1.0, 1.0, 2.0, 1.0])
+    affine[0, 1] = 0.5
+    return affine
+
+
 USED: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "one-volume-4d": (saved(image(voxels()[..., None])), "single volume", ""),
     "one-volume-5d": (saved(image(voxels()[..., None, None])), "single volume", ""),
@@ -169,6 +211,9 @@ USED: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "sform-scaled": (talairach, "qform and sform differ", "by a factor of 1.75"),
     "normalised": (saved(image(sform=4)), "", "lies in MNI152 space"),
     "sheared": (saved(image(affine=sheared(), qform=0)), "made orthogonal", ""),
+    "skewed": (saved(image(affine=skewed(), qform=0)), "made orthogonal", "volumes are 1.12 times"),
+    "qform-without-size": (lambda path: no_voxel_size(path, sform=1), "the qform is invalid (a voxel size of 0)", ""),
+    "followed": (followed, "", ""),
     "scaled-integers": (scaled_integers, "", ""),
     "big-endian": (saved(nib.Nifti1Image(voxels().astype(">f4"), AFFINE)), "", ""),
     "unsigned-16": (saved(image((voxels() * 300).astype(np.uint16))), "", ""),
@@ -239,6 +284,13 @@ def test_header_check_finds_files_that_end_too_early(name: str, tmp_path: Path) 
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match=rf"{name}: the file ends before"):
         read_grid(path)
+
+
+def test_a_compressed_file_named_nii_is_told_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "sub-01_T1w.nii"
+    path.write_bytes(gzip.compress(image().to_bytes()))
+    with pytest.raises(InputError, match=r"it is compressed\). Rename it to sub-01_T1w.nii.gz."):
+        load_scan(path)
 
 
 def test_every_case_is_documented() -> None:
