@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import tomllib
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from bidsapp import __version__, cards, cli, config
 from bidsapp.measure.change import INTERVAL_COLUMNS, LESION_CHANGE_COLUMNS
 from bidsapp.measure.lesions import LESION_COLUMNS, LOAD_COLUMNS
-from bidsapp.measure.quality import QC_COLUMNS
+from bidsapp.measure.quality import QC_COLUMNS, RANGES
 from bidsapp.measure.volumes import VOLUME_COLUMNS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -57,6 +58,15 @@ def test_every_column_is_in_the_outputs_with_the_text_of_its_dictionary(columns)
     assert [row for row in rows if row not in text] == []
 
 
+def test_every_range_is_in_the_outputs_with_its_limits():
+    def shown(limit: float) -> str:
+        return "" if math.isinf(limit) else f"{limit:,g}" if abs(limit) < 1e6 else f"{limit:,.0f}"
+
+    text = (ROOT / "docs" / "outputs.md").read_text()
+    rows = [f"| `{r.name}` | {shown(r.low)} | {shown(r.high)} | {r.meaning} | {r.source} |" for r in RANGES]
+    assert [row for row in rows if row not in text] == []
+
+
 def test_one_version_everywhere():
     assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text()
     assert re.search(r"^## (\S+)", (ROOT / "CHANGES.md").read_text(), re.MULTILINE)[1] == __version__
@@ -79,6 +89,16 @@ def test_links_and_pictures_are_there(page):
         if not file.exists() or (anchor and anchor not in _anchors(file)):
             lost.append(f"{target}#{anchor}")
     assert lost == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_rows_of_a_table_have_as_many_cells_as_its_head(page):
+    odd, cells = [], 0
+    for line in (ROOT / page).read_text().splitlines():
+        count = len(re.split(r"(?<!\\)\|", line.rstrip())) if line.startswith("|") else 0
+        cells = cells if cells and count else count
+        odd += [line] if count != cells else []
+    assert odd == []
 
 
 def test_the_image_holds_what_the_dockerfile_copies():

@@ -350,7 +350,8 @@ def _check_values(session: Session) -> dict[str, Value]:
 
 def _checks(session: Session, layout: Mapping[str, Any]) -> tuple[Check, ...]:
     flagged = {match["column"]: match["side"] for match in map(FLAG.match, _flags(session)) if match}
-    limits = {entry.name: entry for entry in RANGES}
+    values = {column: number(text) for column, text in {**session.row, **session.checks}.items()}
+    limits = {entry.name: entry for entry in RANGES if entry.holds(values)}
     dictionary = session.dictionaries.get("qc", {})
     out = []
     for column, text in session.checks.items():

@@ -194,3 +194,11 @@ def test_strong_disagreement_is_a_flag() -> None:
     assert flags({"agreement_gm": 0.55}) == [
         "agreement_gm = 0.55, below 0.6: the two tissue models disagree on gray matter"
     ]
+
+
+def test_lesion_models_that_disagree_are_a_flag_only_where_there_is_much_to_agree_on() -> None:
+    """A Dice of few voxels says little: of 0.9 ml of true lesions it was 0.06."""
+    assert flags({"agreement_lesion": 0.13, "lesion_mm3": 4300.0})[0].startswith("agreement_lesion = 0.13, below 0.3")
+    for few in ({"lesion_mm3": 900.0}, {"lesion_mm3": float("nan")}, {"lesion_mm3": None}, {}):
+        assert flags({"agreement_lesion": 0.13, **few}) == []
+    assert flags({"agreement_lesion": 0.5, "lesion_mm3": 4300.0}) == []
