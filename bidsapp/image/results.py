@@ -101,6 +101,17 @@ def in_template(found: Segmentation, to_template: Resampler) -> Results:
     return _assemble(mask, maps, lesion, structures, separable=found.separable, grid=to_template.grid)
 
 
+def carry_scan(scan: nib.Nifti1Image, onto: Resampler) -> nib.Nifti1Image:
+    """A preprocessed scan on another grid, as dark as its darkest voxel where it shows nothing.
+
+    Not 0, which of z-scores is the brightness of the brain: air beyond the field of view would look like tissue.
+    """
+    data = np.asarray(scan.dataobj, dtype=np.float32)
+    darkest = data.min()
+    carried = onto(on_grid(data - darkest, scan))
+    return on_grid(np.asarray(carried.dataobj) + darkest, carried)
+
+
 def modulated(share: nib.Nifti1Image, to_template: nib.Nifti1Image) -> nib.Nifti1Image:
     """A tissue in the template's space by its volume in the subject: what voxel-based morphometry compares.
 

@@ -60,6 +60,7 @@ class PackScans(SimpleInterface):
 
     def _run_interface(self, runtime):
         from bidsapp.image.resample import Resampler
+        from bidsapp.image.results import carry_scan
         from bidsapp.image.save import as_int16
         from bidsapp.image.template import load_template
 
@@ -70,7 +71,7 @@ class PackScans(SimpleInterface):
         self._results["preprocessed"] = list(packed.values())
         carried = {}
         if self.inputs.in_template:
-            carried["mni_preproc"] = as_int16(Resampler(load_template(1).t1, to_template)(scans[0]))
+            carried["mni_preproc"] = as_int16(carry_scan(scans[0], Resampler(load_template(1).t1, to_template)))
         self._results["results"] = list(_written(runtime.cwd, carried).values())
         return runtime
 

@@ -41,3 +41,20 @@ def test_scans_and_fields_are_what_they_were_and_compressed(in_template: bool, t
     for path in outputs.results:
         inner = nib.load(path).get_fdata()[5:-5]
         np.testing.assert_allclose(inner, template.get_fdata()[5:-5], atol=whole / 2**14)
+
+
+def test_beyond_its_field_of_view_a_scan_is_as_dark_as_air(tmp_path: Path) -> None:
+    """z-scores: 0 is as bright as brain. The scan ends 40 mm above the lower end of the template's grid."""
+    template = load_template(1).t1
+    scores = (template.get_fdata(dtype=np.float32) - 50) / 20
+    scan = nib.Nifti1Image(scores, template.affine).slicer[:, :, 40:]
+    unmoved = displacement_field(np.zeros((20, 24, 19, 3)), template.affine @ np.diag([10, 10, 10, 1]))
+    folder = str(tmp_path)
+    field = save(unmoved, folder, "field")
+    scans = [save(scan, folder, "T1w")]
+    node = PackScans(preprocessed=scans, to_template=field, to_subject=field, in_template=True)
+    (path,) = node.run(cwd=folder).outputs.results
+    carried = nib.load(path).get_fdata()
+    step = np.ptp(scores) / 2**15
+    np.testing.assert_allclose(carried[..., :39], scores.min(), atol=step)
+    np.testing.assert_allclose(carried[..., 41:], scores[..., 41:], atol=step)
