@@ -24,6 +24,14 @@ FLAIR_ALONE = (
     " In seven sessions FLAIR alone gave 8 % less to 11 % more gray and 4 % less to 10 % more white matter than all"
     " contrasts of the session."
 )
+#: Slices of the reference from this spacing on (mm) come with a caution.
+THICK_MM = 5.0
+THICK = (
+    "The slices of the {contrast} lie {mm:.3g} mm apart: do not compare volumes of single structures with those of"
+    " thinner slices, and look at lesions beside the ventricles, where slices show tissue and fluid at once. In a"
+    " healthy head resliced to 6 mm and more, small structures came out up to a third larger or smaller, and 2 ml of"
+    " lesions that were none."
+)
 
 
 #: End of the name, and what is particular in the sidecar, of each result; ``{reference}`` is that scan's contrast.
@@ -246,6 +254,8 @@ class WriteSession(SimpleInterface):
         reservations = []
         if "T1w" not in contrasts and self.inputs.plan.get("tissue_model", "mixture") != "mixture":
             reservations.append(WITHOUT_T1W + (FLAIR_ALONE if contrasts == ["FLAIR"] else ""))
+        if max(inputs[0]["voxel_size_mm"]) >= THICK_MM:
+            reservations.append(THICK.format(contrast=contrasts[0], mm=max(inputs[0]["voxel_size_mm"])))
         if self.inputs.flags != "none":
             warnings += self.inputs.flags.split("; ")
         return {

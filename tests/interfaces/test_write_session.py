@@ -85,6 +85,17 @@ def test_tissue_without_a_t1w_is_cautioned(tmp_path: Path, inputs: dict[str, Any
         assert not any("without a T1w" in warning for warning in record["warnings"])
 
 
+@pytest.mark.parametrize(("spacing_mm", "cautions"), [(4.0, 0), (6.5, 1)])
+def test_thick_slices_are_cautioned(tmp_path: Path, inputs: dict[str, Any], spacing_mm: float, cautions: int) -> None:
+    """Those of the reference: the other scan has slices of 1 mm."""
+    path = inputs["session"]["scans"][0]["path"]
+    nib.Nifti1Image(np.zeros((11, 12, 13), np.uint8), np.diag([1, spacing_mm, 1, 1])).to_filename(path)
+    WriteSession(**inputs).run(cwd=str(tmp_path))
+    record = json.loads((tmp_path / "out/sub-01/anat/sub-01_provenance.json").read_text())
+    assert len(record["reservations"]) == cautions
+    assert all("T1w lie 6.5 mm apart" in text for text in record["reservations"])
+
+
 def test_without_compartments_there_is_no_such_file(tmp_path: Path, inputs: dict[str, Any]) -> None:
     del inputs["compartments_file"], inputs["compartments"]
     WriteSession(**inputs).run(cwd=str(tmp_path))
