@@ -90,6 +90,14 @@ def run(head: Any, network: Model, **options: Any) -> np.ndarray:
     return whole(found, mask.shape)[1]
 
 
+def test_box_of_tiles_by_hand() -> None:
+    """Four voxels around, as far as the image begins; a tile wide at least, and a multiple of three."""
+    mask = np.zeros((120, 110, 100), bool)
+    mask[3:10, 20:90, 40:60] = True
+    assert tiles.box_of_tiles(mask, model(Spread(), 48)) == (slice(0, 48), slice(16, 94), slice(36, 84))
+    assert tiles.box_of_tiles(mask, model(Spread(), 9)) == (slice(0, 15), slice(16, 94), slice(36, 66))
+
+
 @pytest.mark.parametrize("patch", [3, 6, 9, 30])
 def test_tiles_see_around_themselves(head: Any, patch: int) -> None:
     """Whatever the tiles, the mean over 3x3x3 is that over the whole image; beyond its end all is 0."""
