@@ -22,8 +22,8 @@ CUT_AREA = 0.8
 QC_COLUMNS: dict[str, dict[str, str]] = {
     "cnr": {
         "LongName": "Contrast-to-noise ratio of gray and white matter",
-        "Description": "abs(median GM - median WM) / sqrt(sd_GM^2 + sd_WM^2): that of MRIQC (Magnotta and Friedman 2006) "
-        "without the noise of air, which many scans do not show. Higher is better.",
+        "Description": "abs(median GM - median WM) / sqrt(sd_GM^2 + sd_WM^2): that of MRIQC (Magnotta and Friedman "
+        "2006) without the noise of air, which many scans do not show. Higher is better.",
     },
     "cjv": {
         "LongName": "Coefficient of joint variation of gray and white matter",

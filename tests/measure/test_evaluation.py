@@ -81,6 +81,8 @@ def test_lesions_one_by_one_by_hand():
     assert [lesions[0][f"{axis}_mm"] for axis in "xyz"] == pytest.approx([10.25, -19.5, 6.5])
     assert [lesions[1][f"{axis}_mm"] for axis in "xyz"] == pytest.approx([13, -13, 29])
     assert [one["size"] for one in lesions] == ["10-100", "<10", "10-100", "<10"]
+    tissue = ev.compare_masks(reference, prediction, affine=ANISO, lesion_wise=False, borders_mm3=BORDERS)
+    assert tissue[1] == [] and tissue[0]["reference_lesions"] is None and tissue[0]["dsc"] == row["dsc"]
 
 
 def test_one_large_prediction_finds_two_lesions():

@@ -42,6 +42,7 @@ def test_concordance_by_hand():
     # x = 1, 2, 3; y = x + 1: means 2 and 3, variances and covariance 2/3: 4/3 / (4/3 + 1) = 4/7.
     x = np.array([1.0, 2.0, 3.0])
     assert lins_concordance(x, x + 1, subjects=3)[0] == pytest.approx(4 / 7)
+    assert np.isnan(lins_concordance(x, x + 1, subjects=3)[1:]).all()  # three subjects have no interval
     assert lins_concordance(x, x, subjects=3)[0] == 1
     assert lins_concordance(x, -x + 4, subjects=3)[0] == pytest.approx(-1)
 
