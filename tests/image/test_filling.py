@@ -46,6 +46,15 @@ def test_lesions_look_like_the_white_matter_that_was_there(healthy):
     assert np.array_equal(again, data)
 
 
+def test_the_middle_of_a_large_lesion_is_filled_from_farther_away(healthy):
+    lesion = np.zeros(SHAPE, bool)
+    lesion[15:45, 12:38, 10:30] = True  # 30 x 26 x 30 mm: the nearest neighbourhood reaches 8 mm
+    data = np.asarray(fill_lesions(*images(healthy, lesion)).dataobj)
+    middle = np.s_[29:31, 24:26, 19:21]
+    assert (np.abs(data[middle] - 1000.0) < 150).all()
+    assert np.abs(data[lesion] - healthy[lesion].astype(float)).max() < 300
+
+
 def test_nothing_to_fill_and_nothing_to_fill_with(healthy):
     none = np.zeros(SHAPE, bool)
     scan, lesion, white = images(healthy, none)

@@ -218,6 +218,7 @@ def test_textbook_signed_rank():
     row = ev.compare_predictions(cases({"A": before, "B": after}), ["A", "B"]).set_index("measure").loc["dsc"]
     assert row["p"] == pytest.approx(0.0391, abs=5e-5)
     assert row["effect_size"] == pytest.approx(-(40 - 5) / 45)
+    assert (row["median"], row["other_median"]) == (1.06, 1.68)  # the fifth of nine
 
 
 def test_ties_are_exact_in_small_samples():
