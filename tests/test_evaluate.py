@@ -608,3 +608,11 @@ def test_changes_between_sessions_are_no_labels_of_a_scan(two: tuple[Path, Path]
     reference, _ = two
     change = write(reference, "sub-01_space-halfway_seg-change_desc-1to2_dseg", TRUTH)
     assert change not in [one.path for one in find_labels(reference)]
+
+
+def test_files_in_the_folder_of_another_subject_are_not_used(two: tuple[Path, Path]) -> None:
+    reference, _ = two
+    stray = reference / "sub-02" / "anat" / "sub-01_label-lesion_mask.nii.gz"
+    stray.write_bytes((reference / "sub-01" / "anat" / "sub-01_space-orig_label-lesion_mask.nii.gz").read_bytes())
+    found = find_labels(reference)
+    assert stray.is_file() and len(found) == 3 and stray not in [one.path for one in found]
