@@ -567,7 +567,8 @@ def test_look_up_tables_are_inherited(tmp_path):
     (tmp_path / "dseg.tsv").write_text("index\tname\n1\tfar\n")
     assert read_lookup(one, tmp_path) == {1: ("far", "")}
     (path.parent / "sub-01_seg-tissue_dseg.tsv").write_text("index\tname\tabbreviation\n1\tnear\tN\n")
-    (path.parent / "sub-01_seg-other_dseg.tsv").write_text("index\tname\n1\twrong\n")
+    for other in ("sub-01_seg-other", "sub-01_seg-zones", "sub-02_seg-tissue", "sub-01"):  # the last one says less
+        (path.parent / f"{other}_dseg.tsv").write_text("index\tname\n1\twrong\n")
     assert read_lookup(one, tmp_path) == {1: ("near", "N")}
     (path.parent / "sub-01_seg-tissue_dseg.tsv").write_text("number\n1\n")
     with pytest.raises(InputError, match="columns index and name"):
