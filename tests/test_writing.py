@@ -50,6 +50,12 @@ def test_a_table_has_n_a_for_what_was_not_measured_and_says_what_its_columns_mea
     assert json.loads(sidecar.read_text()) == {"mm3": {"Units": "mm^3"}}
 
 
+def test_losses_have_as_many_digits_as_gains(tmp_path: Path) -> None:
+    rows = [{"gain": 123456.78, "loss": -123456.78, "small": -0.000123456}]
+    table, _ = write_table(tmp_path / "deep" / "deeper" / "t", rows, {})
+    assert table.read_text() == "gain\tloss\tsmall\n123456.8\t-123456.8\t-0.00012346\n"
+
+
 def test_a_table_without_rows_has_its_columns(tmp_path: Path) -> None:
     table, sidecar = write_table(tmp_path / "t", [], {"a": {}}, ["a", "b"])
     assert table.read_text() == "a\tb\n" and json.loads(sidecar.read_text()) == {"a": {}}
