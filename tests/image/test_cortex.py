@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from nibabel.affines import apply_affine
 
-from bidsapp.image.cortex import cortical_regions, template_lobes, template_regions
+from bidsapp.image.cortex import cortical_regions, nearest, template_lobes, template_regions
 from bidsapp.image.itk import displacement_field
 from bidsapp.image.template import load_template
 from bidsapp.labels import CORTICAL_LOOKUP, CORTICAL_REGIONS, LOBES
@@ -94,6 +94,15 @@ def test_a_head_elsewhere_is_carried_to_the_template():
     structures[motor] = 42
     labels = cortical_regions(nib.Nifti1Image(structures, affine), field)
     assert np.asarray(labels.dataobj)[motor] == 2024
+
+
+def test_the_nearest_voxel_of_an_atlas_tells_and_beyond_it_none():
+    """Voxels of 0.6 mm at 0, 0.6, ... 3.6 mm; the atlas of 1 mm ends at 2.5 mm, and at 0.5 mm to the side."""
+    atlas = nib.Nifti1Image(np.array([7, 8, 9], np.uint8).reshape(3, 1, 1), np.eye(4))
+    affine = np.diag([0.6, 0.6, 0.6, 1.0])
+    along, zero = np.arange(7), np.zeros(7, int)
+    assert nearest(atlas, affine, (along, zero, zero)).tolist() == [7, 8, 8, 9, 9, 0, 0]
+    assert nearest(atlas, affine, (along, zero, zero + 1)).tolist() == [0] * 7
 
 
 def test_the_look_up_table_names_each_label_once():
