@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from bidsapp.image.brain import clean_mask, extract_brain_by_template
+from bidsapp.image.brain import _levelled, clean_mask, extract_brain_by_template
 from bidsapp.image.grid import on_grid, work_image
 from bidsapp.image.itk import read_itk_affine
 from bidsapp.image.load import load_scan
@@ -42,6 +42,17 @@ def test_stripped_scan_keeps_its_own_border(contrast):
     smaller = ndimage.binary_erosion(np.asarray(mask.dataobj) > 0, iterations=4)
     image = on_grid(np.where(smaller, 500 * brain.get_fdata() + 50, 0).astype(np.float32), brain)
     assert dice(extract_brain_by_template(image, contrast=contrast), on_grid(smaller, mask)) > 0.995
+
+
+def test_the_middle_of_the_brain_is_one_and_fat_is_cut():
+    """Brighter near the surface and beyond it (a coil's field, fat): that is not what the scan is scaled to."""
+    mask = load_template(2).mask
+    inner = ndimage.binary_erosion(np.asarray(mask.dataobj) > 0, iterations=5)
+    image = on_grid(np.where(inner, 200, 700).astype(np.float32), mask)
+    levelled = np.asarray(_levelled(image, np.eye(4)).dataobj)
+    assert (levelled[inner] == 1).all() and (levelled[~inner] == 2).all()
+    with pytest.raises(ValueError, match="No brain was found"):
+        _levelled(on_grid(np.zeros(mask.shape, np.float32), mask), np.eye(4))
 
 
 def test_constant_scan_and_unknown_contrast_are_refused():
