@@ -43,6 +43,16 @@ def test_mean_of_three_does_not_depend_on_their_order():
     assert np.allclose(halfway.mean_rigid(matrices), halfway.mean_rigid(matrices[::-1]), atol=1e-6)
 
 
+def test_disagreement_is_the_distance_between_the_way_there_and_back(rng, monkeypatch):
+    ways = iter([shift(np.array([3.0, 4, 0])), np.eye(4)])  # the way back finds no movement at all
+    monkeypatch.setattr(halfway, "register_rigid", lambda *_, **__: next(ways))
+    scan = head(rng, (20, 22, 18))
+    found = halfway.halfway_space([scan, scan], [mask(scan)] * 2)
+    assert found.disagreement_mm == pytest.approx((5.0,))
+    # Of both ways the mean counts, and half of it is the way of either session.
+    assert np.allclose(found.transforms[1], shift(np.array([0.75, 1, 0])))
+
+
 def test_both_sessions_move_by_the_same_amount(rng):
     scan = head(rng)
     move = shift(np.array([6.0, -4, 3])) @ similarity_matrix(1, 0, 0, 6)  # points of the first to the second
