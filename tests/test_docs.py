@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import doctest
+import importlib
 import math
 import re
 import tomllib
@@ -16,6 +18,19 @@ from bidsapp.measure.quality import QC_COLUMNS, RANGES
 from bidsapp.measure.volumes import VOLUME_COLUMNS
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+EXAMPLES = [
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for path in sorted((ROOT / "bidsapp").rglob("*.py"))
+    if ">>> " in path.read_text(encoding="utf-8")
+]
+
+
+@pytest.mark.parametrize("module", EXAMPLES)
+def test_examples_of_the_docstrings(module):
+    found = doctest.testmod(importlib.import_module(module))
+    assert found.attempted and not found.failed
 
 
 def _undocumented(options: list[str], text: str) -> list[str]:

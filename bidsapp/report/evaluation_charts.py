@@ -60,8 +60,8 @@ def ceiling(value: float) -> float:
 
     Examples
     --------
-    >>> ceiling(41.06), ceiling(0.0), ceiling(0.13)
-    (50.0, 1.0, 0.15)
+    >>> ceiling(41.06), ceiling(0.0), ceiling(0.43)
+    (50.0, 1.0, 0.5)
     """
     if value <= 0:
         return 1.0
