@@ -12,6 +12,7 @@ from bidsapp.measure.change import (
     INTERVAL_COLUMNS,
     LESION_CHANGE_COLUMNS,
     Visit,
+    _match,
     brightness_difference,
     compare,
     interval_row,
@@ -152,6 +153,15 @@ def test_a_new_lesion_that_touches_an_old_one_is_new(rng):
     found = compare(first, Visit(lesion, flair, second.brain, second.white), voxel_mm3=1, minimum_mm3=LEAST)
     assert at(found, np.s_[15:24, 5:10, 5:10]) == "new"
     assert at(found, np.s_[5:8, 5:10, 5:10]) == "stable"
+
+
+@pytest.mark.parametrize(("shared", "one"), [(9, False), (10, True)])
+def test_lesions_that_share_a_tenth_of_the_smaller_one_are_one(shared, one):
+    """A lesion of 200 voxels, later one of 100 that lies over its end, and one of 50 apart from both."""
+    earlier, later = np.zeros(400, int), np.zeros(400, int)
+    earlier[:200], later[200 - shared : 300 - shared], later[350:] = 1, 1, 2
+    first, second = _match((earlier, np.array([200])), (later, np.array([100, 50])))
+    assert bool(first[0] == second[0]) is one and second[1] not in (first[0], second[0])
 
 
 def test_a_confluent_lesion_that_grows_here_and_shrinks_there_is_not_stable(rng):
