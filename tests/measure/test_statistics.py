@@ -132,6 +132,15 @@ def test_load_is_a_model_of_the_logarithm_told_as_a_ratio(rng):
     assert row["effect"] == "Cohen's d" and row["effect_size"] == pytest.approx(np.log(row["estimate"]) / pooled)
 
 
+def test_effect_of_a_number_is_pearsons_correlation_with_its_interval(rng):
+    x = rng.normal(size=30)
+    y = 600 + 3 * x + rng.normal(0, 9, 30)
+    row = fits_of("y ~ x", frame_of(y=y, x=x))[0].terms.set_index("term").loc["x"]
+    pearson = stats.pearsonr(x, y)
+    assert row["effect"] == "partial r" and row["effect_size"] == pytest.approx(pearson.statistic)
+    assert (row["effect_low"], row["effect_high"]) == pytest.approx(tuple(pearson.confidence_interval(0.95)))
+
+
 def test_counts_are_quasi_poisson(rng):
     age = rng.uniform(20, 60, 50)
     count = rng.negative_binomial(3, 0.2, 50)
@@ -252,6 +261,8 @@ def test_rows_left_out_are_told_and_checks_find_what_is_wrong(rng):
     (fit,) = fits_of("y ~ x", frame)
     assert fit.sessions == 200 and "1 of 201 sessions are left out, n/a in x (1)." in fit.notes
     doubtful = {check.name for check in fit.checks if check.doubtful}
+    w, _ = stats.shapiro(y - np.polyval(np.polyfit(x, y, 1), x))
+    assert fit.checks[0].finding == f"Shapiro-Wilk W = {w:.4g}"
     assert {"Residuals are normal", "Spread is even"} <= doubtful
     assert fit.residuals.std() == pytest.approx(1, abs=0.02) and len(fit.residuals) == len(fit.index) == 200
     (fine,) = fits_of("z ~ x", frame_of(z=x + rng.normal(size=200), x=x))
