@@ -40,4 +40,4 @@ def test_contrasts_and_heads():
 
 def test_the_dictionary_tells_the_limits():
     told = INTERVAL_COLUMNS["brain_change_percent"]["Description"]
-    assert "voxel edges (by 10 %) or estimated intracranial volume (by 2 %)" in told
+    assert "voxel edges (by more than 10 %) or estimated intracranial volume (by more than 2 %)" in told
