@@ -280,6 +280,13 @@ def test_what_makes_sessions_less_comparable_is_told_where_they_are_compared(tmp
     assert caution("thick").endswith(": voxels of T1w differ.")
 
 
+@pytest.mark.parametrize(("lesion_mm3", "expected"), [("2000", "0.3 to 1"), ("1999", ""), ("n/a", "")])
+def test_few_lesions_need_not_be_those_of_both_models(lesion_mm3, expected, tmp_path, write_session):
+    write_session("01", volumes={"lesion_mm3": lesion_mm3}, qc={"agreement_lesion": "0.1", "flags": "none"})
+    view = view_subject(read_subject(tmp_path, "01"), assemble.layout(), exists=lambda path: True)
+    assert [check.expected for check in view.sessions[0].checks] == [expected]
+
+
 @pytest.mark.parametrize(("contrasts", "scan"), [(["T1w", "FLAIR"], "FLAIR"), (["T1w"], "T1w")])
 def test_pictures_of_lesions_name_the_scan_they_are_drawn_on(contrasts, scan, tmp_path, write_session):
     write_session("01", contrasts=contrasts)
