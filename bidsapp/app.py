@@ -15,7 +15,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bidsapp import __version__, bids, cards, errors, locks, machine, out_dataset, progress, resume, validation
+from bidsapp import (
+    __version__,
+    bids,
+    cards,
+    errors,
+    locks,
+    machine,
+    out_dataset,
+    progress,
+    resume,
+    scan_choice,
+    validation,
+)  # fmt: skip
 from bidsapp.bids import SessionInputs
 from bidsapp.config import Config
 from bidsapp.writing import write_json
@@ -251,8 +263,8 @@ def _dry_run(sessions: list[SessionInputs], config: Config, say: progress.Progre
         state = _outcome_so_far(inputs, config).status
         steps = f"{chosen.brain_extraction} + {chosen.tissue_model} + {chosen.lesion_model}"
         for scan in inputs.used_by(config.own_channels):
-            problem = bids.header_problem(scan)
-            why = problem or scan.reason + bids.shown_in_part(scan)
+            problem = scan_choice.header_problem(scan)
+            why = problem or scan.reason + scan_choice.shown_in_part(scan)
             rows.append((*label, scan.contrast, scan.path.name, why,
                          "nothing (up to date)" if state == "up to date" else steps))  # fmt: skip
             label, steps, state = ("", ""), "", ""

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -14,33 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from bidsapp.errors import NotBidsError, NothingSelectedError, TryAgainError, UsageError
-from bidsapp.image.load import read_geometry
 from bidsapp.labels import REFERENCE_ORDER, WITH_AGENT
+from bidsapp.scan_choice import ScanChoice, ScanFile, Sidecars, choose, listed, suffix_of
 
 #: The combined image of an MP2RAGE: T1-weighted, but the app's methods do not know noise for a background.
 UNIT1 = "UNIT1"
-#: A scan that is shorter along any axis shows no whole head but a slab (of the hippocampi, say), however fine.
-SHORTEST_VIEW_MM = 100.0
-#: What decided between two scans of a contrast, in the order of `_rank`.
-RANKS = (
-    "the readable one", "the one that shows the whole head", "no derivative", "no single inversion or chunk",
-    "without contrast agent", "the thinnest slices", "the smallest voxels", "echoes combined, or the fitting one",
-    "the latest run", "first by name",
-)  # fmt: skip
-BY_AGENT = "with contrast agent"
 NO_SCAN = "no T1w, FLAIR or T2w scan"
 #: Entities that come after ``space-`` in a name, and ``space-`` itself: derivatives have their own.
 _AFTER_SPACE = frozenset({"space", "split", "recording", "chunk", "seg", "res", "den", "label", "desc"})
-
-
-@dataclass(frozen=True)
-class ScanChoice:
-    """The file used for one contrast, and why."""
-
-    contrast: str
-    path: Path
-    reason: str
-    not_chosen: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -143,7 +122,7 @@ def collect(
     else:
         files = _from_database(bids_dir, database_dir, wanted)
     order = sorted(units, key=lambda unit: (unit[0], unit[1] or ""))
-    sidecars = _Sidecars(bids_dir)
+    sidecars = Sidecars(bids_dir)
     sessions = [_session(bids_dir, files, unit, problems.get(unit, ""), sidecars) for unit in order]
     if not any(unit.scans for unit in sessions):
         raise NothingSelectedError(
@@ -172,15 +151,6 @@ def missing_labels(sessions: Iterable[SessionInputs], participant_label: Sequenc
 
 #: (subject, session) without their prefixes; no session where the dataset has none.
 _Unit = tuple[str, str | None]
-
-
-@dataclass(frozen=True)
-class _File:
-    """A scan that may be used, with the entities of its name."""
-
-    path: Path
-    entities: Mapping[str, Any]
-    with_agent: bool = False
 
 
 def _units(
@@ -314,7 +284,7 @@ def _query(filters: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]
     return {contrast: dict(filters.get(contrast, {})) for contrast in REFERENCE_ORDER}
 
 
-_Found = dict[tuple[str, str | None, str], list[_File]]
+_Found = dict[tuple[str, str | None, str], list[ScanFile]]
 
 
 def _walk(
@@ -341,7 +311,7 @@ def _walk(
             entities = {key: value for key, value in read.items() if value is not None}
             fits = all(_matches(entities.get(key), value) for key, value in wanted[contrast].items())
             if fits and _belongs(name, unit, entities):
-                out.setdefault((*unit, contrast), []).append(_File(folder / name, entities))
+                out.setdefault((*unit, contrast), []).append(ScanFile(folder / name, entities))
     return out
 
 
@@ -388,7 +358,7 @@ def _from_database(bids_dir: Path, database_dir: Path, wanted: Mapping[str, Mapp
             path = bids_dir / os.path.relpath(file.path, str(layout.root))
             unit = (entities.get("subject", ""), entities.get("session"))
             if _belongs(path.name, unit, entities):
-                out.setdefault((*unit, contrast), []).append(_File(path, entities))
+                out.setdefault((*unit, contrast), []).append(ScanFile(path, entities))
     return out
 
 
@@ -428,8 +398,9 @@ def _layout(bids_dir: Path, database_dir: Path) -> Any:
         raise NotBidsError(f"{bids_dir}: cannot be read as a BIDS dataset ({error}).") from error
 
 
-def _session(bids_dir: Path, files: _Found, unit: _Unit, problem: str, sidecars: _Sidecars) -> SessionInputs:
-    chosen = tuple(_choose(files, unit, sidecars))
+def _session(bids_dir: Path, files: _Found, unit: _Unit, problem: str, sidecars: Sidecars) -> SessionInputs:
+    own = {contrast: files.get((*unit, contrast), []) for contrast in REFERENCE_ORDER}
+    chosen = tuple(choose(own, sidecars))
     scans = tuple(choice for choice in chosen if choice.contrast != WITH_AGENT)
     if scans and scans[0].contrast != "T1w":
         scans = (replace(scans[0], reason=scans[0].reason + _no_t1w_because(_anat(bids_dir, unit))), *scans[1:])
@@ -444,7 +415,7 @@ def _anat(bids_dir: Path, unit: _Unit) -> Path:
 
 def _no_t1w_because(folder: Path) -> str:
     """What is left aside where a session seems to have a T1w."""
-    found = [name for name in _listed(folder) if _suffix(name) == UNIT1 and name.endswith(_READ)]
+    found = [name for name in listed(folder) if suffix_of(name) == UNIT1 and name.endswith(_READ)]
     return f" ({found[0]} is not used: the background of an MP2RAGE is noise)" if found else ""
 
 
@@ -454,20 +425,20 @@ def _why_nothing(bids_dir: Path, unit: _Unit) -> str:
     session = folder.parent
     if session.is_dir() and _is_empty(session):
         return f"{NO_SCAN}: its folder is empty. In a DataLad dataset run 'datalad get {session.name}' first."
-    names = _listed(folder)
+    names = listed(folder)
     for contrast in REFERENCE_ORDER:
         for name in names:
             if why := _not_used_because(name, contrast, unit):
                 return f"{NO_SCAN} of it is used, though {name} is there: {why}"
     for name, where in _elsewhere(session):
-        if any(_suffix(name) == contrast and name.endswith(_READ) for contrast in REFERENCE_ORDER):
+        if any(suffix_of(name) == contrast and name.endswith(_READ) for contrast in REFERENCE_ORDER):
             return f"{NO_SCAN} of it is used, though {where}{name} is there: scans are looked for in {folder.name}/."
-    if found := [name for name in names if _suffix(name) == UNIT1 and name.endswith(_READ)]:
+    if found := [name for name in names if suffix_of(name) == UNIT1 and name.endswith(_READ)]:
         return (
             f"{NO_SCAN}, only {found[0]} (MP2RAGE), whose background is noise. Remove that noise (a denoised or robust"
             f" UNI image) and save the result beside it as {found[0].partition('.')[0].removesuffix(UNIT1)}T1w.nii.gz."
         )
-    others = sorted({_suffix(name) for name in names if name.endswith(_READ)})
+    others = sorted({suffix_of(name) for name in names if name.endswith(_READ)})
     return f"{NO_SCAN}; what is there: {', '.join(others)}" if others else NO_SCAN
 
 
@@ -480,7 +451,7 @@ _ALIASES = {"t1w": "T1w", "t1": "T1w", "mprage": "T1w", "t2w": "T2w", "t2": "T2w
 
 def _not_used_because(name: str, contrast: str, unit: _Unit) -> str:
     """What is wrong with the name of a file that may be a scan of the contrast, or an empty string."""
-    suffix, extension = _suffix(name), name.removeprefix(name.partition(".")[0])
+    suffix, extension = suffix_of(name), name.removeprefix(name.partition(".")[0])
     if _ALIASES.get(suffix.lower(), suffix) != contrast:
         return ""
     if extension not in _READ:
@@ -497,169 +468,12 @@ def _not_used_because(name: str, contrast: str, unit: _Unit) -> str:
     return "does --bids-filter-file leave it out, or is the index in --bids-database-dir older (remove it)?"
 
 
-def _suffix(name: str) -> str:
-    return name.partition(".")[0].rpartition("_")[2]
-
-
-def _listed(folder: Path) -> list[str]:
-    try:
-        return sorted(name for name in os.listdir(folder) if not name.startswith("."))
-    except OSError:
-        return []
-
-
 def _elsewhere(session: Path) -> Iterator[tuple[str, str]]:
     """(name, folder within it) of the files of a session that lie in no ``anat``."""
-    for entry in _listed(session):
+    for entry in listed(session):
         if not entry.startswith("ses-") and entry != "anat":
             yield entry, ""
-            yield from ((name, f"{entry}/") for name in _listed(session / entry))
-
-
-def _choose(files: _Found, unit: _Unit, sidecars: _Sidecars) -> Iterator[ScanChoice]:
-    """One scan per contrast of a (subject, session), then what only some lesion models use."""
-    agents: list[_File] = []
-    for contrast in REFERENCE_ORDER:
-        candidates = files.get((*unit, contrast), [])
-        if len(candidates) == 1:  # neither its header nor its sidecar need be read
-            told = f"the only {contrast}" + (f", {BY_AGENT}" if _named_with_agent(candidates[0]) else "")
-            yield ScanChoice(contrast, candidates[0].path, told)
-        elif candidates:
-            marked = [replace(file, with_agent=_has_agent(file, sidecars)) for file in candidates]
-            yield _best(contrast, marked)
-            if contrast == "T1w" and not all(file.with_agent for file in marked):
-                agents = [file for file in marked if file.with_agent]
-    if len(agents) == 1:
-        yield ScanChoice(WITH_AGENT, agents[0].path, "the only T1w with contrast agent")
-    elif agents:
-        yield _best(WITH_AGENT, agents)
-
-
-def _best(contrast: str, candidates: Sequence[_File]) -> ScanChoice:
-    """The first of several scans by the fixed rule, and what decided between it and the second."""
-    ranked = sorted((_rank(file), file.path) for file in candidates)
-    (first, path), (second, _) = ranked[:2]
-    decided = next(word for word, a, b in zip(RANKS, first, second, strict=True) if a != b)
-    told = f", {BY_AGENT}" if contrast != WITH_AGENT and all(file.with_agent for file in candidates) else ""
-    return ScanChoice(contrast, path, f"of {len(ranked)}: {decided}{told}", tuple(path for _, path in ranked[1:]))
-
-
-def _rank(file: _File) -> tuple[Any, ...]:
-    """The fixed rule for several scans of one contrast: lower is better."""
-    readable, shortest_mm, edge_mm, voxel_mm3 = geometry(file.path)
-    return (
-        not readable,  # whatever is wrong with it, another run is the better choice
-        shortest_mm < SHORTEST_VIEW_MM or _of_the_neck(file),
-        "space" in file.entities or "desc" in file.entities,
-        "inv" in file.entities or "chunk" in file.entities or _says(file, _PART_OF_MP2RAGE),  # combined elsewhere
-        file.with_agent,  # contrast agents change T1w intensities of vessels and lesions
-        edge_mm,
-        voxel_mm3,
-        _echo_rank(file),
-        -int(file.entities.get("run", 0)),  # scans are repeated because the first was bad
-        str(file.path),
-    )
-
-
-def _echo_rank(file: _File) -> float:
-    """Without the entity a combination of all; else the first, but of a T2w the last: the first of two shows PD."""
-    echo = int(file.entities.get("echo", 0))
-    return 1 / echo if echo and "_T2w." in file.path.name else echo
-
-
-#: What the labels of ``acq-`` and ``rec-`` say where an entity of BIDS is not used, or does not exist.
-_AGENT = re.compile(r"contrast|postcon|gad|gd$|^(t1)?ce$|^t1c$", re.IGNORECASE)
-_NO_AGENT = re.compile(r"pre|non?(contrast|gad|gd|ce)|without", re.IGNORECASE)
-_PART_OF_MP2RAGE = re.compile(r"inv[12]$|uni(images|t1)?$", re.IGNORECASE)
-_NECK = re.compile(r"spine|spinal|(?<!re)cord|neck", re.IGNORECASE)
-_HEAD = re.compile(r"head|brain", re.IGNORECASE)
-
-
-def _says(file: _File, pattern: re.Pattern[str]) -> bool:
-    labels = [str(file.entities.get(key, "")) for key in ("acquisition", "reconstruction")]
-    return any(pattern.search(label) for label in labels)
-
-
-def _of_the_neck(file: _File) -> bool:
-    """Whether the name tells of the spinal cord: by its labels, or by ``bp-``, which is proposed for BIDS."""
-    part = re.search(r"_bp-([^_]+)", file.path.name)
-    return bool(part and not _HEAD.search(part[1])) or (_says(file, _NECK) and not _says(file, _HEAD))
-
-
-def _named_with_agent(file: _File) -> bool:
-    return "ceagent" in file.entities or (_says(file, _AGENT) and not _says(file, _NO_AGENT))
-
-
-def _has_agent(file: _File, sidecars: _Sidecars) -> bool:
-    agent = sidecars.value(file.path, "ContrastBolusIngredient")
-    return _named_with_agent(file) or str(agent or "none").strip().lower() not in ("", "none", "n/a")
-
-
-class _Sidecars:
-    """What the JSON files of a dataset say of a scan, by BIDS' rule of inheritance; each folder is listed once."""
-
-    def __init__(self, bids_dir: Path) -> None:
-        self._root = bids_dir
-        self._names: dict[Path, list[str]] = {}
-
-    def value(self, path: Path, key: str) -> Any:
-        """Of the file nearest to the scan that has the key; None where none has."""
-        suffix = _suffix(path.name)
-        parts = set(path.name.partition(".")[0].split("_"))
-        for folder in path.parents:
-            if folder not in self._names:
-                self._names[folder] = [name for name in _listed(folder) if name.endswith(".json")]
-            for name in self._names[folder]:
-                about = name.removesuffix(".json").split("_")
-                if about[-1] == suffix and parts.issuperset(about):
-                    found = _json(folder / name)
-                    if key in found:
-                        return found[key]
-            if folder == self._root:
-                break
-        return None
-
-
-def _json(path: Path) -> dict[str, Any]:
-    """Empty where it cannot be read: nothing that a run depends on is in sidecars."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def geometry(path: Path) -> tuple[bool, float, float, float]:
-    """From a scan's header: readable; shortest side of the field of view, largest edge (mm) and volume of the voxel.
-
-    Sizes are 0 where it is not.
-    """
-    from nibabel.affines import voxel_sizes
-
-    try:
-        affine, shape = read_geometry(path)
-        zooms = [round(float(size), 2) for size in voxel_sizes(affine)]
-        sides = [size * n for size, n in zip(zooms, shape, strict=True)]
-    except Exception:  # damaged in whatever way
-        return (False, 0.0, 0.0, 0.0)
-    return (True, min(sides), max(zooms), round(zooms[0] * zooms[1] * zooms[2], 2))
-
-
-def header_problem(scan: ScanChoice) -> str:
-    """What its header and its size show to be wrong with a scan, or an empty string."""
-    from bidsapp.errors import InputError
-
-    try:
-        read_geometry(scan.path)
-    except InputError as error:
-        return str(error)
-    return ""
-
-
-def shown_in_part(scan: ScanChoice) -> str:
-    """That a readable scan is a slab, for who looks at what was chosen; or an empty string."""
-    readable, shortest_mm, _, _ = geometry(scan.path)
-    return f"; a slab of {shortest_mm:.0f} mm" if readable and shortest_mm < SHORTEST_VIEW_MM else ""
+            yield from ((name, f"{entry}/") for name in listed(session / entry))
 
 
 def derived_prefix(name: str) -> str:

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from bidsapp import app, locks
-from bidsapp.bids import ScanChoice, SessionInputs
+from bidsapp.bids import SessionInputs
 from bidsapp.config import Config
 from bidsapp.progress import Progress
+from bidsapp.scan_choice import ScanChoice
 
 
 def outcomes(folder: Path, number: int) -> list[app.Outcome]:

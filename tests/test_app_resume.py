@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from bidsapp import __version__, app, cards, errors, locks, progress, resume, writing
-from bidsapp.bids import ScanChoice, SessionInputs
+from bidsapp.bids import SessionInputs
 from bidsapp.config import Config
+from bidsapp.scan_choice import ScanChoice
 from bidsapp.workflows.plan import plan
 
 

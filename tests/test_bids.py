@@ -9,8 +9,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from bidsapp.bids import collect, has_database, header_problem, missing_labels, shown_in_part, unusable_names
+from bidsapp.bids import collect, has_database, missing_labels, unusable_names
 from bidsapp.errors import NotBidsError, NothingSelectedError, UsageError
+from bidsapp.scan_choice import header_problem, shown_in_part
 from bidsapp.writing import sha256
 
 

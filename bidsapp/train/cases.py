@@ -13,9 +13,10 @@ from bidsapp.train.options import TrainOptions, asked_channels
 if TYPE_CHECKING:  # heavy: --help answers at once
     from nibabel import Nifti1Image
 
-    from bidsapp.bids import ScanChoice, SessionInputs
+    from bidsapp.bids import SessionInputs
     from bidsapp.derivatives import LabelFile
     from bidsapp.progress import Progress
+    from bidsapp.scan_choice import ScanChoice
     from bidsapp.workflows.case import Labels
 
 #: The class of a mask, whatever its file is called: so the packaged network knows it.

@@ -6,8 +6,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from bidsapp import cards
-from bidsapp.bids import ScanChoice, SessionInputs, geometry
+from bidsapp.bids import SessionInputs
 from bidsapp.config import Config
+from bidsapp.scan_choice import ScanChoice, geometry
 
 #: On slices of 6.5 and 7.7 mm the network took skull for brain; on those of 3 and 4 mm, and of 5 mm on synthetic
 #: heads, its border was the best (docs/decisions/0020-the-network-finds-the-brain-without-a-t1w.md).

@@ -12,7 +12,7 @@ from nipype.interfaces import utility as niu
 from nipype.interfaces.base import BaseInterface
 from nipype.pipeline import engine as pe
 
-from bidsapp.bids import ScanChoice, SessionInputs
+from bidsapp.bids import SessionInputs
 from bidsapp.cards import WHITE_MATTER
 from bidsapp.config import Config
 from bidsapp.image.load import read_grid
@@ -38,6 +38,7 @@ from bidsapp.interfaces.segment import (
 )
 from bidsapp.interfaces.write import WriteSession
 from bidsapp.labels import TEMPLATE
+from bidsapp.scan_choice import ScanChoice
 from bidsapp.workflows.plan import Plan, plan
 
 #: Peak memory (GB) of the nodes, measured with ``make bench`` on a 256-cubed head at 1 mm. It grows with the voxels: of

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from nipype.interfaces.base import isdefined
 
-from bidsapp.bids import ScanChoice, SessionInputs
+from bidsapp.bids import SessionInputs
 from bidsapp.config import Config
 from bidsapp.interfaces.cases import StoreCase
+from bidsapp.scan_choice import ScanChoice
 from bidsapp.workflows.case import Labels, init_case_wf
 
 

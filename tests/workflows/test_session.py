@@ -13,8 +13,9 @@ import pytest
 from nipype.interfaces.base import isdefined
 from nipype.pipeline import engine as pe
 
-from bidsapp.bids import ScanChoice, SessionInputs
+from bidsapp.bids import SessionInputs
 from bidsapp.config import BRAIN_EXTRACTIONS, LESION_MODELS, NORMALIZATIONS, TISSUE_MODELS, Config
+from bidsapp.scan_choice import ScanChoice
 from bidsapp.workflows.plan import plan
 from bidsapp.workflows.session import MEMORY_GB, init_session_wf, relative_size, workflow_name
 
@@ -271,6 +272,7 @@ def test_memory_grows_with_the_voxels(
     inputs = session(tmp_path, ("T1w", "FLAIR"))
     header = nib.Nifti1Image(np.broadcast_to(np.uint8(0), shape), np.diag([*size_mm, 1])).header
     header.set_sform(np.diag([*size_mm, 1]), 1)
+    header["vox_offset"] = 352
     path = tmp_path / "large.nii"
     path.write_bytes(header.binaryblock)
     os.truncate(path, 352 + int(np.prod(shape)))
