@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
-
 import pytest
 
 from bidsapp.measure import comparability
@@ -12,11 +10,6 @@ from bidsapp.measure.change import INTERVAL_COLUMNS
 
 def record(edges: object, contrast: str = "T1w") -> dict[str, object]:
     return {"contrasts": [contrast], "inputs": [{"contrast": contrast, "voxel_size_mm": edges}]}
-
-
-def test_examples_of_the_docstrings():
-    result = doctest.testmod(comparability)
-    assert result.attempted >= 2 and result.failed == 0
 
 
 @pytest.mark.parametrize(

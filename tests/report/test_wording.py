@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-import doctest
-
 import pytest
 
 from bidsapp.report import wording
-
-
-def test_examples_of_the_docstrings():
-    result = doctest.testmod(wording)
-    assert result.attempted >= 5 and result.failed == 0
 
 
 @pytest.mark.parametrize(
