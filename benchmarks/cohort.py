@@ -75,13 +75,16 @@ def main(argv: list[str] | None = None) -> int:
 # --- statistics ------------------------------------------------------------------------------------------------------
 
 
-def simulate(rng: np.random.Generator, subjects: int, *, sessions: int = 1, effect: float = 1.0) -> pd.DataFrame:
+def simulate(
+    rng: np.random.Generator, subjects: int, *, sessions: int = 1, effect: float = 1.0, slopes: float = 0.0
+) -> pd.DataFrame:
     """A cohort with known effects, as a merged table of the group level (volumes in mm3).
 
     Half are patients, in turn. Gray matter: 650 ml, -2 ml per year of age beyond 40, 0.3 ml per ml of TIV, 30 ml more
     in men, -15 ml in patients, residual 25 ml; with several sessions a year apart, 22 ml of that are between subjects
-    and 12 within, and patients lose 4 ml per year beyond everybody's 2. Lesions: log-normal, 10 % of the sessions have
-    none; patients have twice the load and the count. `effect` scales every effect of the group (0: the null is true).
+    and 12 within, and patients lose 4 ml per year beyond everybody's 2; what subjects lose in a year has a standard
+    deviation of `slopes` ml. Lesions: log-normal, 10 % of the sessions have none; patients have twice the load and the
+    count. `effect` scales every effect of the group (0: the null is true).
     """
     participant = np.arange(subjects).repeat(sessions)
     patient = (np.arange(subjects) % 2).astype(float)[participant]
@@ -92,6 +95,8 @@ def simulate(rng: np.random.Generator, subjects: int, *, sessions: int = 1, effe
     between, within = (22.0, 12.0) if sessions > 1 else (0.0, 25.0)
     gm = 650 - 2 * (age - 40) + 0.3 * (tiv - 1500) + 30 * male - 2 * time - effect * (15 * patient + 4 * patient * time)
     gm += rng.normal(0, between, subjects)[participant] + rng.normal(0, within, len(gm))
+    if slopes:
+        gm += rng.normal(0, slopes, subjects)[participant] * time
     level = rng.normal(0, 0.8, subjects)[participant] + effect * np.log(2) * patient
     load = np.where(rng.random(len(gm)) < 0.1, 0.0, np.exp(1 + level + rng.normal(0, 0.4, len(gm))))
     count = rng.poisson(10 * np.exp(effect * np.log(2) * patient) * rng.gamma(4, 1 / 4, subjects)[participant])
@@ -106,7 +111,10 @@ def simulate(rng: np.random.Generator, subjects: int, *, sessions: int = 1, effe
 
 @dataclass(frozen=True)
 class Question:
-    """A model asked of simulated cohorts: size, formula, part and term; the truth on the model's scale."""
+    """A model asked of simulated cohorts: size, formula, part and term; the truth on the model's scale.
+
+    `slopes`: see `simulate`.
+    """
 
     name: str
     size: tuple[int, int]
@@ -114,6 +122,7 @@ class Question:
     truth: float
     part: str = ""
     term: str = "group = patient"
+    slopes: float = 0.0
 
 
 _LINEAR, _MIXED = "gm ~ group + age + sex + tiv", "gm ~ group*time + age + tiv"
@@ -128,6 +137,9 @@ QUESTIONS = (
     Question("any lesion", (200, 1), _LOAD, 0.0, part="any lesion"),
     Question("lesion count", (60, 1), _COUNT, np.log(2)),
     Question("lesion count, clustered", (60, 3), _COUNT, np.log(2)),
+    Question(
+        "mixed model, subjects lose more or less", (20, 5), _MIXED, -4.0, term="group = patient : time", slopes=6.0
+    ),
 )
 
 
@@ -162,7 +174,7 @@ def _repeat(repeats: int, asked: Question, *, seed: int, effect: float) -> pd.Da
     rows = []
     subjects, sessions = asked.size
     for _ in range(repeats):
-        frame = formula.model_frame(simulate(rng, subjects, sessions=sessions, effect=effect))
+        frame = formula.model_frame(simulate(rng, subjects, sessions=sessions, effect=effect, slopes=asked.slopes))
         (one,) = formula.parse(asked.formula, list(frame.columns))
         for fit in statistics.fit(one, frame):
             if fit.part == asked.part and not fit.refused:
