@@ -324,7 +324,7 @@ def _clustering(data: ModelMatrix, ratio: np.ndarray) -> tuple[Check, ...]:
     worst = int(np.nanargmax(ratio))
     told = f"clustered errors up to {ratio[worst]:.2f} times the model's ({plain_term(data.names[worst])}, limit"
     doubtful = bool(ratio[worst] > CLUSTERED_LIMIT)
-    told += f" {CLUSTERED_LIMIT:g})" + (": go by p_robust" if doubtful else "")
+    told += f" {CLUSTERED_LIMIT:g})" + (": go by the robust p" if doubtful else "")
     return (Check("Sessions go together as modelled", told, np.nan, doubtful),)
 
 

@@ -20,7 +20,7 @@ WIDTH, HEIGHT, MARGIN = 260, 180, 12
 #: Effect sizes in short: Cohen's d, partial r, partial eta squared.
 _EFFECTS = {"Cohen's d": "d", "partial r": "r", "partial eta squared": "η²"}
 _COMPARISONS_SORTED_BY = ("difference", "p_t", "p_rank", "effect_size")
-_SORTED_BY = ("estimate", "p", "q_fdr", "effect_size")
+_SORTED_BY = ("estimate", "p", "p_robust", "q_fdr", "effect_size")
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,7 @@ class ModelTerm:
     estimate: str
     interval: str
     p: str
+    robust: str
     q: str
     effect: str
     keys: tuple[str, ...]
@@ -158,7 +159,8 @@ def view_terms(terms: pd.DataFrame, name: Callable[[str], str]) -> tuple[ModelTe
         rows.append(ModelTerm(
             outcome=name(str(row["outcome"])), part=str(row["part"]),
             formula=row["formula"] if row["formula"] in apart else "", term=str(row["term"]), estimate=estimate,
-            interval=interval, p=p_text(row["p"]), q=p_text(row["q_fdr"]), effect=effect,
+            interval=interval, p=p_text(row["p"]), robust=p_text(row["p_robust"]), q=p_text(row["q_fdr"]),
+            effect=effect,
             keys=tuple("" if pd.isna(row[key]) else f"{row[key]:.6g}" for key in _SORTED_BY),
             found=bool(row["q_fdr"] < 0.05), bar=bar,
         ))  # fmt: skip

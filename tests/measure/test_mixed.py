@@ -150,4 +150,4 @@ def test_two_sessions_whose_sessions_go_otherwise_are_doubtful(spread):
     (fit,) = fits_of("y ~ time", frame)
     (check,) = (check for check in fit.checks if check.name == "Sessions go together as modelled")
     assert "slopes" not in fit.method and check.doubtful == (spread > 0)
-    assert ("p_robust" in check.finding) == check.doubtful
+    assert ("go by the robust p" in check.finding) == check.doubtful

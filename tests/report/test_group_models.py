@@ -80,6 +80,9 @@ def test_default_models_find_the_effect_in_ml(tmp_path, cohort):
     assert gm["formula"].startswith("gm ~ group + age + sex") and gm["unit"] == "ml" and gm["subjects"] == 24
     assert gm["ci_low"] < -60 < gm["ci_high"] and gm["q_fdr"] < 0.001 and gm["effect"] == "Cohen's d"
     assert "Gray matter" in page and "group = MS" in page and "scanner" not in gm["formula"].split("~")[0]
+    (row,) = re.findall(r"<th scope=.row.>Gray matter</th><td>group = MS</td>.*?</tr>", page)
+    places = [float(value) for value in re.findall(r'data-value="(.*?)"', row)]
+    assert places == pytest.approx(list(gm[["estimate", "p", "p_robust", "q_fdr", "effect_size"]].astype(float)), 1e-4)
     checks = tables["group_checks.tsv"]
     refused = checks[(checks["part"] == "any lesion") & (checks["check"] == "not fitted")]
     assert "1 of 24 sessions are without lesions" in refused["finding"].iloc[0]
