@@ -20,7 +20,7 @@ WIDTH, HEIGHT, MARGIN = 260, 180, 12
 #: Effect sizes in short: Cohen's d, partial r, partial eta squared.
 _EFFECTS = {"Cohen's d": "d", "partial r": "r", "partial eta squared": "η²"}
 _COMPARISONS_SORTED_BY = ("difference", "p_t", "p_rank", "effect_size")
-_SORTED_BY = ("estimate", "p", "p_robust", "q_fdr", "effect_size")
+_SORTED_BY = ("estimate", "p", "q_fdr", "effect_size")
 
 
 @dataclass(frozen=True)

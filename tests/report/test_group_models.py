@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import html
 import json
 import re
 import tempfile
@@ -15,6 +16,7 @@ import pytest
 from bidsapp.labels import TEMPLATE
 from bidsapp.report import assemble
 from bidsapp.report.assemble import FormulaError, Options
+from bidsapp.report.group_models import p_text
 
 
 def tables_of(folder):
@@ -82,7 +84,8 @@ def test_default_models_find_the_effect_in_ml(tmp_path, cohort):
     assert "Gray matter" in page and "group = MS" in page and "scanner" not in gm["formula"].split("~")[0]
     (row,) = re.findall(r"<th scope=.row.>Gray matter</th><td>group = MS</td>.*?</tr>", page)
     places = [float(value) for value in re.findall(r'data-value="(.*?)"', row)]
-    assert places == pytest.approx(list(gm[["estimate", "p", "p_robust", "q_fdr", "effect_size"]].astype(float)), 1e-4)
+    assert places == pytest.approx(list(gm[["estimate", "p", "q_fdr", "effect_size"]].astype(float)), 1e-4)
+    assert f'<span class="soft">{html.escape(p_text(gm["p_robust"]))}</span>' in row
     checks = tables["group_checks.tsv"]
     refused = checks[(checks["part"] == "any lesion") & (checks["check"] == "not fitted")]
     assert "1 of 24 sessions are without lesions" in refused["finding"].iloc[0]
