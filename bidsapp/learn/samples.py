@@ -122,8 +122,6 @@ class Sampler:
         return images, labels[0, m, m, m].long(), torch.stack([place[0].abs(), *place[1:]])
 
     def _changed(self, rng: np.random.Generator, *patch: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        from monai.utils import convert_to_tensor
-
         assert self._augment is not None
         space, intensity = self._augment
         for change in self._augment:
@@ -133,8 +131,7 @@ class Sampler:
         count = len(self.config.contrasts)
         scans, others = images[:count], images[count:]
         brain = scans != 0  # what is no brain, or a missing contrast, stays 0
-        plain = convert_to_tensor(intensity(scans), track_meta=False)  # MONAI's own class would go on into the network
-        return torch.cat([plain * brain, others]), labels, place
+        return torch.cat([intensity(scans) * brain, others]), labels, place
 
 
 def synthetic_patches(
@@ -227,6 +224,7 @@ def _augmentation(size: int) -> tuple[Any, Any]:
             t.RandGaussianNoise(prob=0.3, std=0.12),
             t.RandGaussianSmooth(prob=0.15, sigma_x=(0.3, 0.9), sigma_y=(0.3, 0.9), sigma_z=(0.3, 0.9)),
             t.RandSimulateLowResolution(prob=0.15, zoom_range=(0.4, 0.9)),
+            t.EnsureType(track_meta=False),  # MONAI's own class of tensors would go on into the network
         ]
     )
     return space, intensity

@@ -1,4 +1,4 @@
-"""Subjects that were seen several times: courses of their own (random slopes), and errors clustered by subject."""
+"""Subjects that were seen several times: levels and courses of their own, and errors clustered by subject."""
 
 from __future__ import annotations
 
@@ -38,27 +38,71 @@ class Slopes:
 
 def lines(time: np.ndarray, subject: np.ndarray) -> np.ndarray:
     """How many parameters each subject's own line has: 2 where it was seen at several times, else 1; shape (m,)."""
-    count = np.bincount(subject)
-    mean = np.bincount(subject, weights=time) / count
-    square = np.bincount(subject, weights=(time - mean[subject]) ** 2)
+    square = np.bincount(subject, weights=_centred(time, subject) ** 2)
     return np.where(square > 1e-12 * max(float(np.ptp(time)) ** 2, 1e-300), 2, 1)
+
+
+def _centred(column: np.ndarray, subject: np.ndarray) -> np.ndarray:
+    """Less the mean of each subject."""
+    return np.asarray(column - (np.bincount(subject, weights=column) / np.bincount(subject))[subject])
 
 
 def off_line(values: np.ndarray, time: np.ndarray, subject: np.ndarray) -> np.ndarray:
     """Which columns are more within subjects than a straight line of time; shape (p,)."""
-    count = np.bincount(subject)
-
-    def centred(column: np.ndarray) -> np.ndarray:
-        return np.asarray(column - (np.bincount(subject, weights=column) / count)[subject])
-
-    when = centred(time)
+    when = _centred(time, subject)
     square = np.bincount(subject, weights=when**2)
     out = []
     for column in values.T:
-        own = centred(column)
+        own = _centred(column, subject)
         slope = np.divide(np.bincount(subject, weights=own * when), square, out=np.zeros(len(square)), where=square > 0)
         out.append(((own - slope[subject] * when) ** 2).sum() > LINE_SHARE * max((own**2).sum(), 1e-300))
     return np.array(out)
+
+
+def random_intercept(y: np.ndarray, x: np.ndarray, subject: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+    """Restricted maximum likelihood for a linear model with a random intercept per subject.
+
+    With one random effect the likelihood depends, once profiled, on the ratio of the variances alone, and the model is
+    ordinary least squares of partly demeaned data: ``y - theta_i mean_i(y)``, ``theta_i = 1 - 1 / sqrt(1 + n_i rho)``
+    (Fuller and Battese 1973, J Am Stat Assoc 68:626; Pinheiro and Bates 2000, chapter 2). It is the estimate of
+    statsmodels' MixedLM, checked in the tests, and takes milliseconds where that takes 13 s at 5,000 subjects.
+
+    Parameters
+    ----------
+    y : ndarray, shape (n,)
+    x : ndarray, shape (n, p)
+        Full column rank.
+    subject : ndarray of int, shape (n,)
+        0 to m - 1.
+
+    Returns
+    -------
+    ratio : float
+        Variance between subjects over the variance within.
+    y, x : ndarray
+        Transformed: their ordinary least squares are the model.
+    """
+    count = np.bincount(subject).astype(float)
+    mean_y = np.bincount(subject, weights=y) / count
+    mean_x = np.stack([np.bincount(subject, weights=column) / count for column in x.T], axis=1)
+
+    def transformed(ratio: float) -> tuple[np.ndarray, np.ndarray]:
+        theta = 1 - 1 / np.sqrt(1 + count * ratio)
+        return y - (theta * mean_y)[subject], x - (theta[:, None] * mean_x)[subject]
+
+    def deviance(share: float) -> float:
+        ratio = share / (1 - share)
+        some_y, some_x = transformed(ratio)
+        q, r = linalg.qr(some_x, mode="economic")
+        residual = some_y - q @ (q.T @ some_y)
+        spare = len(y) - x.shape[1]
+        logdet_x = 2 * np.log(np.abs(np.diag(r))).sum()
+        return float(spare * np.log(residual @ residual) + np.log1p(count * ratio).sum() + logdet_x)
+
+    found = optimize.minimize_scalar(deviance, bounds=(0, 1 - 1e-6), method="bounded", options={"xatol": 1e-8})
+    share = 0.0 if deviance(0.0) <= found.fun else float(found.x)
+    ratio = share / (1 - share)
+    return ratio, *transformed(ratio)
 
 
 def random_slopes(y: np.ndarray, x: np.ndarray, subject: np.ndarray, time: np.ndarray, *, ratio: float) -> Slopes:
@@ -69,11 +113,8 @@ def random_slopes(y: np.ndarray, x: np.ndarray, subject: np.ndarray, time: np.nd
 
     Parameters
     ----------
-    y : ndarray, shape (n,)
-    x : ndarray, shape (n, p)
-        Full column rank.
-    subject : ndarray of int, shape (n,)
-        0 to m - 1.
+    y, x, subject
+        As in `random_intercept`.
     time : ndarray, shape (n,)
     ratio : float
         Of a random intercept alone (variance between over within), where the search starts.
@@ -129,8 +170,7 @@ def _transformed(y: np.ndarray, x: np.ndarray, subject: np.ndarray, z: np.ndarra
     out, inverse = np.empty_like(wide), []
     for rows in _clusters(subject):
         z_of = z[rows]
-        size, directions = np.linalg.eigh(np.eye(rows.shape[1]) + z_of @ covariance @ z_of.swapaxes(1, 2))
-        root = (directions / np.sqrt(size)[:, None]) @ directions.swapaxes(1, 2)
+        root = _inverse_root(np.eye(rows.shape[1]) + z_of @ covariance @ z_of.swapaxes(1, 2))
         out[rows] = root @ wide[rows]
         inverse.append((rows, root @ root))
     estimate = np.linalg.lstsq(out[:, 1:], out[:, 0], rcond=None)[0]
@@ -140,6 +180,13 @@ def _transformed(y: np.ndarray, x: np.ndarray, subject: np.ndarray, z: np.ndarra
         offset[rows] = (z_of @ covariance @ z_of.swapaxes(1, 2) @ weight @ residual[rows][:, :, None])[:, :, 0]
     between = ((z @ covariance) * z).sum(axis=1)
     return Slopes(out[:, 0], out[:, 1:], covariance, between, offset)
+
+
+def _inverse_root(symmetric: np.ndarray) -> np.ndarray:
+    """Inverse square roots of matrices, (n, k, k); where one is singular, of what is not."""
+    size, directions = np.linalg.eigh(symmetric)
+    kept = size > 1e-10
+    return (directions * np.where(kept, 1 / np.sqrt(np.where(kept, size, 1)), 0)[:, None]) @ directions.swapaxes(1, 2)
 
 
 def _clusters(subject: np.ndarray) -> list[np.ndarray]:
@@ -175,11 +222,7 @@ def clustered(x: np.ndarray, residual: np.ndarray, subject: np.ndarray) -> tuple
     score, spread, inside = [], [], []
     for rows in _clusters(subject):
         own = q[rows]
-        size, directions = np.linalg.eigh(np.eye(rows.shape[1]) - own @ own.swapaxes(1, 2))
-        kept = size > 1e-10
-        root = (directions * np.where(kept, 1 / np.sqrt(np.where(kept, size, 1)), 0)[:, None]) @ directions.swapaxes(
-            1, 2
-        )
+        root = _inverse_root(np.eye(rows.shape[1]) - own @ own.swapaxes(1, 2))
         moved = root @ own
         score.append((moved * residual[rows][:, :, None]).sum(axis=1))
         weights = moved @ back.T  # of every coefficient, the weights of a subject's residuals

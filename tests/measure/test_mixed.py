@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import statsmodels.api as sm
 
-from bidsapp.measure import formula, mixed, statistics
+from bidsapp.measure import formula, mixed
 from tests.measure.test_statistics import ORTHODONT, fits_of
 
 
@@ -131,7 +131,7 @@ def test_no_slope_is_no_harm(rng):
     x = np.c_[np.ones(160), time]
     y = rng.normal(size=160)
     y -= x @ np.linalg.lstsq(x, y, rcond=None)[0]
-    ratio, y_moved, x_moved = statistics.random_intercept(y, x, subject)
+    ratio, y_moved, x_moved = mixed.random_intercept(y, x, subject)
     found = mixed.random_slopes(y, x, subject, time, ratio=ratio)
     assert np.isfinite(found.y).all() and found.covariance[1, 1] < 0.2
     assert sm.OLS(found.y, found.x).fit().bse[1] >= 0.95 * sm.OLS(y_moved, x_moved).fit().bse[1]

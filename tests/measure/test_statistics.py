@@ -9,7 +9,7 @@ import statsmodels.api as sm
 from scipy import stats
 from statsmodels.regression.mixed_linear_model import MixedLM
 
-from bidsapp.measure import comparisons, formula, statistics
+from bidsapp.measure import comparisons, formula, mixed, statistics
 
 # Potthoff and Roy 1964 (Biometrika 51:313): pituitary to pterygomaxillary fissure, mm, at ages 8, 10, 12, 14.
 ORTHODONT = {
@@ -92,7 +92,7 @@ def test_random_intercept_is_that_of_statsmodels(spread):
     subject = np.repeat(np.arange(25), [1, 2, 3, 4, 5] * 5)
     x = np.c_[np.ones(len(subject)), rng.normal(size=len(subject)), (subject % 2).astype(float)]
     y = x @ [10, -2, 3] + spread * rng.normal(size=25)[subject] + rng.normal(0, 2, len(subject))
-    ratio, y_moved, x_moved = statistics.random_intercept(y, x, subject)
+    ratio, y_moved, x_moved = mixed.random_intercept(y, x, subject)
     ours = sm.OLS(y_moved, x_moved).fit()
     theirs = MixedLM(y, x, subject).fit(reml=True)
     assert ours.params == pytest.approx(theirs.params[:3], abs=2e-3)
