@@ -131,6 +131,36 @@ def defaced(scan: Scan, _: np.random.Generator, *, depth_mm: float) -> Scan:
     return data * (depth < head - depth_mm), affine
 
 
+def moved(scan: Scan, rng: np.random.Generator, *, times: int, degrees: float, mm: float) -> Scan:
+    """A head that moved while its lines of k-space were acquired, but not while the middle ones were.
+
+    Nothing is seen where the background is empty.
+    """
+    data, affine = scan
+    lines, spacing = data.shape[1], nib.affines.voxel_sizes(affine)
+    away = np.r_[8 : lines // 2 - 8, lines // 2 + 9 : lines - 8]
+    cuts = [0, *np.sort(rng.choice(away, times, replace=False)), lines]
+    middle, spectrum = (np.array(data.shape) - 1) / 2, np.fft.fftshift(np.fft.fftn(data), axes=1)
+    for first, last in itertools.pairwise(cuts):
+        turn = Rotation.from_rotvec(rng.normal(0, np.deg2rad(degrees), 3)).as_matrix()
+        turn = turn * spacing[None] / spacing[:, None]
+        offset = middle - turn @ middle + rng.normal(0, mm, 3) / spacing
+        if not first <= lines // 2 < last:
+            pose = np.fft.fftshift(np.fft.fftn(ndimage.affine_transform(data, turn, offset, order=1)), axes=1)
+            spectrum[:, first:last] = pose[:, first:last]
+    seen = np.abs(np.fft.ifftn(np.fft.ifftshift(spectrum, axes=1)))
+    return seen * (data > 0), affine
+
+
+def ghost(scan: Scan, _: np.random.Generator, *, percent: float) -> Scan:
+    """The head once more, fainter, half a field of view away; not where the background is empty.
+
+    Its cause is that every other line of k-space is brighter, or turned.
+    """
+    data, affine = scan
+    return (data + percent / 100 * np.roll(data, data.shape[1] // 2, axis=1)) * (data > 0), affine
+
+
 CHANGES: dict[str, tuple[str, Callable[[Scan, np.random.Generator], Scan]]] = {
     PLAIN: ("as it is", lambda scan, _: scan),
     "cubes05": ("voxels of 0.5 mm", partial(finer, spacing_mm=0.5)),
@@ -146,6 +176,8 @@ CHANGES: dict[str, tuple[str, Callable[[Scan, np.random.Generator], Scan]]] = {
     "power14": ("contrast to the power of 1.4", partial(other_contrast, power=1.4)),
     "tilt15": ("tilted by 15 degrees, twice", partial(tilted, degrees=15)),
     "cut20": ("top 20 mm out of view", partial(cut, top_mm=20)),
+    "moved": ("moved four times, by 2 degrees and 1 mm", partial(moved, times=4, degrees=2, mm=1)),
+    "ghost": ("a ghost of 10 %", partial(ghost, percent=10)),
     "defaced": ("face removed", partial(defaced, depth_mm=22)),
 }
 #: Of a brain without its skull they would take away a part.

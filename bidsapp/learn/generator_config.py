@@ -42,6 +42,9 @@ class GeneratorConfig:
     thick_mm: Range = (3.0, 8.0)
     bias: Range = (0.0, 0.35)  # standard deviation of the field's logarithm at its control points
     noise: Range = (0.0, 0.07)
+    p_motion: float = 0.0  # a contrast, whose head moves while it is scanned
+    p_ringing: float = 0.0  # a contrast, of which the outer lines of k-space are missing
+    uneven: Range = (0.0, 0.0)  # standard deviation of the signal of thick slices, relative
     gamma: Range = (0.7, 1.4)
     p_stripped: float = 0.15
     strip_error_mm: Range = (-1.0, 5.0)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from bidsapp.labels import CONTRASTS
+from bidsapp.learn import artefacts
 from bidsapp.learn.anatomy import KIND, KINDS
 from bidsapp.learn.fields import Chance, apply_along, slice_profiles
 from bidsapp.learn.generator_config import GeneratorConfig
@@ -92,7 +93,7 @@ class Renderer:
         lesion = scene.drawn.lesion
         ill = float((image * lesion).sum() / lesion.sum()) if scene.drawn.share else 0.0
         image = self.brighten(chance, image, scene, contrast)
-        image = image.clamp_(min=0) * scene.kept
+        image = self._spoil(chance, image.clamp_(min=0)) * scene.kept
         image = image * torch.exp(chance.uniform(*c.bias) * chance.field(image.shape, 50, 120))
         image = self._acquire(chance, image, shift)
         gamma = chance.uniform(*c.gamma)
@@ -164,6 +165,14 @@ class Renderer:
             image = image + scene.lining * (chance.uniform(*LESION_SIGNAL[contrast]) - image)
         return image
 
+    def _spoil(self, chance: Chance, image: torch.Tensor) -> torch.Tensor:
+        """Motion and ringing; of the whole head, whose bright fat casts ghosts on the brain."""
+        if self.config.p_motion and chance.happens(self.config.p_motion):
+            image = artefacts.moved(chance, image)
+        if self.config.p_ringing and chance.happens(self.config.p_ringing):
+            image = artefacts.ringing(chance, image)
+        return image
+
     def _acquire(self, chance: Chance, image: torch.Tensor, shift: np.ndarray) -> torch.Tensor:
         """Slices of a random thickness along one axis, noise on the acquired grid, and back by interpolation."""
         c = self.config
@@ -179,6 +188,8 @@ class Renderer:
                 phase=chance.uniform(0, 1), shift=float(shift[axis]), device=image.device,
             )  # fmt: skip
             image = apply_along(image, to_slices, axis)
+            if axis == thick_axis and c.uneven[1]:
+                image = artefacts.uneven(chance, image, axis, c.uneven)
             back.append(from_slices)
         deviation = chance.uniform(*c.noise)
         real, imaginary = chance.noise(2, *image.shape) * deviation

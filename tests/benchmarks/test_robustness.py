@@ -48,6 +48,21 @@ def test_the_top_is_cut(scan):
     assert 1.5 * (np.argwhere(scan[0] > 200)[:, 2].max() - highest) == pytest.approx(9, abs=1.6)
 
 
+def test_a_head_that_moves_is_blurred_and_one_that_does_not_is_as_it_was(scan):
+    still, _ = robustness.moved(scan, np.random.default_rng(0), times=0, degrees=9, mm=9)
+    np.testing.assert_allclose(still, scan[0], atol=1e-2)
+    blurred, _ = robustness.moved(scan, np.random.default_rng(0), times=4, degrees=2, mm=1)
+    assert 0.01 < np.abs(blurred - scan[0])[scan[0] > 500].mean() / 1000 < 0.1
+
+
+def test_a_ghost_is_half_a_view_away():
+    data = np.ones((4, 70, 4), np.float32)
+    data[2, 10, 2] = 101
+    seen, _ = robustness.ghost((data, AFFINE), np.random.default_rng(0), percent=10)
+    assert seen[2, 45, 2] == pytest.approx(1 + 10.1)
+    assert seen[2, 10, 2] == pytest.approx(101.1)
+
+
 def test_the_face_is_cut(scan):
     data, affine = robustness.defaced(scan, np.random.default_rng(0), depth_mm=9)
     np.testing.assert_array_equal(affine, AFFINE)
