@@ -23,7 +23,7 @@ def moved(chance: Chance, image: torch.Tensor) -> torch.Tensor:
     """An image whose lines of k-space were acquired of a head at changing places.
 
     Translations within the plane of two random axes, one of which is the phase-encoding one: sudden moves, or a wave,
-    which makes ghosts. Where the middle of k-space was acquired the head is in its place, so that labels fit.
+    which makes ghosts. While the middle of k-space is acquired the head is in its place, so that labels fit.
 
     Parameters
     ----------
@@ -41,7 +41,8 @@ def moved(chance: Chance, image: torch.Tensor) -> torch.Tensor:
     path, signal = _path(chance, lines), np.ones(lines)
     if chance.happens(0.5):
         path, signal = _wave(chance, lines)
-    path = (path - path[:, lines // 2, None]) / chance.spacing_mm
+    middle = lines // 2
+    path, signal = (path - path[:, middle, None]) / chance.spacing_mm, signal / signal[middle]
     frequencies = [np.fft.fftshift(np.fft.fftfreq(image.shape[axis])) for axis in (phase, other)]
     turns = path[0, :, None] * frequencies[0][:, None] + path[1, :, None] * frequencies[1][None]
     transfer = signal[:, None] * np.exp(-2j * math.pi * turns)
