@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 #: Nodes that only pass lists on are not worth a line.
-SILENT = ("work_images", "preprocessed", "rigid", "notes", "warnings")
+SILENT = ("work_images", "preprocessed", "rigid", "brain_notes", "notes", "warnings", "results")
 
 #: What the system says of a disk that is full, and of a quota that is reached.
 FULL = tuple(os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT))

@@ -13,6 +13,7 @@ import pytest
 from nipype.interfaces.base import isdefined
 from nipype.pipeline import engine as pe
 
+from bidsapp import progress
 from bidsapp.bids import SessionInputs
 from bidsapp.config import BRAIN_EXTRACTIONS, LESION_MODELS, NORMALIZATIONS, TISSUE_MODELS, Config
 from bidsapp.scan_choice import ScanChoice
@@ -66,6 +67,14 @@ def test_graph_is_complete(tmp_path: Path, contrasts: tuple[str, ...], brain: st
         workflow = init_session_wf(session(tmp_path, contrasts), chosen)
         assert unset_inputs(workflow) == []
         assert ("lesions" in workflow.list_node_names()) == (lesion != "none" and "FLAIR" in contrasts)
+
+
+@pytest.mark.parametrize("contrasts", [("T1w", "FLAIR", "T2w"), ("T2w",)])
+def test_nodes_that_only_pass_lists_on_are_not_told_as_reused(tmp_path: Path, contrasts: tuple[str, ...]) -> None:
+    """nipype tells of their end alone, which else means a result of an earlier run."""
+    workflow = init_session_wf(session(tmp_path, contrasts), config(tmp_path))
+    passing = {node.name for node in workflow._graph.nodes if node.run_without_submitting}
+    assert passing and passing <= set(progress.SILENT)
 
 
 def test_what_a_scan_does_not_show_of_the_brain_is_told(tmp_path: Path) -> None:
