@@ -149,8 +149,15 @@ def _closing_table(outcomes: list[Outcome], say: progress.Progress) -> None:
 
 def _warn(sessions: list[SessionInputs], config: Config, say: progress.Progress) -> None:
     """Warn of what was asked for and is not there, and of what is there and cannot be used."""
-    for label in bids.missing_labels(sessions, config.participant_label):
-        say.note(f"warning: sub-{label} was asked for but is not in {config.bids_dir}.")
+    for label in bids.missing_labels(sessions, config.participant_label, config.session_label):
+        say.note(f"warning: {label} was asked for but is not in {config.bids_dir}.")
+    for contrast in bids.emptied_by_filters(sessions):
+        say.note(f"warning: --bids-filter-file lets no {contrast} through, though there are some; none will be used.")
+    if config.mem_gb > machine.memory_gb():
+        say.note(
+            f"warning: --mem: {config.mem_gb:g} GB to plan with, and there are {machine.memory_gb():.0f}: steps may run"
+            " out of memory. Without a unit the number is GB; write 8000MB for MB."
+        )
     if names := bids.unusable_names(config.bids_dir, config.participant_label):
         more = f" and {len(names) - 5} more" if len(names) > 5 else ""
         say.note(

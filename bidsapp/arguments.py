@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -35,6 +36,23 @@ def _dashed(argument: str) -> str:
 def bare_label(text: str) -> str:
     """A label of a subject or session as BIDS has it: without the ``sub-`` or ``ses-`` of names."""
     return text.removeprefix("sub-").removeprefix("ses-")
+
+
+def gigabytes(text: str) -> float:
+    """An amount of memory in GB, from a number of GB or a number with its unit.
+
+    Examples
+    --------
+    >>> gigabytes("8"), gigabytes("7.5GB"), gigabytes("8192M")
+    (8.0, 7.5, 8.0)
+    """
+    read = re.fullmatch(r"([0-9.]+)\s*(?:([MGT])(?:i?B)?)?", text.strip(), re.IGNORECASE)
+    try:
+        if read:
+            return float(read[1]) * {"M": 1 / 1024, "G": 1.0, "T": 1024.0}[(read[2] or "G").upper()]
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"{text!r} is no amount of memory; write 8 (GB), 8GB or 8000MB")
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):

@@ -18,6 +18,7 @@ from bidsapp.scan_choice import ScanChoice, ScanFile, Sidecars, choose, listed, 
 #: The combined image of an MP2RAGE: T1-weighted, but the app's methods do not know noise for a background.
 UNIT1 = "UNIT1"
 NO_SCAN = "no T1w, FLAIR or T2w scan"
+BY_FILTER = "--bids-filter-file"
 #: Entities that come after ``space-`` in a name, and ``space-`` itself: derivatives have their own.
 _AFTER_SPACE = frozenset({"space", "split", "recording", "chunk", "seg", "res", "den", "label", "desc"})
 
@@ -38,6 +39,8 @@ class SessionInputs:
         Why there are no scans, where there are none.
     problem : str
         Why nothing is known of its scans (a folder that may not be read), or "".
+    filtered : tuple of str
+        Contrasts of which it has scans, but none that the filters let through.
     """
 
     subject: str
@@ -46,6 +49,7 @@ class SessionInputs:
     more: tuple[ScanChoice, ...] = ()
     nothing_because: str = ""
     problem: str = ""
+    filtered: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -117,13 +121,10 @@ def collect(
     if not units:
         raise NothingSelectedError(_nothing_selected(bids_dir, participant_label, session_label))
     wanted = _query(filters or {})
-    if database_dir is None:
-        files = _walk(bids_dir, units, wanted, problems)
-    else:
-        files = _from_database(bids_dir, database_dir, wanted)
+    files = _walk(bids_dir, units, problems) if database_dir is None else _from_database(bids_dir, database_dir)
     order = sorted(units, key=lambda unit: (unit[0], unit[1] or ""))
     sidecars = Sidecars(bids_dir)
-    sessions = [_session(bids_dir, files, unit, problems.get(unit, ""), sidecars) for unit in order]
+    sessions = [_session(bids_dir, files, wanted, unit, problems.get(unit, ""), sidecars) for unit in order]
     if not any(unit.scans for unit in sessions):
         raise NothingSelectedError(
             f"{bids_dir}: {NO_SCAN} in any selected session"
@@ -143,10 +144,23 @@ def _is_told(unit: SessionInputs) -> bool:
     return unit.nothing_because.startswith(NO_SCAN) and unit.nothing_because != NO_SCAN
 
 
-def missing_labels(sessions: Iterable[SessionInputs], participant_label: Sequence[str]) -> list[str]:
-    """Labels asked for that the dataset does not have."""
-    present = {unit.subject for unit in sessions}
-    return [label for label in participant_label if label not in present]
+def missing_labels(
+    sessions: Iterable[SessionInputs], participant_label: Sequence[str], session_label: Sequence[str] = ()
+) -> list[str]:
+    """Labels asked for that no session found has, with their prefixes."""
+    present = {f"sub-{unit.subject}" for unit in sessions} | {f"ses-{unit.session}" for unit in sessions}
+    asked = [*(f"sub-{label}" for label in participant_label), *(f"ses-{label}" for label in session_label)]
+    return [label for label in asked if label not in present]
+
+
+def emptied_by_filters(sessions: Sequence[SessionInputs]) -> list[str]:
+    """Contrasts that the filters leave to none of the sessions, though some have scans of it: a slip, most often."""
+    return [
+        contrast
+        for contrast in REFERENCE_ORDER
+        if any(contrast in unit.filtered for unit in sessions)
+        and not any(contrast in unit.contrasts for unit in sessions)
+    ]
 
 
 #: (subject, session) without their prefixes; no session where the dataset has none.
@@ -246,11 +260,19 @@ def _has_scan(folder: Path) -> bool:
 
 def _nothing_selected(bids_dir: Path, participants: Sequence[str], sessions: Sequence[str]) -> str:
     there = sorted({subject for subject, _ in _units(bids_dir, (), (), {})})
-    found = ", ".join(f"sub-{label}" for label in there[:20]) or "none"
+    found = _first_names(f"sub-{label}" for label in there)
     asked = [*(f"sub-{label}" for label in participants), *(f"ses-{label}" for label in sessions)]
     if not asked:
         return f"{bids_dir}: no subjects found (looked for sub-*/[ses-*/]anat).{_where_subjects_may_be(bids_dir)}"
-    return f"{bids_dir}: nothing matches {', '.join(asked)}. Subjects found: {found}."
+    # Of the subjects asked for, if it is their sessions that do not match.
+    labels = sorted({session for _, session in _units(bids_dir, participants, (), {}) if session})
+    of_them = f" Sessions found: {_first_names(f'ses-{label}' for label in labels)}." if sessions and labels else ""
+    return f"{bids_dir}: nothing matches {', '.join(asked)}. Subjects found: {found}.{of_them}"
+
+
+def _first_names(names: Iterable[str]) -> str:
+    first = list(names)
+    return ", ".join(first[:20]) + (f" and {len(first) - 20} more" if len(first) > 20 else "") or "none"
 
 
 def _where_subjects_may_be(bids_dir: Path) -> str:
@@ -287,10 +309,8 @@ def _query(filters: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]
 _Found = dict[tuple[str, str | None, str], list[ScanFile]]
 
 
-def _walk(
-    bids_dir: Path, units: Iterable[_Unit], wanted: Mapping[str, Mapping[str, Any]], problems: dict[_Unit, str]
-) -> _Found:
-    """Candidate scans by (subject, session, contrast), from the names in the ``anat`` folders of the sessions."""
+def _walk(bids_dir: Path, units: Iterable[_Unit], problems: dict[_Unit, str]) -> _Found:
+    """Scans by (subject, session, contrast), from the names in the ``anat`` folders of the sessions."""
     out: _Found = {}
     for unit in units:
         folder = _anat(bids_dir, unit)
@@ -303,14 +323,13 @@ def _walk(
             continue
         for name in names:
             contrast = name.partition(".")[0].rpartition("_")[2]
-            if contrast not in wanted or not name.endswith((".nii", ".nii.gz")):
+            if contrast not in REFERENCE_ORDER or not name.endswith((".nii", ".nii.gz")):
                 continue
             # Only what is below the dataset: a folder above may be called sub-something, too.
             path = _OnlyPath(f"/{(folder / name).relative_to(bids_dir)}")
             read = {key: entity.match_file(path) for key, entity in _entities().items()}
             entities = {key: value for key, value in read.items() if value is not None}
-            fits = all(_matches(entities.get(key), value) for key, value in wanted[contrast].items())
-            if fits and _belongs(name, unit, entities):
+            if _belongs(name, unit, entities):
                 out.setdefault((*unit, contrast), []).append(ScanFile(folder / name, entities))
     return out
 
@@ -332,6 +351,10 @@ class _OnlyPath:
     path: str
 
 
+def _fits(file: ScanFile, wanted: Mapping[str, Any]) -> bool:
+    return all(_matches(file.entities.get(key), value) for key, value in wanted.items())
+
+
 def _matches(found: Any, wanted: Any) -> bool:
     """Whether an entity is what a filter asks for; ``null`` asks for none and ``"*"`` for any (as in fMRIPrep)."""
     if isinstance(wanted, list):
@@ -346,13 +369,12 @@ def _matches(found: Any, wanted: Any) -> bool:
         return str(found) == str(wanted)
 
 
-def _from_database(bids_dir: Path, database_dir: Path, wanted: Mapping[str, Mapping[str, Any]]) -> _Found:
+def _from_database(bids_dir: Path, database_dir: Path) -> _Found:
     """As `_walk`, from pybids' index in `database_dir`, which is made where there is none."""
     layout = _layout(bids_dir, database_dir)
     out: _Found = {}
-    for contrast, filters in wanted.items():
-        query: dict[str, Any] = {"suffix": contrast, "extension": [".nii", ".nii.gz"], "scope": "raw"}
-        for file in layout.get(**query | {key: _query_value(value) for key, value in filters.items()}):
+    for contrast in REFERENCE_ORDER:
+        for file in layout.get(suffix=contrast, extension=[".nii", ".nii.gz"], scope="raw"):
             entities = file.get_entities()
             # pybids may have resolved links above the dataset; names below its root are what the user knows.
             path = bids_dir / os.path.relpath(file.path, str(layout.root))
@@ -365,16 +387,6 @@ def _from_database(bids_dir: Path, database_dir: Path, wanted: Mapping[str, Mapp
 def has_database(folder: Path) -> bool:
     """Whether pybids' index is in the folder already."""
     return (folder / "layout_index.sqlite").is_file()
-
-
-def _query_value(value: Any) -> Any:
-    from bids.layout import Query
-
-    if isinstance(value, list):
-        return [_query_value(item) for item in value]
-    if value is None:
-        return Query.NONE
-    return Query.ANY if value == "*" else value
 
 
 def _layout(bids_dir: Path, database_dir: Path) -> Any:
@@ -398,15 +410,34 @@ def _layout(bids_dir: Path, database_dir: Path) -> Any:
         raise NotBidsError(f"{bids_dir}: cannot be read as a BIDS dataset ({error}).") from error
 
 
-def _session(bids_dir: Path, files: _Found, unit: _Unit, problem: str, sidecars: Sidecars) -> SessionInputs:
-    own = {contrast: files.get((*unit, contrast), []) for contrast in REFERENCE_ORDER}
-    chosen = tuple(choose(own, sidecars))
+def _session(
+    bids_dir: Path,
+    files: _Found,
+    wanted: Mapping[str, Mapping[str, Any]],
+    unit: _Unit,
+    problem: str,
+    sidecars: Sidecars,
+) -> SessionInputs:
+    there = {contrast: files.get((*unit, contrast), []) for contrast in REFERENCE_ORDER}
+    own = {contrast: [file for file in there[contrast] if _fits(file, wanted[contrast])] for contrast in there}
+    left_out = {contrast: len(there[contrast]) - len(own[contrast]) for contrast in there}
+    filtered = tuple(contrast for contrast in there if left_out[contrast] and not own[contrast])
+    chosen = tuple(_told_of_filters(choice, left_out) for choice in choose(own, sidecars))
     scans = tuple(choice for choice in chosen if choice.contrast != WITH_AGENT)
     if scans and scans[0].contrast != "T1w":
         scans = (replace(scans[0], reason=scans[0].reason + _no_t1w_because(_anat(bids_dir, unit))), *scans[1:])
+    if scans and filtered:
+        reason = f"{scans[0].reason} ({BY_FILTER} leaves out every {' and '.join(filtered)})"
+        scans = (replace(scans[0], reason=reason), *scans[1:])
     if scans:  # a folder may be opened that cannot be listed: then `problem` is none
-        return SessionInputs(*unit, scans, chosen[len(scans) :])
-    return SessionInputs(*unit, (), (), problem or _why_nothing(bids_dir, unit), problem)
+        return SessionInputs(*unit, scans, chosen[len(scans) :], filtered=filtered)
+    return SessionInputs(*unit, (), (), problem or _why_nothing(bids_dir, unit), problem, filtered)
+
+
+def _told_of_filters(choice: ScanChoice, left_out: Mapping[str, int]) -> ScanChoice:
+    """With what the filters left out among its reasons: the only scan may not be the only one there is."""
+    count = left_out.get(choice.contrast, 0)
+    return replace(choice, reason=f"{choice.reason} ({BY_FILTER} leaves out {count})") if count else choice
 
 
 def _anat(bids_dir: Path, unit: _Unit) -> Path:

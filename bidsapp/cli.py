@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bidsapp import __version__, cards, config
-from bidsapp.arguments import Parser, bare_label
+from bidsapp.arguments import Parser, bare_label, gigabytes
 from bidsapp.errors import AppError, InputError, TryAgainError, UsageError
 from bidsapp.machine import available_cpus, available_memory_gb, fixed_environment
 
@@ -205,7 +205,8 @@ def _parser() -> Parser:
 
     group = parser.add_argument_group("machine")
     add = group.add_argument
-    add("--nprocs", type=int, default=available_cpus(), metavar="N", help="processes at a time")
+    add("--nprocs", "--nthreads", "--n-cpus",
+        type=int, default=available_cpus(), metavar="N", help="processes at a time")  # fmt: skip
     add(
         "--omp-nthreads",
         type=int,
@@ -216,10 +217,11 @@ def _parser() -> Parser:
         "--mem",
         "--mem-gb",
         dest="mem_gb",
-        type=float,
+        type=gigabytes,
         default=available_memory_gb(),
         metavar="GB",
-        help="memory to plan with (default: nine tenths of what there is, or of what a job or container is given)",
+        help="memory to plan with, or with its unit, as 8000MB"
+        " (default: nine tenths of what there is, or of what a job or container is given)",
     )
     add("--nipype-plugin-file", metavar="FILE",
         help="YAML of 'plugin' and 'plugin_args': who runs the steps (MultiProc, Dask, SLURM, ...)")  # fmt: skip
@@ -243,10 +245,8 @@ def _set_defaults(parser: Parser, path: str) -> None:
     if not isinstance(loaded, dict):
         raise UsageError(f"--config-file {path}: must hold 'option: value' lines.")
     given = {str(key).lstrip("-").replace("-", "_"): value for key, value in loaded.items()}
-    if "mem" in given:
-        given["mem_gb"] = given.pop("mem")
-    known = {action.dest: action for action in parser._actions if action.option_strings}
-    unknown = sorted(given.keys() - (known.keys() - {"help", "version", "config_file"}))
+    known = _by_name(parser)
+    unknown = sorted(given.keys() - known.keys())
     if unknown:
         raise UsageError(f"--config-file {path}: unknown option {', '.join(unknown)}.")
     try:
@@ -254,7 +254,20 @@ def _set_defaults(parser: Parser, path: str) -> None:
         read = parser.parse_args(["BIDS_DIR", "OUT_DIR", "LEVEL", *arguments])  # read and checked as from there
     except UsageError as error:
         raise UsageError(f"--config-file {path}: {error}") from error
-    parser.set_defaults(**{name: getattr(read, name) for name, value in given.items() if value is not None})
+    set_here = [known[name].dest for name, value in given.items() if value is not None]
+    parser.set_defaults(**{name: getattr(read, name) for name in set_here})
+
+
+def _by_name(parser: Parser) -> dict[str, argparse.Action]:
+    """The options that a file may set, by all of their names (``mem``, ``mem_gb``)."""
+    return {
+        name.removeprefix("--").replace("-", "_"): action
+        for action in parser._actions
+        for name in action.option_strings
+        if name.startswith("--")
+        and action.dest not in ("help", "version", "config_file")
+        and not (isinstance(action, argparse.BooleanOptionalAction) and name.startswith("--no-"))  # tta: false
+    }
 
 
 def _as_arguments(action: argparse.Action, value: Any) -> list[str]:

@@ -60,11 +60,22 @@ def available_memory_gb(root: Path = ROOT) -> float:
     root : Path
         Where ``proc`` and ``sys`` lie.
     """
+    return SHARE_OF_MEMORY * memory_gb(root)
+
+
+def memory_gb(root: Path = ROOT) -> float:
+    """Memory (GB) that there is: the machine's, or the limit of the control group or SLURM job.
+
+    Parameters
+    ----------
+    root : Path
+        Where ``proc`` and ``sys`` lie.
+    """
     limits = [*_limits(root, "memory", "memory.max"), *_limits(root, "memory", "memory.limit_in_bytes")]
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     job_mb = [*_of_the_job("SLURM_MEM_PER_NODE"), *_of_the_job("SLURM_MEM_PER_CPU", "SLURM_CPUS_ON_NODE")]
     allowed = [*(int(limit) for limit in limits if limit.isdigit()), *(megabytes * 2**20 for megabytes in job_mb)]
-    return SHARE_OF_MEMORY * min([there, *allowed]) / 2**30
+    return min([there, *allowed]) / 2**30
 
 
 def allow_many_files() -> None:

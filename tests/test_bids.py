@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from bidsapp.bids import collect, has_database, missing_labels, unusable_names
+from bidsapp.bids import collect, emptied_by_filters, has_database, missing_labels, unusable_names
 from bidsapp.errors import NotBidsError, NothingSelectedError, UsageError
 from bidsapp.scan_choice import header_problem, shown_in_part
 from bidsapp.writing import sha256
@@ -288,7 +288,14 @@ def test_labels_select_and_what_is_missing_is_known(root: Path) -> None:
     scan(root, "sub-02_T1w")
     sessions = collect(root, participant_label=("02", "03"))
     assert [s.subject for s in sessions] == ["02"]
-    assert missing_labels(sessions, ("02", "03")) == ["03"]
+    assert missing_labels(sessions, ("02", "03")) == ["sub-03"]
+
+
+def test_a_session_asked_for_that_nobody_has_is_known(root: Path) -> None:
+    scan(root, "sub-01_ses-a_T1w")
+    scan(root, "sub-02_ses-b_T1w")
+    sessions = collect(root, session_label=("a", "b", "c"))
+    assert missing_labels(sessions, (), ("a", "b", "c")) == ["ses-c"]
 
 
 def test_an_empty_subject_is_told_of(root: Path) -> None:
@@ -304,8 +311,11 @@ def test_nothing_selected_names_what_there_is(root: Path) -> None:
     scan(root, "sub-01_ses-a_T1w")
     with pytest.raises(NothingSelectedError, match=r"sub-09.*Subjects found: sub-01"):
         collect(root, participant_label=("09",))
-    with pytest.raises(NothingSelectedError, match="ses-z"):
+    with pytest.raises(NothingSelectedError, match=r"ses-z.*Sessions found: ses-a"):
         collect(root, session_label=("z",))
+    scan(root, "sub-02_ses-b_T1w")
+    with pytest.raises(NothingSelectedError, match=r"sub-02, ses-a.*Sessions found: ses-b\.$"):
+        collect(root, participant_label=("02",), session_label=("a",))
     with pytest.raises(NothingSelectedError, match="filter"):
         collect(root, filters={c: {"acquisition": "none"} for c in ("T1w", "T2w", "FLAIR")})
 
@@ -511,6 +521,29 @@ def test_folders_without_a_label_of_bids_are_told(root: Path) -> None:
         (root / name).mkdir(parents=True)
     assert unusable_names(root) == ["sub-ABC_03", "sub-01/ses-2020-01-05"]
     assert unusable_names(root, ["02"]) == ["sub-ABC_03"]
+
+
+def test_the_reason_tells_what_a_filter_leaves_out(root: Path) -> None:
+    """The one that is left is not the only one there is."""
+    for name in ("sub-01_acq-a_T1w", "sub-01_acq-b_T1w", "sub-01_FLAIR", "sub-01_acq-b_T2w"):
+        scan(root, name)
+    session = collect(root, filters={"T1w": {"acquisition": "a"}})[0]
+    assert [choice.reason for choice in session.scans] == [
+        "the only T1w (--bids-filter-file leaves out 1)", "the only FLAIR", "the only T2w",
+    ]  # fmt: skip
+    assert session.filtered == ()
+    session = collect(root, filters={"T1w": {"acquisition": "c"}, "T2w": {"run": 1}})[0]
+    assert session.reference.reason == "the only FLAIR (--bids-filter-file leaves out every T1w and T2w)"
+    assert session.contrasts == ("FLAIR",) and session.filtered == ("T1w", "T2w")
+
+
+def test_a_contrast_that_a_filter_takes_from_all_sessions_is_told(root: Path) -> None:
+    """A slip in the filter's value, most often: a word on the terminal, not a hundred sessions without their T1w."""
+    for name in ("sub-01_acq-a_T1w", "sub-01_FLAIR", "sub-02_acq-b_T1w", "sub-02_FLAIR"):
+        scan(root, name)
+    assert emptied_by_filters(collect(root, filters={"T1w": {"acquisition": "A"}})) == ["T1w"]
+    assert emptied_by_filters(collect(root, filters={"T1w": {"acquisition": "a"}})) == []  # as is meant
+    assert emptied_by_filters(collect(root, filters={"T2w": {"acquisition": "none"}})) == []  # there is none anyway
 
 
 def test_scans_that_a_filter_leaves_out_are_not_called_missing(root: Path) -> None:

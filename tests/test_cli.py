@@ -139,6 +139,49 @@ def test_both_spellings_and_prefixes(dataset: Path, tmp_path: Path) -> None:
     assert dashes.session_label == ("a",)
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"), [("6", 6), ("6.5", 6.5), ("6GB", 6), ("6 g", 6), ("6144MB", 6), ("6144M", 6), ("1T", 1024)]
+)
+def test_memory_with_and_without_its_unit(text: str, expected: float, dataset: Path, tmp_path: Path) -> None:
+    base = [str(dataset), str(tmp_path / "out"), "participant"]
+    assert parse([*base, "--mem", text]).mem_gb == expected
+    (tmp_path / "run.yml").write_text(f"mem: {text}\n")
+    assert parse([*base, "--config-file", str(tmp_path / "run.yml")]).mem_gb == expected
+
+
+@pytest.mark.parametrize("text", ["much", "6 apples", "1.2.3", "6KB", "-6"])
+def test_what_is_no_amount_of_memory(text: str, dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"--mem.*no amount of memory; write 8"):
+        parse([str(dataset), str(tmp_path / "out"), "participant", f"--mem={text}"])
+
+
+@pytest.mark.parametrize("option", ["--nprocs", "--nthreads", "--n-cpus", "--n_cpus"])
+def test_names_of_other_apps_for_the_number_of_processes(option: str, dataset: Path, tmp_path: Path) -> None:
+    base = [str(dataset), str(tmp_path / "out"), "participant"]
+    assert parse([*base, option, "3"]).nprocs == 3
+    (tmp_path / "run.yml").write_text(f"{option.lstrip('-')}: 3\n")
+    assert parse([*base, "--config-file", str(tmp_path / "run.yml")]).nprocs == 3
+
+
+def test_what_was_asked_for_and_cannot_be_had_is_told(dataset: Path, tmp_path: Path, capsys) -> None:
+    """On the terminal, before any work: memory in MB as fMRIPrep has it, labels and filters that are slips."""
+    scan = dataset / "sub-01" / "ses-1" / "anat" / "sub-01_ses-1_acq-a_T1w.nii.gz"
+    scan.parent.mkdir(parents=True)
+    scan.touch()
+    (scan.parent / "sub-01_ses-1_FLAIR.nii.gz").touch()
+    (tmp_path / "filter.json").write_text('{"T1w": {"acquisition": "b"}}')
+    options = ["--mem", "16000000", "--session-label", "1", "7", "--bids-filter-file", str(tmp_path / "filter.json")]
+    base = [str(dataset), str(tmp_path / "out"), "participant", "--dry-run", "--skip-bids-validation"]
+    assert main([*base, *options]) == 0
+    told = "".join(capsys.readouterr())
+    for words in (
+        "--mem: 1.6e+07 GB to plan with", "write 8000MB for MB", "ses-7 was asked for", "lets no T1w through",
+    ):  # fmt: skip
+        assert words in told
+    assert main([*base, "--mem", "1"]) == 0
+    assert "warning" not in "".join(capsys.readouterr())
+
+
 def test_config_file_gives_defaults_and_the_command_line_wins(dataset: Path, tmp_path: Path) -> None:
     file = tmp_path / "run.yml"
     file.write_text("nprocs: 3\nnormalization: nyul\nparticipant-label: ['01']\nmem: 6\nwork-dir: /tmp/w\n")
@@ -203,6 +246,7 @@ def test_errors_carry_the_codes_of_the_proposal() -> None:
         ("nprocs: many", "invalid int value"),
         ("lesion-model: false", "--lesion-model cannot be"),
         ("version: true", "unknown option version"),
+        ("no-tta: true", "unknown option no_tta"),
     ],
 )
 def test_config_file_is_read_as_strictly_as_the_command_line(
@@ -217,10 +261,13 @@ def test_config_file_is_read_as_strictly_as_the_command_line(
 
 def test_config_file_with_switches_and_lists(dataset: Path, tmp_path: Path) -> None:
     file = tmp_path / "run.yml"
-    file.write_text("denoise: true\ntta: false\nverbose: 2\noutput_spaces: [orig]\nomp-nthreads:\nmodel: gm ~ age\n")
+    file.write_text(
+        "denoise: true\ntta: false\nverbose: 2\noutput_spaces: [orig]\nomp-nthreads:\nmodel: gm ~ age\n"
+        "skip-bids-validator: true\n"
+    )
     config = parse([str(dataset), str(tmp_path / "out"), "participant", f"--config_file={file}"])
     assert (config.denoise, config.tta, config.verbose, config.output_spaces) == (True, False, 2, ("orig",))
-    assert config.model == ("gm ~ age",)
+    assert config.model == ("gm ~ age",) and config.skip_bids_validation
 
 
 @pytest.mark.parametrize(

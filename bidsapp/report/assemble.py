@@ -139,6 +139,10 @@ def assemble_group(
     if not any(session.row or session.record or session.problem for session in sessions):
         which = " of these labels" if only_subjects or only_sessions else ""
         raise NothingSelectedError(f"{out_dir}: no results of any session{which}. Run the participant level first.")
+    there = {f"sub-{label}" for label in labels} | {f"ses-{session.session}" for session in sessions}
+    for label in (*(f"sub-{label}" for label in only_subjects), *(f"ses-{label}" for label in only_sessions)):
+        if label not in there:
+            say(f"warning: {label} was asked for but has no results in {out_dir}.")
     group = collect_cohort(sessions)
     options = options or Options()
     found = analyse(

@@ -99,6 +99,10 @@ def test_only_some_subjects_and_sessions(tmp_path, ten):
     assemble.assemble_group(tmp_path, only_sessions=("0", "1"), options=Options(maps=False))
     assert len(pd.read_csv(tmp_path / "group_volumes.tsv", sep="\t")) == 5, "those with a session 1"
     assert pd.read_csv(tmp_path / "group_changes.tsv", sep="\t")["new_count"].to_list() == [1, 2]
+    told: list[str] = []
+    only = {"only_subjects": ("01", "03", "99"), "only_sessions": ("1", "7")}
+    assemble.assemble_group(tmp_path, **only, options=Options(maps=False), say=told.append)
+    assert told == [f"warning: {name} was asked for but has no results in {tmp_path}." for name in ("sub-99", "ses-7")]
     with pytest.raises(NothingSelectedError, match="of these labels"):
         assemble.assemble_group(tmp_path, only_subjects=("99",))
 
