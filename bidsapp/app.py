@@ -402,6 +402,8 @@ def execute(
     plugin = config.nipype_plugin.get("plugin", "MultiProc")
     by = f"{config.nprocs} process(es)" if plugin == "MultiProc" else f"nipype's {plugin} plugin"
     say.note(f"bidsapp {__version__}: {len(outcomes)} session(s) on {device}, {by}.")
+    if config.resource_monitor and plugin != "MultiProc":
+        say.note(f"warning: --resource-monitor: nothing is measured where nipype's {plugin} plugin runs the steps.")
     plugin_args = {**_plugin_args(config, device), "status_callback": watch}
     try:
         _run_workflow(workflow, list(by_name), config, plugin, plugin_args)
@@ -440,6 +442,7 @@ def _plugin_args(config: Config, device: str) -> dict[str, Any]:
         "n_procs": config.nprocs,
         "n_gpu_procs": 1,  # all steps are on one device; nipype's own count is 0 where nvidia-smi is not in the image
         "raise_insufficient": False,
+        "measure": config.resource_monitor,
         "memory_gb": config.mem_gb,
         "mp_context": None if device == "cpu" else "spawn",  # CUDA does not work in processes that were forked
         **config.nipype_plugin.get("plugin_args", {}),
@@ -505,14 +508,11 @@ def _configure_nipype(config: Config, crashes: Path) -> None:
             "create_report": "false",
             "check_version": "false",
         },
-        "monitoring": {"enabled": str(config.resource_monitor).lower()},
         "logging": {
             level: ("CRITICAL", "INFO", "DEBUG")[min(config.verbose, 2)]
             for level in ("workflow_level", "interface_level", "utils_level")
         },
     })  # fmt: skip
-    if config.resource_monitor:
-        nipype_config.enable_resource_monitor()
     nipype_logging.update_logging(nipype_config)
 
 

@@ -78,6 +78,26 @@ def memory_gb(root: Path = ROOT) -> float:
     return min([there, *allowed]) / 2**30
 
 
+def cpu_seconds() -> float:
+    """Processor time that this process, and those it started and saw end, took so far."""
+    own, started = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+    return own.ru_utime + own.ru_stime + started.ru_utime + started.ru_stime
+
+
+def forget_peak_memory() -> None:
+    """Let `peak_memory_gb` begin anew, where the system lets a process do that."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory_gb() -> float:
+    """The most memory (GB) that this process held, with what it shares with others."""
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # since the process began
+
+
 def allow_many_files() -> None:
     """Raise the number of files that this process, and those it starts, may have open, as far as it is allowed to."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

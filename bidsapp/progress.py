@@ -70,6 +70,7 @@ class Watch:
         self.began: dict[str, float] = {}
         self.first: dict[str, float] = {}
         self.last: dict[str, float] = {}
+        self.used: dict[str, str] = {}
         self.bar = Bar(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
             console=say.console, disable=not say.console.is_terminal,
@@ -78,12 +79,19 @@ class Watch:
         self.bar.start()
 
     def __call__(self, node: Any, status: str) -> None:
-        """nipype's ``status_callback``: status is "start", "end" or "exception"; "again" before a second try."""
+        """nipype's ``status_callback``: status is "start", "end" or "exception"; "again" before a second try.
+
+        "used" comes before the end of a step of which it was measured what it takes.
+        """
         _, session, step = node.fullname.split(".")[:3]
         name, now = self.outcomes[session].inputs.name, time.time()
         if status == "again":
             self.log(session, f"again {step}: its process, or one beside it, was killed")
             self.say.note(f"{name}: {step} is done once more: its process, or one beside it, was killed.")
+            return
+        if status == "used":
+            cpu, memory = node.used
+            self.used[node.fullname] = f", {cpu:.1f} s of CPU, {memory:.2f} GB"
             return
         if status == "start":
             self.began[node.fullname] = now
@@ -99,7 +107,7 @@ class Watch:
             return
         seconds = now - self.began.get(node.fullname, now)
         word = "node" if status == "end" else "FAILED"
-        self.log(session, f"{word} {step} {seconds:.1f}s")
+        self.log(session, f"{word} {step} {seconds:.1f}s{self.used.get(node.fullname, '')}")
         if not self.say.console.is_terminal or status != "end":
             self.say.note(f"{name}: {step} {'failed after ' if status != 'end' else ''}{seconds:.1f} s")
         if step == "write" and status == "end":

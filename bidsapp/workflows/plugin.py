@@ -19,6 +19,7 @@ from nipype.pipeline import plugins
 from nipype.pipeline.plugins.base import DistributedPluginBase, PluginBase
 from nipype.pipeline.plugins.multiproc import MultiProcPlugin, process_initializer, run_node
 
+from bidsapp import machine
 from bidsapp.errors import TryAgainError, UsageError
 
 #: linux/prctl.h
@@ -46,6 +47,9 @@ class SessionBySession(MultiProcPlugin):
     When the system kills a process (for want of memory, most often), Python gives up all steps of that pool, and
     MultiProc would wait for them for ever. Here each of them is done once more, by a process of its own and one after
     the other: what dies even so is the step's own failure.
+
+    ``plugin_args``: those of MultiProc, and ``measure``: what each step takes of the machine is given to the callback,
+    as the node's ``used`` and the status "used", before its end.
     """
 
     def __init__(self, order: Sequence[str], plugin_args: dict[str, Any]) -> None:
@@ -63,9 +67,11 @@ class SessionBySession(MultiProcPlugin):
 
     def _new_pool(self, processes: int) -> Workers:
         forked = self._context.get_start_method() == "fork"
+        measure = bool(self.plugin_args.get("measure"))  # what is kept of one step would be counted with the next
         return Workers(
             max_workers=processes,
-            keep_memory=self.processors * self._held_gb <= self.memory_gb / 2,
+            keep_memory=not measure and self.processors * self._held_gb <= self.memory_gb / 2,
+            measure=measure,
             initializer=start_worker,
             initargs=(os.getcwd(), os.getpid(), None if forked else _nipype_settings()),
             mp_context=self._context,
@@ -94,6 +100,10 @@ class SessionBySession(MultiProcPlugin):
         if future.done():
             try:
                 result: dict[str, Any] = future.result()
+                if "used" in result and self._status_callback:
+                    node, _ = self._sent[taskid]
+                    node.used = result.pop("used")
+                    self._status_callback(node, "used")
                 return result
             except BrokenProcessPool as error:
                 if taskid in self._tried_again:
@@ -142,8 +152,7 @@ def _killed(step: str, cause: Exception) -> TryAgainError:
 
 def _nipype_settings() -> dict[str, Any]:
     """nipype's settings in this process, for processes that do not inherit them."""
-    sections = {name: dict(nipype_config._sections[name]) for name in ("execution", "logging")}
-    return sections | {"resource_monitor": nipype_config.resource_monitor}
+    return {name: dict(nipype_config._sections[name]) for name in ("execution", "logging")}
 
 
 class Workers(ProcessPoolExecutor):
@@ -153,19 +162,31 @@ class Workers(ProcessPoolExecutor):
     ----------
     keep_memory : bool
         Give it back only at the end: the next step need not ask for it again, which takes up to a tenth of the time.
+    measure : bool
+        Put the seconds of processor time and the most memory (GB) that a step took into its result, as "used".
     **options
         Of the parent class.
     """
 
-    def __init__(self, *, keep_memory: bool = False, **options: Any) -> None:
+    def __init__(self, *, keep_memory: bool = False, measure: bool = False, **options: Any) -> None:
         super().__init__(**options)
         self._keep_memory = keep_memory
+        self._measure = measure
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **options: Any) -> Future:
         """As in the parent class."""
+        if self._measure:
+            function, args = _measured, (function, *args)
         if self._keep_memory:
             return super().submit(function, *args, **options)
         return super().submit(_then_give_back, function, *args, **options)
+
+
+def _measured(function: Callable[..., dict[str, Any]], *args: Any, **options: Any) -> dict[str, Any]:
+    machine.forget_peak_memory()
+    before = machine.cpu_seconds()
+    result = function(*args, **options)
+    return {**result, "used": (machine.cpu_seconds() - before, machine.peak_memory_gb())}
 
 
 def _then_give_back(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
@@ -202,7 +223,6 @@ def start_worker(folder: str, parent: int, settings: Mapping[str, Any] | None = 
                 libc.mallopt(option, 2**30)
     if settings is not None:
         nipype_config.update_config(settings)
-        nipype_config.resource_monitor = settings["resource_monitor"]
         nipype_logging.update_logging(nipype_config)
     process_initializer(folder)
 

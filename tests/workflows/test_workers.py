@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,8 @@ from nipype import config as nipype_config
 from nipype.interfaces.utility import Function
 from nipype.pipeline import engine as pe
 
-from bidsapp import progress
+from bidsapp import app, progress
+from bidsapp.bids import SessionInputs
 from bidsapp.workflows.plugin import SessionBySession, Workers, make_plugin, start_worker
 
 MIB = 2**20
@@ -115,6 +117,17 @@ def tell(file):
     return file
 
 
+def take_much(file, times):
+    """300 MiB and a third of a second of the processor."""
+    import time
+
+    until = time.process_time() + 0.3
+    volume = bytearray(b"x") * (300 * 2**20)
+    while time.process_time() < until:
+        pass
+    return file if volume else ""
+
+
 @pytest.fixture
 def crashes(tmp_path: Path) -> Iterator[Path]:
     """Where nipype leaves what it has to say of failures, as in the app."""
@@ -167,6 +180,27 @@ def test_a_step_that_is_done_once_more_is_told_of(tmp_path: Path, crashes: Path)
     told = run(workflow(tmp_path, steps), tuple(steps), n_procs=1)
     assert told == [f"sub_a.{what}" for what in ("one start", "one again", "one end", "write start", "write end")]
     assert not crashes.exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux's account of memory")
+@pytest.mark.parametrize("measure", [True, False])
+def test_what_a_step_takes_is_in_the_log_where_that_is_asked_for(tmp_path: Path, crashes: Path, measure: bool) -> None:
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "sub_a").touch()
+    outcome = app.Outcome(SessionInputs("a", None, ()))
+    watch = progress.Watch(tmp_path / "logs", {"sub_a": outcome}, progress.Progress(), total=2)
+    options = {"n_procs": 1, "memory_gb": 4, "raise_insufficient": False, "n_gpu_procs": 1, "measure": measure}
+    plugin = make_plugin("MultiProc", {**options, "status_callback": watch}, order=("sub_a",), environment={})
+    workflow(tmp_path, {"sub_a": (take_much, 0)}).run(plugin=plugin)
+    watch.close()
+    one, write = (tmp_path / "logs" / "sub-a.log").read_text().splitlines()
+    if not measure:
+        assert re.search(r"node one [\d.]+s$", one)
+        return
+    pattern = r"node \w+ [\d.]+s, ([\d.]+) s of CPU, ([\d.]+) GB$"
+    took, after = ([float(number) for number in re.search(pattern, line).groups()] for line in (one, write))
+    assert 0.3 <= took[0] < 2 and after[0] < 0.3
+    assert took[1] > after[1] + 0.2, "a step's memory is not told of the next one"
 
 
 def test_processes_that_are_not_forked(tmp_path: Path, crashes: Path) -> None:
