@@ -52,9 +52,8 @@ def split(subjects: Sequence[str], folds: str, *, seed: int) -> list[list[str]]:
             " judge the model on other subjects with 'bidsapp evaluate'."
         )
     if count > len(different) or count == 1:
-        raise UsageError(
-            f"--folds {folds}: there are {len(different)} labelled subjects; give 2 to {len(different)}, loo or 0."
-        )
+        possible = "2" if len(different) == 2 else f"2 to {len(different)}"
+        raise UsageError(f"--folds {folds}: there are {len(different)} labelled subjects; give {possible}, loo or 0.")
     order = np.random.default_rng(seed).permutation(different).tolist()
     return [sorted(order[number::count]) for number in range(count)]
 

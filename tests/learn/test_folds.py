@@ -38,6 +38,7 @@ def test_no_folds() -> None:
 @pytest.mark.parametrize(("subjects", "folds", "message"), [
     (SESSIONS, "6", "5 labelled subjects; give 2 to 5"),
     (SESSIONS, "1", "give 2 to 5"),
+    (("01", "02"), "5", "2 labelled subjects; give 2, loo or 0"),
     (("07", "07"), "2", "one labelled subject .sub-07."),
     (("07",), "loo", "--folds 0"),
 ])  # fmt: skip
