@@ -25,7 +25,7 @@ from bidsapp.report.changes import compared_facts, has_changes, view_changes
 from bidsapp.report.covariates import read_covariates
 from bidsapp.report.evaluation import anchor
 from bidsapp.report.group import collect_cohort, draw_figures, view_group
-from bidsapp.report.group_maps import make_maps
+from bidsapp.report.group_maps import make_maps, maps_of_before
 from bidsapp.report.read import read_subject, subjects
 from bidsapp.report.subject import view_subject
 from bidsapp.report.wording import percent_text
@@ -158,7 +158,9 @@ def assemble_group(
     if options.maps:
         maps, notes = make_maps(out_dir, found, options, say=say)
         pictures += maps
-        found = replace(found, notes=(*found.notes, *notes))
+    else:
+        notes = maps_of_before(out_dir)
+    found = replace(found, notes=(*found.notes, *notes))
     view = view_group(group, found, layout(), pictures=pictures)
     return write_text(out_dir / "group.html", _render("group.jinja", view=view, layout=layout()))
 

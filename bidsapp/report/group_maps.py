@@ -42,6 +42,13 @@ SLICES_TOLD = "Slices are chosen to show what is significant, the largest cluste
 _START = f"group_space-{TEMPLATE}"
 
 
+def maps_of_before(out_dir: Path) -> list[str]:
+    """A note where maps of an earlier run are there, for a run that makes none and leaves them, as they took long."""
+    if not any((out_dir / FOLDER).glob("group_*.nii.gz")):
+        return []
+    return [f"The maps in {FOLDER}/ are those of an earlier run, perhaps of other subjects: --no-maps made none."]
+
+
 def make_maps(
     out_dir: Path, analysis: Analysis, options: Options, *, say: Callable[[str], None]
 ) -> tuple[list[Picture], list[str]]:

@@ -85,6 +85,16 @@ def test_cortical_regions_have_a_table_and_models(tmp_path, write_session):
     assert age.loc["left_insula", "estimate"] == pytest.approx(-0.020, abs=1e-3) and age["unit"].eq("ml").all()
 
 
+def test_maps_of_an_earlier_run_are_told_as_such(tmp_path, ten):
+    """They stay, and the page does not show them: they may be of other subjects than its tables."""
+    told = "maps in group_maps/ are those of an earlier run"
+    page = assemble.assemble_group(tmp_path, options=Options(maps=False))
+    assert told not in page.read_text()
+    (tmp_path / "group_maps").mkdir()
+    (tmp_path / "group_maps" / "group_space-X_label-GM_desc-mean_map.nii.gz").touch()
+    assert told in assemble.assemble_group(tmp_path, options=Options(maps=False)).read_text()
+
+
 def test_only_some_subjects_and_sessions(tmp_path, ten):
     for label in ("01", "02"):
         path = tmp_path / f"sub-{label}" / "anat" / f"sub-{label}_changes.tsv"
