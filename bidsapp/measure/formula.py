@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from itertools import product
 
 import numpy as np
@@ -38,7 +39,10 @@ SHORT_NAMES = {
 #: Functions a formula may call (patsy's and numpy's); everything else is refused, so that a formula is no program.
 FUNCTIONS = {"log": np.log, "log2": np.log2, "log10": np.log10, "log1p": np.log1p, "sqrt": np.sqrt, "exp": np.exp}
 PATSY_FUNCTIONS = ("C", "I", "Q", "center", "scale", "standardize", "bs", "cr", "cc", "Treatment", "Sum", "Poly")
-_KEYWORDS = ("df", "degree", "reference")
+_KEYWORDS = ("df", "degree", "reference", "constraints")
+#: Splines of patsy that sum up to 1, and so determine the intercept, unless they are told not to.
+_WITH_CONSTANT = re.compile(r"\bc[rc]\((?!.*constraints)")
+_NO_INTERCEPT = re.compile(r"(^|[+ ])0(?![.\w])|- ?1(?![.\w])")
 
 #: A level that reads like one of these is what the others are compared with.
 REFERENCE_LEVEL = re.compile(
@@ -374,6 +378,10 @@ def _resolve_right(side: str, columns: Sequence[str], whole: str) -> tuple[str, 
     The age at a session is the first age and the time since: beside time, age would take half of its effect.
     """
     right, needed = _resolve(side, columns, whole)
+    if _WITH_CONSTANT.search(right) and not _NO_INTERCEPT.search(right):
+        raise FormulaError(
+            f"{whole!r}: cr() and cc() hold a constant, and so does the intercept: write cr(..., constraints='center')."
+        )
     age = _age_column(columns)
     if age not in needed or "time" not in needed or "age_first" not in columns:
         return right, needed, ()
@@ -441,8 +449,12 @@ def _word(
 def _known(name: str, columns: Sequence[str], whole: str, instead: Mapping[str | None, str]) -> str:
     column = column_of(name, columns)
     if column is None:
-        there = ", ".join(str(known) for known in columns if known not in KEYS)
-        raise FormulaError(f"{whole!r}: there is no column {name!r}. There are: {there}.")
+        there = [str(known) for known in columns if known not in KEYS]
+        alike = get_close_matches(name.lower(), [known.lower() for known in there], n=3)
+        meant = f" Is it {' or '.join(repr(known) for known in there if known.lower() in alike)}?" if alike else ""
+        shown = [known for known in there if not known.startswith(("left_", "right_"))]
+        more = ", and structures and regions of both sides (left_..., right_...)" if len(shown) < len(there) else ""
+        raise FormulaError(f"{whole!r}: there is no column {name!r}.{meant} There are: {', '.join(shown)}{more}.")
     return instead.get(column, column)
 
 

@@ -45,6 +45,9 @@ def test_long_codes_stay_apart_and_age_is_never_a_factor(merged):
          "lesion_load_percent_tiv ~ log(age) + C(sex,Treatment(reference='1'))"),
         ('gm ~ Q("EDSS score")', "gm ~ Q('EDSS score')"),
         ("log1p(gm) ~ bs(age, df=3) - 1", "log1p(gm) ~ bs(age,df=3) - 1"),
+        ("gm ~ 0 + cr(age, df=3)", "gm ~ 0 + cr(age,df=3)"),
+        ("gm ~ cr(age, df=3) - 1", "gm ~ cr(age,df=3) - 1"),
+        ("gm ~ cr(age, df=3, constraints='center')", "gm ~ cr(age,df=3,constraints='center')"),
     ],
 )  # fmt: skip
 def test_short_names(merged, text, expected):
@@ -69,7 +72,9 @@ def test_several_outcomes_and_all(merged):
     [
         ("gm", "is no formula"),
         ("gm ~ ", "is no formula"),
-        ("gm ~ agee", "no column 'agee'"),
+        ("gm ~ agee", "no column 'agee'. Is it 'age'? There are: "),
+        ("gm ~ cr(age, df=3)", "write cr(..., constraints='center')"),
+        ("gm ~ group + cr(age / 10, df=3)", "write cr(..., constraints='center')"),
         ("gm ~ __import__('os').system('true')", "function __import__ is not there"),
         ("gm ~ age.__class__", "cannot be read"),
         ("gm ~ [1, 2]", "cannot be read"),
@@ -84,6 +89,16 @@ def test_what_is_no_formula_says_why(merged, text, why):
     with pytest.raises(FormulaError) as error:
         parse(text, list(model_frame(merged).columns))
     assert why in str(error.value)
+
+
+def test_a_wrong_name_is_not_answered_with_every_structure(merged):
+    columns = [*model_frame(merged).columns, "left_insula", "right_insula"]
+    with pytest.raises(FormulaError) as error:
+        parse("gm ~ edss", columns)
+    told = str(error.value)
+    assert "insula" not in told and told.endswith("and structures and regions of both sides (left_..., right_...).")
+    with pytest.raises(FormulaError, match="Is it 'left_insula'"):
+        parse("gm ~ left_insul", columns)
 
 
 def test_design_and_default_models(merged):
