@@ -147,8 +147,8 @@ def _closing_table(outcomes: list[Outcome], say: progress.Progress) -> None:
     )
 
 
-def _warn(sessions: list[SessionInputs], config: Config, say: progress.Progress) -> None:
-    """Warn of what was asked for and is not there, and of what is there and cannot be used."""
+def warn_of_slips(sessions: Sequence[SessionInputs], config: Config, say: progress.Progress) -> None:
+    """Warn of what was asked for and is not there."""
     for label in bids.missing_labels(sessions, config.participant_label, config.session_label):
         say.note(f"warning: {label} was asked for but is not in {config.bids_dir}.")
     for contrast in bids.emptied_by_filters(sessions):
@@ -158,6 +158,11 @@ def _warn(sessions: list[SessionInputs], config: Config, say: progress.Progress)
             f"warning: --mem: {config.mem_gb:g} GB to plan with, and there are {machine.memory_gb():.0f}: steps may run"
             " out of memory. Without a unit the number is GB; write 8000MB for MB."
         )
+
+
+def _warn(sessions: list[SessionInputs], config: Config, say: progress.Progress) -> None:
+    """Warn of what was asked for and is not there, and of what is there and cannot be used."""
+    warn_of_slips(sessions, config, say)
     if names := bids.unusable_names(config.bids_dir, config.participant_label):
         more = f" and {len(names) - 5} more" if len(names) > 5 else ""
         say.note(

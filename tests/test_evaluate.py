@@ -318,6 +318,11 @@ def test_subjects_without_sessions_are_not_dropped_in_silence(tmp_path, capsys):
             write(tmp_path / folder, f"{name}_label-lesion_mask", TRUTH)
     assert run(tmp_path / "manual", tmp_path / "ours", "--session-label", "1") == 0
     assert table(tmp_path / "ours" / "evaluation")["participant_id"].tolist() == ["sub-01"]
+    assert (
+        run(tmp_path / "manual", tmp_path / "ours", "--session-label", "1", "9", "--participant-label", "01", "7") == 0
+    )
+    assert "There is no reference of sub-7, ses-9." in capsys.readouterr().err
+    assert run(tmp_path / "manual", tmp_path / "ours", "--session-label", "1") == 0
     told = "Left out by --session-label, since they have no sessions: sub-02."
     assert told in capsys.readouterr().err
     assert told in (tmp_path / "ours" / "evaluation" / "evaluation.html").read_text()

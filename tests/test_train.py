@@ -83,6 +83,11 @@ def test_labels_on_another_grid_stop_all_before_hours_are_spent(dataset: Path) -
     assert [case.inputs.name for case in found(dataset, "--skip-bad-cases")] == ["sub-01"]
 
 
+def test_a_subject_asked_for_that_is_not_there_is_told(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert [one.inputs.subject for one in found(dataset, "--participant-label", "01", "99")] == ["01"]
+    assert "sub-99 was asked for but is not in" in capsys.readouterr().err
+
+
 def test_labels_of_another_run_are_no_labels_of_the_one_that_is_used(
     dataset: Path, rng: np.random.Generator, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -135,10 +135,13 @@ def _chosen(files: Sequence[LabelFile], options: Options) -> list[LabelFile]:
 
 
 def _left_out(references: Sequence[LabelFile], options: Options) -> list[str]:
-    """Subjects that have no sessions to choose from, and cases asked for that have no reference."""
+    """Subjects that have no sessions to choose from, and labels and cases asked for that have no reference."""
     plain = sorted({f"sub-{one.key[0]}" for one in references if not one.key[1]}) if options.sessions else []
     missing = sorted((options.cases or frozenset()) - {one.key for one in references})
     names = [f"sub-{subject}_ses-{session}" if session else f"sub-{subject}" for subject, session in missing]
+    subjects, sessions = ({one.key[place] for one in references} for place in (0, 1))
+    names += [f"sub-{label}" for label in options.subjects if label not in subjects]
+    names += [f"ses-{label}" for label in options.sessions if label not in sessions]
     return [
         *([f"Left out by --session-label, since they have no sessions: {', '.join(plain)}."] if plain else []),
         *([f"There is no reference of {', '.join(names)}."] if names else []),

@@ -41,6 +41,7 @@ def labelled(options: TrainOptions, say: Progress) -> list[Found]:
         What is wrong with which file; or nothing is left.
     """
     from bidsapp import bids
+    from bidsapp.app import warn_of_slips
     from bidsapp.derivatives import Target, find_labels
 
     sessions = bids.collect(
@@ -49,6 +50,7 @@ def labelled(options: TrainOptions, say: Progress) -> list[Found]:
         session_label=options.app.session_label,
         filters=options.app.bids_filters,
     )
+    warn_of_slips(sessions, options.app, say)
     channels = asked_channels(options)
     wanted = Target("dseg", options.seg) if options.seg else Target("mask", options.label)
     files = find_labels(options.labels)
