@@ -346,10 +346,15 @@ def plain_term(name: str) -> str:
     --------
     >>> plain_term("group[T.MS]"), plain_term("C(site)[T.b]:age")
     ('group = MS', 'site = b : age')
+    >>> plain_term("C(group, Treatment(reference='MS'))[T.HC]"), plain_term("bs(age, df=3)[0]")
+    ('group = HC', 'bs(age, df=3), part 1')
     """
     parts = []
     for factor in _factors(name):
-        match = re.fullmatch(r"(?:C\((\w+)[^)]*\)|Q\('([^']+)'\)|(.+?))(?:\[(?:T\.)?(.*)\])?", factor)
+        if spline := re.fullmatch(r"((?:bs|cr|cc)\(.*\))\[(\d+)\]", factor):
+            parts.append(f"{spline[1]}, part {int(spline[2]) + 1}")
+            continue
+        match = re.fullmatch(r"(?:C\((\w+)(?:,.*)?\)|Q\('([^']+)'\)|(.+?))(?:\[(?:T\.)?(.*)\])?", factor)
         if match is None:
             parts.append(factor)
             continue
