@@ -10,21 +10,30 @@ from typing import Any, NoReturn
 
 from bidsapp.errors import UsageError
 
+#: What argparse says where arguments without a name are not there.
+_MISSING = "the following arguments are required"
+
 
 class Parser(argparse.ArgumentParser):
     """Options in full only, with dashes or underscores; what is wrong is a `UsageError`; help shows the defaults."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(formatter_class=_Help, allow_abbrev=False, **options)
+        self._given: list[str] = []
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
         """As in the parent class, which `parse_args` calls too."""
-        given = sys.argv[1:] if args is None else args
-        return super().parse_known_args([_dashed(argument) for argument in given], namespace)
+        self._given = [_dashed(argument) for argument in (sys.argv[1:] if args is None else args)]
+        return super().parse_known_args(self._given, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Raise a `UsageError`."""
-        raise UsageError(f"{message}. See '{self.prog} --help'.")
+        several = {name for action in self._actions if action.nargs == "+" for name in action.option_strings}
+        takers = [argument for argument in self._given if argument in several]
+        hint = (
+            f" {takers[-1]} takes all that follows it: write it behind them." if takers and _MISSING in message else ""
+        )
+        raise UsageError(f"{message}.{hint} See '{self.prog} --help'.")
 
 
 def _dashed(argument: str) -> str:

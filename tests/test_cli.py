@@ -100,6 +100,12 @@ def test_version_is_quick() -> None:
     ("arguments", "code", "words"),
     [
         ([], 64, "required"),
+        (
+            ["--participant-label", "01", "{data}", "{out}", "participant"],
+            64,
+            "--participant-label takes all that follows",
+        ),
+        (["--participant-label=01", "{data}", "{out}"], 64, "required: {participant,group}. See"),
         (["{data}", "{out}", "dataset"], 17, "analysis level 'dataset'"),
         (["{out}/nowhere", "{out}", "participant"], 16, "no such folder"),
         (["{out}", "{out}/x", "participant"], 16, "dataset_description.json"),
