@@ -442,6 +442,16 @@ def test_empty_masks_are_no_problem(tmp_path):
     assert rows.loc["sub-02", "reference_lesions"] == 2
 
 
+@pytest.mark.parametrize(("other", "code"), [(mask(), 0), (mask(BIG) * np.float32(0.3), 1)], ids=["empty", "broken"])
+def test_a_prediction_without_any_lesion_to_count_has_no_bars(tmp_path, other, code):
+    for subject in ("01", "02"):  # healthy: one prediction finds lesions that are none, the other finds nothing
+        for folder, data in (("manual", mask()), ("a", mask(BIG)), ("b", other)):
+            write(tmp_path / folder, f"sub-{subject}_label-lesion_mask", data)
+    assert run(tmp_path / "manual", tmp_path / "a", tmp_path / "b", "--out", tmp_path / "out") == code
+    page = (tmp_path / "out/evaluation.html").read_text()
+    assert "a, 100-1000 mm³: 0 of 2" in page and "b, 100-1000 mm³" not in page
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [

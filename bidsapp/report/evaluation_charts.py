@@ -219,9 +219,10 @@ def _size_chart(
         texts.append((axes.at(i + 0.5, 0)[0], HEIGHT - BOTTOM + 13.0, f"{size}".replace(">=", "≥"), "middle"))
         rows = table[table["size"] == size]
         for j, name in enumerate(names):
-            row = rows[rows["prediction"] == name].iloc[0]
-            if not row[total]:
+            mine = rows[rows["prediction"] == name]
+            if not mine[total].any():  # nor is it in the table where neither side has a lesion
                 continue
+            row = mine.iloc[0]
             start = i + 0.11 + j * width
             left, top = axes.at(start, float(row[rate]))
             right, bottom = axes.at(start + width, 0)
