@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from fnmatch import fnmatch
@@ -12,7 +11,7 @@ from typing import Any
 from bidsapp import __version__
 from bidsapp.errors import NotBidsError, UsageError
 from bidsapp.labels import Label
-from bidsapp.writing import write_json, write_text
+from bidsapp.writing import json_or_nothing, write_json, write_text
 
 APP_NAME = "bidsapp"
 DERIVATIVES_OF = f"{APP_NAME} derivatives of "
@@ -37,12 +36,8 @@ IGNORED = (
 
 def recorded_outputs(record_file: Path, out_dir: Path) -> list[Path]:
     """Files that a session's record names and that lie in `out_dir`; none where there is no record that can be read."""
-    try:
-        names = json.loads(record_file.read_text(encoding="utf-8"))["outputs"]
-        paths = [out_dir / str(name) for name in names]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
-    inside = out_dir.resolve()
+    outputs, inside = json_or_nothing(record_file).get("outputs"), out_dir.resolve()
+    paths = [out_dir / name for name in outputs] if isinstance(outputs, dict) else []
     return [path for path in paths if path.is_file() and inside in path.resolve().parents]
 
 
@@ -115,17 +110,17 @@ def check_folders(bids_dir: Path, out_dir: Path) -> None:
 
 def is_derivative(folder: Path) -> bool:
     """Whether a dataset says of itself that it is derived from another one."""
-    return _description(folder).get("DatasetType") == "derivative"
+    return description(folder).get("DatasetType") == "derivative"
 
 
 def _is_ours(folder: Path) -> bool:
-    made_by = _description(folder).get("GeneratedBy")
+    made_by = description(folder).get("GeneratedBy")
     return isinstance(made_by, list) and any(isinstance(one, dict) and one.get("Name") == APP_NAME for one in made_by)
 
 
 def _other_source(out_dir: Path, bids_dir: Path) -> str:
     """Name of the dataset that results are of, where it is not that of `bids_dir`; else an empty string."""
-    before, now = str(_description(out_dir).get("Name") or ""), _description(bids_dir).get("Name")
+    before, now = str(description(out_dir).get("Name") or ""), description(bids_dir).get("Name")
     if not now or not before.startswith(DERIVATIVES_OF):
         return ""
     return "" if before == f"{DERIVATIVES_OF}{now}" else before.removeprefix(DERIVATIVES_OF)
@@ -139,18 +134,14 @@ def _is_ignored(bids_dir: Path, name: str) -> bool:
     return any(fnmatch(name, line.strip().strip("/").removesuffix("/**")) for line in lines if line.strip())
 
 
-def _description(folder: Path) -> dict[str, Any]:
+def description(folder: Path) -> dict[str, Any]:
     """``dataset_description.json``; empty where there is none that can be read."""
-    try:
-        content = json.loads((folder / "dataset_description.json").read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+    return json_or_nothing(folder / "dataset_description.json")
 
 
 def dataset_name(bids_dir: Path) -> str:
     """Name of a dataset, from its description; else its folder's."""
-    return str(_description(bids_dir).get("Name") or bids_dir.resolve().name)
+    return str(description(bids_dir).get("Name") or bids_dir.resolve().name)
 
 
 def _container() -> dict[str, Any]:

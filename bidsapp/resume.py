@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,8 @@ def is_current(inputs: SessionInputs, config: Config, *, by_checksum: bool = Tru
     """
     from bidsapp.workflows.plan import plan
 
-    from_disk = read_record(config.out_dir / inputs.folder / f"{inputs.name}_provenance.json")
-    if from_disk is None or from_disk.get("version") != __version__ or from_disk.get("options") != config.science():
+    from_disk = writing.json_or_nothing(config.out_dir / inputs.folder / f"{inputs.name}_provenance.json")
+    if from_disk.get("version") != __version__ or from_disk.get("options") != config.science():
         return False
     if from_disk.get("methods") != plan(inputs, config).plain():
         return False
@@ -44,15 +43,6 @@ def _is_same(path: Path, recorded: Mapping[str, Any], *, by_checksum: bool) -> b
         return not by_checksum or writing.sha256(path) == recorded["sha256"]
     except OSError:
         return False
-
-
-def read_record(path: Path) -> dict[str, Any] | None:
-    """A session's record, or None where there is none that can be read."""
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return record if isinstance(record, dict) else None
 
 
 def _size(path: Path) -> int:

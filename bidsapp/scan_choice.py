@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import Any
 from bidsapp.errors import InputError
 from bidsapp.image.load import read_geometry
 from bidsapp.labels import REFERENCE_ORDER, WITH_AGENT
+from bidsapp.writing import json_or_nothing
 
 #: A scan that is shorter along any axis shows no whole head but a slab (of the hippocampi, say), however fine.
 SHORTEST_VIEW_MM = 100.0
@@ -140,21 +140,12 @@ class Sidecars:
             for name in self._names[folder]:
                 about = name.removesuffix(".json").split("_")
                 if about[-1] == suffix and parts.issuperset(about):
-                    found = _json(folder / name)
+                    found = json_or_nothing(folder / name)  # nothing that a run depends on is in sidecars
                     if key in found:
                         return found[key]
             if folder == self._root:
                 break
         return None
-
-
-def _json(path: Path) -> dict[str, Any]:
-    """Empty where it cannot be read: nothing that a run depends on is in sidecars."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def geometry(path: Path) -> tuple[bool, float, float, float]:

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written aside, then renamed; and the checksum that tells one from another."""
+"""Files that are whole or not there: written aside, then renamed, read back; and the checksum that tells them apart."""
 
 from __future__ import annotations
 
@@ -43,6 +43,15 @@ def write_text(path: Path, text: str) -> Path:
 def write_json(path: Path, content: Mapping[str, Any]) -> Path:
     """Write a JSON file; gives back its path."""
     return write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def json_or_nothing(path: Path) -> dict[str, Any]:
+    """The object that a JSON file holds; empty where there is no such file, or nothing in it that can be used."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))  # as some editors write it
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def write_table(

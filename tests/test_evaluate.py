@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -16,8 +17,8 @@ from bidsapp import evaluate
 from bidsapp.cli import main
 from bidsapp.derivatives import find_labels, grid_of, label_file, pair_labels, read_lookup
 from bidsapp.errors import InputError
-from bidsapp.evaluate.options import _parser, distinct_names
-from bidsapp.evaluate.scans import _local
+from bidsapp.evaluate.options import Options, _parser, distinct_names
+from bidsapp.evaluate.scans import _local, _raw
 from bidsapp.measure.raters import staple
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -618,6 +619,16 @@ def test_the_dataset_is_found_whatever_its_folder_is_called(tmp_path: Path, name
     """`out_dataset.write_dataset_description` writes the link as a URI."""
     assert Path(_local((tmp_path / name).as_uri())) == tmp_path / name
     assert _local("../100%25 raw") == "../100%25 raw"
+
+
+@pytest.mark.parametrize("links", [{"raw": "../data", "web": "https://example.org"}, ["../data"], "../data"])
+def test_a_dataset_that_is_linked_is_found_whatever_wrote_the_link(tmp_path: Path, links: object) -> None:
+    (tmp_path / "data").mkdir()
+    folder = tmp_path / "manual"
+    folder.mkdir()
+    (folder / "dataset_description.json").write_text(json.dumps({"DatasetLinks": links}), encoding="utf-8-sig")
+    options = Options(references={"manual": folder}, predictions={}, out=tmp_path)
+    assert _raw(options) == ([tmp_path / "data"] if isinstance(links, dict) else [])
 
 
 def test_changes_between_sessions_are_no_labels_of_a_scan(two: tuple[Path, Path]) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bidsapp.writing import replacing, write_frame, write_json, write_table, write_text
+from bidsapp.writing import json_or_nothing, replacing, write_frame, write_json, write_table, write_text
 
 
 def test_files_are_utf_8_whatever_the_locale(tmp_path: Path) -> None:
@@ -21,6 +21,24 @@ def test_files_are_utf_8_whatever_the_locale(tmp_path: Path) -> None:
     where = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.json")], env=where, check=True)
     assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"Name": "Étude 脳"}
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b'{"Name": "\xc3\x89tude"}', {"Name": "Étude"}),
+        (b'\xef\xbb\xbf{"Name": "x"}', {"Name": "x"}),  # a byte order mark
+        (b'{"Name": "\xc9tude"}', {}),
+        (b'["Name"]', {}),
+        (b'{"Name": ', {}),
+        (b"[" * 100_000, {}),
+        (None, {}),
+    ],
+)
+def test_what_a_json_file_holds_that_may_be_anything(tmp_path: Path, content: bytes | None, found: dict) -> None:
+    if content is not None:
+        (tmp_path / "a.json").write_bytes(content)
+    assert json_or_nothing(tmp_path / "a.json") == found
 
 
 def test_writing_leaves_nothing_but_the_file(tmp_path: Path) -> None:

@@ -97,18 +97,13 @@ def _local(link: str) -> str:
 
 def _raw(options: Options) -> list[Path]:
     """Datasets that the derivatives lie in or link to."""
-    import json
+    from bidsapp.out_dataset import description
 
     found: list[Path] = []
     for folder in (*options.references.values(), *options.predictions.values()):
         if folder.parent.name == "derivatives":
             found.append(folder.parent.parent)
-        try:
-            about = json.loads((folder / "dataset_description.json").read_text(encoding="utf-8"))
-            links = about.get("DatasetLinks", {})
-            found += [
-                (folder / _local(str(link))).resolve() for link in links.values() if "://" not in _local(str(link))
-            ]
-        except (OSError, ValueError, AttributeError):
-            continue
+        links = description(folder).get("DatasetLinks")
+        paths = [_local(str(link)) for link in links.values()] if isinstance(links, dict) else []
+        found += [(folder / path).resolve() for path in paths if "://" not in path and "\0" not in path]
     return [folder for folder in dict.fromkeys(found) if folder.is_dir()]

@@ -5,7 +5,6 @@ Nothing here looks at intermediate files: the sessions may have been segmented b
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from bidsapp.interfaces.finished import FLAIR, Finished
 from bidsapp.labels import HALFWAY, LESION_ORDER, REFERENCE_ORDER, TEMPLATE
 from bidsapp.measure import comparability
 from bidsapp.out_dataset import lookup_table
-from bidsapp.writing import sha256, write_json, write_table, write_text
+from bidsapp.writing import json_or_nothing, sha256, write_json, write_table, write_text
 
 SPACE = HALFWAY
 #: Changes whenever what is computed here does: results of other versions are made again.
@@ -45,11 +44,11 @@ def record_of_changes(sessions: Sequence[Finished], dates: Mapping[str, Any]) ->
 
 def is_current(out_dir: Path, subject: str, wanted: Mapping[str, Any]) -> bool:
     """Whether the changes on disk were made from just that, and all their files are in place."""
+    record = json_or_nothing(_record_file(out_dir, subject))
+    outputs = record.pop("outputs", None)
     try:
-        record = json.loads(_record_file(out_dir, subject).read_text(encoding="utf-8"))
-        outputs = record.pop("outputs")
-        sizes = {name: (out_dir / name).stat().st_size for name in outputs}
-    except (OSError, ValueError, KeyError, AttributeError):
+        sizes = {name: (out_dir / name).stat().st_size for name in outputs} if isinstance(outputs, dict) else {}
+    except OSError:
         return False
     return record == wanted and sizes == outputs
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +12,7 @@ from typing import Any
 import nibabel as nib
 
 from bidsapp.interfaces.files import load
+from bidsapp.writing import json_or_nothing
 
 FLAIR = "FLAIR"
 
@@ -86,11 +86,8 @@ def finished_sessions(out_dir: Path, subject: str) -> list[Finished]:
 
     found = []
     for path in sorted((out_dir / f"sub-{subject}").glob(f"ses-*/anat/sub-{subject}_ses-*_provenance.json")):
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        if isinstance(record, dict) and record.get("session") and isinstance(record.get("outputs"), dict):
+        record = json_or_nothing(path)
+        if record.get("session") and isinstance(record.get("outputs"), dict):
             found.append(Finished(out_dir, path, record))
     return sorted(found, key=lambda one: natural(one.record["session"]))
 

@@ -13,7 +13,7 @@ from typing import Any
 from bidsapp import __version__
 from bidsapp.learn.run import Training
 from bidsapp.models.registry import Model
-from bidsapp.writing import sha256, write_text
+from bidsapp.writing import json_or_nothing, sha256, write_text
 
 #: The file in a training's folder.
 RECORD = "begun.json"
@@ -81,7 +81,7 @@ def begin(folder: Path, now: Mapping[str, Any], *, keep: Collection[str] = ()) -
         What is different from the one that was removed; empty where none was.
     """
     path = folder / RECORD
-    before = read_record(path)
+    before = json_or_nothing(path)
     if before == now:
         return ""
     left = [child for child in folder.iterdir() if child.name not in keep] if folder.is_dir() else []
@@ -93,15 +93,6 @@ def begin(folder: Path, now: Mapping[str, Any], *, keep: Collection[str] = ()) -
             child.unlink(missing_ok=True)
     write_record(path, now)
     return _differences(before, now) if left else ""
-
-
-def read_record(path: Path) -> dict[str, Any]:
-    """The record; empty where there is none, or none that can be read."""
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def write_record(path: Path, record: Mapping[str, Any]) -> None:

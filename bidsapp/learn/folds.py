@@ -26,7 +26,7 @@ from bidsapp.learn import fingerprint
 from bidsapp.learn.cases import Case, Stored, load_case
 from bidsapp.learn.run import THRESHOLD_KEYS, Training, predict_drawn, train_model
 from bidsapp.models.registry import Model, read_model
-from bidsapp.writing import write_text
+from bidsapp.writing import json_or_nothing, write_text
 
 #: With early stopping so many of the subjects are set aside to stop by, one at least, where there are so many.
 SHARE_SET_ASIDE, SUBJECTS_TO_SET_ASIDE = 0.1, 3
@@ -198,7 +198,7 @@ class Folds:
         case = self.folders[name]
         sidecar = path.with_name(path.name.replace(".nii.gz", ".json"))
         made_of = {"model": fingerprint.of_model(model), "case": fingerprint.of_case(case), "app": __version__}
-        if path.exists() and fingerprint.read_record(sidecar) == made_of:
+        if path.exists() and json_or_nothing(sidecar) == made_of:
             return
         sidecar.unlink(missing_ok=True)  # before the image is another
         stored = Stored.read(case)

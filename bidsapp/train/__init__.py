@@ -106,14 +106,15 @@ def _channels(cases: Sequence[Found], options: TrainOptions) -> tuple[str, ...]:
 
 def prepare(cases: Sequence[Found], channels: Sequence[str], options: TrainOptions, say: Progress) -> None:
     """Run the workflow of each case that is not prepared yet."""
-    from bidsapp import app, resume
+    from bidsapp import app
     from bidsapp.workflows.case import init_case_wf
+    from bidsapp.writing import json_or_nothing
 
     by_name = {case.inputs.name: case for case in cases}
     records = {name: _record(case, channels, options) for name, case in by_name.items()}
 
     def is_prepared(inputs: SessionInputs, _: Config) -> bool:
-        return resume.read_record(case_folder(options, inputs) / "case.json") == records[inputs.name]
+        return json_or_nothing(case_folder(options, inputs) / "case.json") == records[inputs.name]
 
     def build(inputs: SessionInputs, chosen: Config, *, device: str) -> Any:
         case = by_name[inputs.name]
