@@ -19,6 +19,7 @@ from bidsapp.errors import InputError
 from bidsapp.image.label_file import open_labels
 from bidsapp.image.load import GEOMETRY_TOLERANCE_MM, corner_distance
 from bidsapp.labels import HALFWAY
+from bidsapp.words import count_of
 
 #: Entities that say what a file shows or where, not which scan it was made from.
 NOT_OF_THE_SCAN = ("space", "res", "den", "label", "seg", "atlas", "desc", "hemi", "cohort")
@@ -190,7 +191,8 @@ def find_labels(folder: Path, *, subjects: Sequence[str] = ()) -> list[LabelFile
     if not found and not subjects:
         raise InputError(
             f"{folder}: no *_mask.nii.gz and no *_dseg.nii.gz named as BIDS has it"
-            f" (sub-01_space-orig_label-lesion_mask.nii.gz) in its {len(homes)} sub-* folders.{_nearby(folder)}"
+            f" (sub-01_space-orig_label-lesion_mask.nii.gz) in its {count_of(len(homes), 'sub-* folder')}."
+            + _nearby(folder)
         )
     return found
 

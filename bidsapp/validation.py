@@ -16,6 +16,7 @@ from typing import IO, Any
 
 from bidsapp import errors
 from bidsapp.config import Config
+from bidsapp.words import count_of
 
 #: Lines that are told of single files, and letters of a message: a dataset of fMRI may have thousands of problems.
 MOST_TOLD = 10
@@ -140,10 +141,10 @@ def _told(problems: list[dict[str, Any]]) -> list[str]:
     left = sum(map(len, [*groups.values()][MOST_TOLD:]))
     del lines[MOST_TOLD:]
     if left:
-        lines.append(f"and {left} more problems of single files; bids-validator-deno lists them all.")
+        lines.append(f"and {count_of(left, 'more problem')} of single files; bids-validator-deno lists them all.")
     if unused := len(problems) - len(used):
         what = "what is not used here (func, sidecars, ...)"
-        lines.append(f"{unused} problems of {what}; bids-validator-deno lists them.")
+        lines.append(f"{count_of(unused, 'problem')} of {what}; bids-validator-deno lists them.")
     return lines
 
 

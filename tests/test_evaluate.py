@@ -443,6 +443,13 @@ def test_empty_masks_are_no_problem(tmp_path):
     assert rows.loc["sub-02", "reference_lesions"] == 2
 
 
+def test_one_lesion_is_no_lesions(tmp_path):
+    for folder in ("manual", "ours"):
+        write(tmp_path / folder, "sub-01_label-lesion_mask", mask(BIG))
+    assert run(tmp_path / "manual", tmp_path / "ours") == 0
+    assert "1 of 1 lesion found, no false positives" in (tmp_path / "ours/evaluation/evaluation.html").read_text()
+
+
 @pytest.mark.parametrize(("other", "code"), [(mask(), 0), (mask(BIG) * np.float32(0.3), 1)], ids=["empty", "broken"])
 def test_a_prediction_without_any_lesion_to_count_has_no_bars(tmp_path, other, code):
     for subject in ("01", "02"):  # healthy: one prediction finds lesions that are none, the other finds nothing

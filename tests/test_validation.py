@@ -144,6 +144,14 @@ def test_alike_problems_are_told_in_a_line_and_those_of_other_data_counted(valid
     ]
 
 
+def test_one_problem_is_no_problems(validator, tmp_path: Path) -> None:
+    stray = [{**issue(f"/sub-01/anat/{number}"), "code": f"BAD{number}"} for number in range(validation.MOST_TOLD + 1)]
+    validator(answer(issue("/sub-01/func/sub-01_bold.nii.gz"), *stray))
+    said: list[str] = []
+    validation.validate(tmp_path, said.append)
+    assert said[-2].startswith("warning: and 1 more problem of single") and said[-1].startswith("warning: 1 problem of")
+
+
 @pytest.mark.parametrize(("field", "ends"), [("Authors", False), ("Funding", False), ("Name", True)])
 def test_a_field_that_need_not_be_there_ends_no_run(validator, tmp_path: Path, field: str, ends: bool) -> None:
     bad = {**issue("/dataset_description.json"), "code": "JSON_SCHEMA_VALIDATION_ERROR", "subCode": field}

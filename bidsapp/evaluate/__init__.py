@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from bidsapp.errors import OK, PARTICIPANT_FAILED, AppError, InputError, NothingSelectedError, UsageError
 from bidsapp.evaluate.options import Options, by_lesion, parse
 from bidsapp.evaluate.scans import UNREADABLE, find_brains, find_scans, readable
+from bidsapp.words import count_of
 
 if TYPE_CHECKING:  # heavy: --help answers at once
     import numpy as np
@@ -121,7 +122,9 @@ def _find(options: Options) -> tuple[list[Match], list[str]]:
         raise NothingSelectedError(f"No reference has space-{options.space}: leave --space out.")
     if not any(match.predictions for match in matches):
         told = next(why for match in matches for why in match.problems.values())
-        raise NothingSelectedError(f"No prediction fits a reference. The first of {len(matches)} cases: {told}")
+        raise NothingSelectedError(
+            f"No prediction fits a reference. The first of {count_of(len(matches), 'case')}: {told}"
+        )
     return matches, [*_left_out([one for files in every.values() for one in files], options), *notes]
 
 

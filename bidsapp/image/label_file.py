@@ -9,6 +9,7 @@ import numpy as np
 
 from bidsapp.errors import InputError
 from bidsapp.image.load import open_image, read_voxels
+from bidsapp.words import count_of
 
 #: How values may differ from 0 and 1 (or from whole numbers) by the scaling of a file.
 ROUNDING = 1e-4
@@ -50,7 +51,9 @@ def read_labels(path: Path) -> nib.Nifti1Image:
     if data.dtype.kind == "f":
         bad = int(np.size(data) - np.isfinite(data).sum())
         if bad:
-            raise InputError(f"{path}: {bad} voxels are NaN or infinite. Replace them by 0 (numpy.nan_to_num).")
+            raise InputError(
+                f"{path}: {count_of(bad, 'voxel')} with NaN or infinite values. Replace them by 0 (numpy.nan_to_num)."
+            )
         whole = np.round(data)
         if np.abs(data - whole).max(initial=0) > ROUNDING:
             raise InputError(

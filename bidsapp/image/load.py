@@ -20,6 +20,7 @@ from nibabel.imageglobals import LoggingOutputSuppressor
 from nibabel.spatialimages import HeaderDataError
 
 from bidsapp.errors import InputError
+from bidsapp.words import count_of
 
 #: A structural scan has at least this many voxels along each axis (single slices and localisers have fewer).
 MINIMUM_AXIS = 10
@@ -441,7 +442,8 @@ def _check_values(data: np.ndarray, path: Path) -> None:
     bad = int(np.size(data) - np.isfinite(data).sum())
     if bad:
         raise InputError(
-            f"{path}: {bad} voxels are NaN or infinite. Replace them (e.g. with numpy.nan_to_num) or export again."
+            f"{path}: {count_of(bad, 'voxel')} with NaN or infinite values. Replace them (e.g. with numpy.nan_to_num)"
+            " or export again."
         )
     if data.max() == data.min():
         raise InputError(f"{path}: every voxel has the value {data.max():g}; there is no image in it. Export it again.")

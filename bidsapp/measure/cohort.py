@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from bidsapp.image.intensity import MAD_TO_SD
+from bidsapp.words import count_of
 
 #: Columns that name a row.
 KEYS = ["participant_id", "session_id"]
@@ -194,7 +195,9 @@ def _read(values: pd.Series, label: str, notes: list[str], *, code: bool) -> pd.
     if label.lower() in AGE_COLUMNS:
         capped = values.astype(str).str.fullmatch(r"\d+(\.\d+)?\s*\+")
         if capped.any():
-            notes.append(f"{label} {values[capped].iloc[0]} is read as a number ({int(capped.sum())} sessions).")
+            notes.append(
+                f"{label} {values[capped].iloc[0]} is read as a number ({count_of(int(capped.sum()), 'session')})."
+            )
             values = values.where(~capped, values.astype(str).str.rstrip("+ "))
     whole = numeric_if_possible(values)
     if pd.api.types.is_numeric_dtype(whole) or code:
@@ -204,7 +207,7 @@ def _read(values: pd.Series, label: str, notes: list[str], *, code: bool) -> pd.
         return whole
     bad = values[values.notna() & numbers.isna()].astype(str)
     words = ", ".join(repr(word) for word in sorted(set(bad))[:5])
-    notes.append(f"{label} holds numbers, but for {words}: n/a there ({len(bad)} sessions).")
+    notes.append(f"{label} holds numbers, but for {words}: n/a there ({count_of(len(bad), 'session')}).")
     return numbers
 
 
@@ -342,7 +345,7 @@ def outliers(frame: pd.DataFrame, *, limit: float = MODIFIED_Z_LIMIT, minimum: i
     empty = pd.DataFrame({name: pd.Series(dtype=object) for name in _OUTLIER_COLUMNS})
     subjects = frame["participant_id"].nunique()
     if subjects < minimum:
-        there = f"{subjects} {'subject' if subjects == 1 else 'subjects'}"
+        there = count_of(subjects, "subject")
         return Outliers(empty, f"Outliers were not looked for: {there}, at least {minimum} are needed.")
     values = _values(frame)
     measured = values.notna().groupby(frame["participant_id"]).any().sum()

@@ -10,6 +10,7 @@ import pandas as pd
 from scipy import stats
 
 from bidsapp.measure.cohort import order_sessions
+from bidsapp.words import count_of
 
 #: Differences up to which the signed-rank test goes through all signs, ties or not (R stops at 49, without ties).
 EXACT_SIGNED = 50
@@ -72,7 +73,7 @@ def compare_sessions(frame: pd.DataFrame, measures: Sequence[str]) -> pd.DataFra
         repeated = order["participant_id"].duplicated(keep=False)
         subjects = order.loc[unknown & repeated, "participant_id"].nunique()
         order = order[~unknown]
-        named += f" ({subjects} subject{'s' * (subjects > 1)} left out, time n/a)" if subjects else ""
+        named += f" ({count_of(subjects, 'subject')} left out, time n/a)" if subjects else ""
     else:
         named += " (in the order of their labels, time n/a)"
     several = order[order["participant_id"].duplicated(keep=False)]

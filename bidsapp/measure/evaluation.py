@@ -21,6 +21,7 @@ from bidsapp.image.grid import bounding_box
 from bidsapp.measure.agreement import Lesions, agreement, at_least, lesions_of
 from bidsapp.measure.comparisons import MINIMUM_COMPARED, compare_groups, differences, paired
 from bidsapp.measure.volume_agreement import CONFIDENCE, MINIMUM_SUBJECTS, bland_altman, correlations, subject_means
+from bidsapp.words import count_of
 
 #: Differences that a signed-rank test needs before any p can be below 0.05: 2 / 2^5 = 0.0625, 2 / 2^6 = 0.031.
 MINIMUM_PAIRS = 6
@@ -467,7 +468,7 @@ def _pair_row(where: Mapping[str, str], some: pd.DataFrame, names: tuple[str, st
         found = paired(pairs)
         row |= {"ci_low": found["ci_low"], "ci_high": found["ci_high"], "p": found["p_rank"]}
     if len(moved) < MINIMUM_PAIRS:
-        row["note"] = f"{len(moved)} differences: at least {MINIMUM_PAIRS} are needed for any p below 0.05"
+        row["note"] = f"{count_of(len(moved), 'difference')}: at least {MINIMUM_PAIRS} are needed for any p below 0.05"
     return row
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
+from bidsapp.words import count_of
+
 #: Voxels with lesions in fewer subjects are not tested: they could not become significant (Kimberg et al. 2007,
 #: J Cogn Neurosci 19:1067, on lesion maps; 5 % or at least this many).
 MINIMUM_LESIONED, MINIMUM_SHARE = 4, 0.05
@@ -168,9 +170,8 @@ def checked_confounds(tested: np.ndarray, confounds: np.ndarray | None) -> np.nd
     if tested.dtype == bool:
         smaller = int(min(tested.sum(), (~tested).sum()))
         if smaller < MINIMUM_PER_GROUP:
-            raise ValueError(
-                f"{smaller} subjects with a map in the smaller group, at least {MINIMUM_PER_GROUP} are needed."
-            )
+            there = count_of(smaller, "subject")
+            raise ValueError(f"{there} with a map in the smaller group, at least {MINIMUM_PER_GROUP} are needed.")
     columns = [np.ones(len(tested))]
     for column in () if confounds is None else confounds.T:
         if _rank([*columns, column]) > len(columns):
@@ -178,9 +179,10 @@ def checked_confounds(tested: np.ndarray, confounds: np.ndarray | None) -> np.nd
     if _rank([*columns, tested]) == len(columns):
         what = "the groups are told apart" if tested.dtype == bool else "what is tested is determined"
         raise ValueError(f"{what} by what is adjusted for (such as all women in one of them).")
-    left = len(tested) - len(columns) - 1
+    left = max(len(tested) - len(columns) - 1, 0)
     if left < MINIMUM_DF:
-        raise ValueError(f"{len(tested)} subjects leave {left} degrees of freedom, at least {MINIMUM_DF} are needed.")
+        spare = count_of(left, "degree")
+        raise ValueError(f"{len(tested)} subjects leave {spare} of freedom, at least {MINIMUM_DF} are needed.")
     return np.column_stack(columns[1:]) if len(columns) > 1 else None
 
 

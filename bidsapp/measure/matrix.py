@@ -13,6 +13,7 @@ from scipy import linalg
 from bidsapp.measure.cohort import natural, order_sessions
 from bidsapp.measure.formula import FUNCTIONS, Formula
 from bidsapp.measure.mixed import lines, off_line
+from bidsapp.words import count_of, enumerate_words
 
 #: Residual degrees of freedom below which a model is not fitted: its intervals would be guesses.
 MINIMUM_RESIDUAL_DF = 5
@@ -135,8 +136,9 @@ def too_few(data: ModelMatrix) -> str:
     spare = int(degrees_of_freedom(data).min())
     if spare < MINIMUM_RESIDUAL_DF:
         return (
-            f"too few for this model: {sessions} sessions of {subjects} subjects and {parameters} parameters leave"
-            f" {max(spare, 0)} degrees of freedom, at least {MINIMUM_RESIDUAL_DF} are needed. Use fewer predictors."
+            f"too few for this model: {count_of(sessions, 'session')} of {count_of(subjects, 'subject')} and"
+            f" {count_of(parameters, 'parameter')} leave {count_of(max(spare, 0), 'degree')} of freedom, at least"
+            f" {MINIMUM_RESIDUAL_DF} are needed. Use fewer predictors."
         )
     if np.linalg.matrix_rank(data.x / np.linalg.norm(data.x, axis=0).clip(1e-300)) < parameters:
         return (
@@ -150,9 +152,9 @@ def few_subjects(data: ModelMatrix) -> str:
     """Why errors clustered by subject cannot be told: they have no more degrees of freedom than that."""
     subjects, parameters = data.subjects, data.x.shape[1]
     return (
-        f"too few for this model: errors by subject of {subjects} subjects and {parameters} parameters have"
-        f" {max(subjects - parameters, 0)} degrees of freedom, at least {MINIMUM_RESIDUAL_DF} are needed. Use fewer"
-        " predictors."
+        f"too few for this model: errors by subject of {count_of(subjects, 'subject')} and"
+        f" {count_of(parameters, 'parameter')} have {count_of(max(subjects - parameters, 0), 'degree')} of freedom, at"
+        f" least {MINIMUM_RESIDUAL_DF} are needed. Use fewer predictors."
     )
 
 
@@ -311,8 +313,7 @@ def without(dropped: Sequence[str]) -> str:
 
 def enumerate_terms(terms: Sequence[str]) -> str:
     """Names of coefficients in a sentence."""
-    plain = [plain_term(term) for term in terms]
-    return plain[0] if len(plain) == 1 else f"{', '.join(plain[:-1])} and {plain[-1]}"
+    return enumerate_words([plain_term(term) for term in terms])
 
 
 def is_product(name: str) -> bool:

@@ -15,6 +15,7 @@ from scipy import ndimage
 from bidsapp.image.grid import block_affine, block_mean
 from bidsapp.image.resample import resample
 from bidsapp.measure.maps import MINIMUM_PER_GROUP, checked_confounds, permutation_test, read_map, voxel_blocks
+from bidsapp.words import count_of
 
 #: Smoothing: what is compared is the volume within a few mm, which makes up for what the registration leaves, and for
 #: values that are not normal (Ashburner and Friston 2000, NeuroImage 11:805-821; Salmond et al. 2002, NeuroImage
@@ -101,7 +102,7 @@ def morphometry(
         grey matter.
     """
     if tested.dtype != bool and len(tested) < MINIMUM_SUBJECTS:
-        raise ValueError(f"{len(tested)} subjects with a map, at least {MINIMUM_SUBJECTS} are needed.")
+        raise ValueError(f"{count_of(len(tested), 'subject')} with a map, at least {MINIMUM_SUBJECTS} are needed.")
     checked_confounds(tested, confounds)  # before the images are read
     with tempfile.TemporaryFile() as store:
         grid, fine = _store_smoothed(paths, store)

@@ -32,6 +32,7 @@ from bidsapp.measure import matrix, mixed
 from bidsapp.measure.formula import Formula
 from bidsapp.measure.matrix import ModelMatrix, enumerate_terms, is_product, plain_term
 from bidsapp.measure.separation import separating_terms
+from bidsapp.words import count_of
 
 #: Sessions per parameter below which estimates are called unstable (Harrell 2015, Regression Modeling Strategies, 4.4).
 SESSIONS_PER_PARAMETER = 10
@@ -345,7 +346,8 @@ def _two_parts(formula: Formula, data: ModelMatrix, notes: tuple[str, ...]) -> l
     if problem:
         return [*fits, _refusal(formula, problem, "load")]
     logged = replace(present, y=np.log(present.y))
-    few = (f"{int((~some).sum())} sessions without lesions are in the other part.",) if not some.all() else ()
+    without = int((~some).sum())
+    few = (f"The other part has {count_of(without, 'session')} without lesions, too.",) if without else ()
     return [*fits, _gaussian(loads, logged, (*notes, *few, *fallback), part="load", logged=True)]
 
 

@@ -13,7 +13,8 @@ from bidsapp.labels import CHANGE_GROWTH, CHANGE_LOSS, CHANGE_NEW, CHANGE_RESOLV
 from bidsapp.measure.comparability import EDGE_RATIO, TIV_PERCENT
 from bidsapp.report.change_pictures import SHOWN
 from bidsapp.report.read import BrokenFile, PictureFile, number, png_size, read_json, read_table
-from bidsapp.report.wording import Value, count_of, describe, enumerate_words, grouped, millilitres, with_sign
+from bidsapp.report.wording import Value, describe, grouped, millilitres, with_sign
+from bidsapp.words import count_of, enumerate_words
 
 #: Order and words of the statuses; of the last two only the number is told.
 STATUSES = {

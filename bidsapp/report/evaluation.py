@@ -29,7 +29,7 @@ from bidsapp.report.evaluation_charts import (
 from bidsapp.report.group_models import p_text, signed
 from bidsapp.report.methods import Methods, compose
 from bidsapp.report.mosaic import Picture
-from bidsapp.report.wording import count_of, enumerate_words
+from bidsapp.words import count_of, enumerate_words
 
 #: Colours that predictions get (style.css).
 COLOURS = 5
@@ -535,7 +535,7 @@ def _test_note(paired: pd.DataFrame) -> str:
     told = [
         ("The" if in_all else f"{enumerate_words(names)}: the")
         + f" smallest p that {count_of(subjects, 'subject')} can give is {least:.2g}: after Holm's correction for"
-        f" {tests} tests{' in each comparison' if len(names) > 1 else ''} none can be below 0.05."
+        f" {count_of(tests, 'test')}{' in each comparison' if len(names) > 1 else ''} none can be below 0.05."
         for (subjects, least, tests), names in lost.items()
     ]
     return " ".join([*told, "The false discovery rate asks for less."])
@@ -591,9 +591,8 @@ def _case_view(one: Drawn, done: pd.DataFrame, colour: Mapping[str, int], single
         told = [f"Dice {show('dsc', row['dsc'])}"]
         told += [f"{show('volume_difference_mm3', row['volume_difference_mm3'])} mm³"]
         if np.isfinite(row["lesion_tpr"]) and row["reference_lesions"]:
-            told.append(
-                f"{round(row['lesion_tpr'] * row['reference_lesions'])} of {row['reference_lesions']:.0f} lesions found"
-            )
+            lesions = int(row["reference_lesions"])
+            told.append(f"{round(row['lesion_tpr'] * lesions)} of {count_of(lesions, 'lesion')} found")
         if np.isfinite(row["lesion_ppv"]):
             wrong = round((1 - row["lesion_ppv"]) * row["prediction_lesions"])
             told.append(count_of(wrong, "false positive"))

@@ -31,7 +31,8 @@ from bidsapp.report.group_models import (
 )
 from bidsapp.report.read import Session
 from bidsapp.report.subject import Notice, flag_warnings, volume_values
-from bidsapp.report.wording import Value, count_of, describe, enumerate_words
+from bidsapp.report.wording import Value, describe
+from bidsapp.words import count_of, enumerate_words
 
 #: The dots of a strip: width of the column they stack in (percent of the strip), and their distance (px).
 SWARM_PERCENT, SWARM_STEP, SWARM_MIDDLE, SWARM_REACH = 1.0, 6, 22, 18

@@ -22,7 +22,8 @@ from bidsapp.measure.morphometry import FWHM_MM, EffectMap, morphometry
 from bidsapp.report.analysis import Analysis, Options
 from bidsapp.report.group import Picture
 from bidsapp.report.group_figures import LOG_P_LIMIT, save, slices
-from bidsapp.report.wording import count_of, enumerate_words, millilitres
+from bidsapp.report.wording import millilitres
+from bidsapp.words import count_of, enumerate_words
 from bidsapp.writing import write_json
 
 FOLDER = "group_maps"

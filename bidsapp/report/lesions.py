@@ -12,7 +12,8 @@ from bidsapp.cards import OTHER
 from bidsapp.labels import LOBES, TUMOR_REGIONS
 from bidsapp.report.read import Session, number
 from bidsapp.report.slices import ANISOTROPIC
-from bidsapp.report.wording import Value, count_of, describe, enumerate_words, grouped, millilitres, with_sign
+from bidsapp.report.wording import Value, describe, grouped, millilitres, with_sign
+from bidsapp.words import count_of, enumerate_words
 
 #: Name, explanation, volume in ml, percent of the load.
 Share = tuple[str, str, str, float]

@@ -13,7 +13,7 @@ import yaml
 
 from bidsapp.labels import WITH_AGENT
 from bidsapp.report.read import Session
-from bidsapp.report.wording import enumerate_words
+from bidsapp.words import enumerate_words
 
 CITATION = re.compile(r"\[@(\w+)\]")
 #: Methods of the record that each need a sentence, and their topics.

@@ -19,14 +19,13 @@ from bidsapp.report.read import PictureFile, Session, number
 from bidsapp.report.structures import StructureRow, cortex_rows, lobe_rows, structure_rows
 from bidsapp.report.wording import (
     Value,
-    count_of,
     describe,
-    enumerate_words,
     file_size,
     millilitres,
     percent_text,
     with_sign,
 )
+from bidsapp.words import count_of, enumerate_words
 
 #: A flag of `measure.quality`: "gm_to_wm = 0.7, below 0.9: meaning".
 FLAG = re.compile(r"^(?P<column>\w+) = (?P<value>\S+), (?P<side>below|above) (?P<limit>[^:]+): (?P<meaning>.+)$")

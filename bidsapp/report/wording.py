@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -165,19 +165,3 @@ def file_size(size: float) -> str:
     if size < 1000:
         return f"{size:.0f}\u00a0B"
     return f"{size / 1e3:.0f}\u00a0kB" if size < 1e6 else f"{size / 1e6:.1f}\u00a0MB"
-
-
-def enumerate_words(words: Sequence[str]) -> str:
-    """Join as in a sentence.
-
-    Examples
-    --------
-    >>> enumerate_words(["T1w"]), enumerate_words(["T1w", "T2w", "FLAIR"])
-    ('T1w', 'T1w, T2w and FLAIR')
-    """
-    return " and ".join([*([", ".join(words[:-1])] if len(words) > 1 else []), *words[-1:]])
-
-
-def count_of(number: int, noun: str) -> str:
-    """Such as "no lesions", "1 lesion", "19 lesions"."""
-    return f"{number or 'no'} {noun}{'' if number == 1 else 's'}"

@@ -39,7 +39,7 @@ def test_scaled_and_four_dimensional_labels_are_whole_numbers(tmp_path: Path) ->
 
 @pytest.mark.parametrize(("data", "message"), [
     (marked(0.5, np.float32), r"not whole numbers \(0, 0.5\)"),
-    (marked(np.nan, np.float32), "1 voxels are NaN"),
+    (marked(np.nan, np.float32), "1 voxel with NaN"),
     (marked(-1), "those of no mask"),
     (np.arange(504, dtype=np.int16).reshape(SHAPE), r"0, 1, 2, 3, 4, ... \(504 of them\) are those of no mask"),
     (np.zeros((*SHAPE, 2), np.uint8), "three dimensions"),

@@ -147,7 +147,7 @@ def test_bad_input_fails_alone_and_by_name(finished: Finished) -> None:
         subject, _, name = session.partition("_")
         assert "\tdone" in rows[(subject, name)], finished.stdout
     for subject, words in {
-        "sub-03": "sub-03_T1w.nii.gz: 1 voxels are NaN",
+        "sub-03": "sub-03_T1w.nii.gz: 1 voxel with NaN",
         "sub-04": "sub-04_FLAIR.nii.gz: the file is empty",
         "sub-05": "sub-05_T1w.nii.gz: 2 volumes in one file",
     }.items():

@@ -221,8 +221,9 @@ def test_no_covariate_takes_the_name_of_a_measure(column):
     ("cell", "age", "said"),
     [
         (" 45 ", 45, ""), ("N/A", np.nan, ""), ("NA", np.nan, ""), ("nan", np.nan, ""), (".", np.nan, ""),
-        ("-", np.nan, ""), ("", np.nan, ""), ("inf", np.nan, ""), ("89+", 89, "age 89+ is read as a number"),
-        ("unknown", np.nan, "age holds numbers, but for 'unknown': n/a there (1 sessions)"),
+        ("-", np.nan, ""), ("", np.nan, ""), ("inf", np.nan, ""),
+        ("89+", 89, "age 89+ is read as a number (1 session)"),
+        ("unknown", np.nan, "age holds numbers, but for 'unknown': n/a there (1 session)"),
     ],
 )  # fmt: skip
 def test_one_odd_cell_leaves_ages_numbers(cell, age, said):

@@ -222,6 +222,7 @@ def test_groups_and_sessions_give_the_values_of_r_on_students_sleep_data():
     ("text", "columns", "why"),
     [
         ("y ~ age", {"y": range(6), "age": [1, 2, 3, 4, 5, 7]}, "degrees of freedom"),
+        ("y ~ 1", {"y": [1, 2]}, "2 sessions of 2 subjects and 1 parameter leave 1 degree of freedom"),
         (
             "y ~ group + site",
             {"y": range(20), "group": ["a", "b"] * 10, "site": ["x", "z"] * 10},

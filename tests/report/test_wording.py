@@ -42,10 +42,9 @@ def test_not_measured_is_never_zero():
     assert (value.text, value.unit, value.with_unit, value.why) == ("n/a", "", "n/a", "FLAIR alone")
 
 
-def test_grouped_and_counted():
+def test_grouped():
     assert wording.grouped(9_999) == "9999"
     assert wording.grouped(12_345.6, 1) == "12\u202f345.6"
-    assert [wording.count_of(number, "lesion") for number in (0, 1, 2)] == ["no lesions", "1 lesion", "2 lesions"]
 
 
 def test_a_share_reads_alike_wherever_it_stands():
