@@ -222,8 +222,7 @@ def _reached(present: np.ndarray, affine: np.ndarray, grid: nib.Nifti1Image, mat
     where = np.zeros(grid.shape[:3], dtype=bool)
     if not present.any():
         return where
-    ranges = [np.flatnonzero(present.any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3)]
-    corners = np.array(list(product(*((seen[0] - 1, seen[-1] + 1) for seen in ranges))))
+    corners = np.array(list(product(*((side.start - 1, side.stop) for side in bounding_box(present, margin=0)))))
     reached = apply_affine(np.linalg.inv(grid.affine) @ matrix @ affine, corners)
     low = np.clip(np.floor(reached.min(axis=0)).astype(int) - 1, 0, None)
     high = np.clip(np.ceil(reached.max(axis=0)).astype(int) + 2, 0, None)

@@ -152,10 +152,7 @@ class Stored:
         mask, within, size = self.brain(model)
         images = {name: image for name, image in self.images().items() if name not in without}
         found = segment.segment_network(images, mask, voxel_size_mm=size, within=within, device=device, model=model)
-        members = segment.lesion_classes(model)
-        out = np.zeros((len(members), *mask.shape), np.float32)
-        out[(slice(None), *found.box)] = found.probability[members] * within[found.box]
-        return out
+        return segment.compartment_probabilities(found, within, model)
 
 
 def with_proposals(case: Case, first: Model, device: str) -> Case:

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from scipy import ndimage
 
+from bidsapp.image.grid import bounding_box
 from bidsapp.learn.anatomy import INSIDE_BRAIN, POSITION, STRUCTURES
 
 #: Voxels kept around the middle of the 256-cubed maps, RAS; every head lies within.
@@ -131,7 +132,7 @@ def to_positions(labels: np.ndarray) -> np.ndarray:
 
 def brain_hull(labels: np.ndarray, inside: np.ndarray) -> np.ndarray:
     """Brain mask at 1 mm: tissue closed by `CLOSING_MM` and a rim, as far as that is tissue or CSF; holes filled."""
-    box = _box(inside, margin=int(CLOSING_MM) + 4)
+    box = bounding_box(inside, margin=int(CLOSING_MM) + 4)
     tissue = inside[box]
     outwards = ndimage.distance_transform_edt(~tissue)
     closed = ndimage.distance_transform_edt(outwards <= CLOSING_MM) > CLOSING_MM
@@ -145,7 +146,7 @@ def brain_hull(labels: np.ndarray, inside: np.ndarray) -> np.ndarray:
 
 def signed_distance(mask: np.ndarray) -> np.ndarray:
     """Distance to the border in mm, positive inside, at 2 mm (mean of 8 voxels), float16, kept within +-20 mm."""
-    box = _box(mask, margin=int(FAR_MM) + 2)
+    box = bounding_box(mask, margin=int(FAR_MM) + 2)
     part = mask[box]
     inside, outside = ndimage.distance_transform_edt(part), ndimage.distance_transform_edt(~part)
     distance = np.full(mask.shape, -FAR_MM, np.float32)
@@ -173,7 +174,7 @@ def outwards(ventricles: np.ndarray, distance: np.ndarray) -> np.ndarray:
     wall = ventricles[::step, ::step, ::step]
     field = np.zeros((3, *wall.shape), np.float32)
     if wall.any():
-        box = _box(wall, margin=round(3 * REACH_MM / step))
+        box = bounding_box(wall, margin=round(3 * REACH_MM / step))
         away = ndimage.distance_transform_edt(~wall[box]) - ndimage.distance_transform_edt(wall[box])
         away = ndimage.gaussian_filter(away * step, 1)
         share = np.exp(-np.clip(away, 0, None) / REACH_MM) * np.clip(distance[box] / STILL_MM, 0, 1)
@@ -191,9 +192,3 @@ def _centred(data: np.ndarray) -> np.ndarray:
         sink.append(slice(max(-lost, 0), max(-lost, 0) + min(n, m)))
     out[tuple(sink)] = data[tuple(source)]
     return out
-
-
-def _box(mask: np.ndarray, margin: int) -> tuple[slice, ...]:
-    where = np.argwhere(mask)
-    low, high = where.min(0) - margin, where.max(0) + 1 + margin
-    return tuple(slice(max(0, a), min(n, b)) for a, b, n in zip(low, high, mask.shape, strict=True))

@@ -11,7 +11,7 @@ import torch
 from scipy import ndimage
 
 from bidsapp.errors import InputError
-from bidsapp.image.grid import antialias
+from bidsapp.image.grid import antialias, bounding_box
 from bidsapp.image.morphology import largest_piece
 from bidsapp.models.registry import Model, load_model
 
@@ -154,11 +154,8 @@ def _predict(model: Model, image: np.ndarray) -> np.ndarray:
 def _head_box(image: np.ndarray) -> tuple[slice, ...]:
     """Box of what is brighter than air (15 % of the bright voxels' level), specks left out, and a voxel around it."""
     bright = normalise(torch.from_numpy(image)).numpy() > 0.15
-    where = np.argwhere(ndimage.binary_opening(bright))
-    if len(where) == 0:
-        return tuple(slice(0, n) for n in image.shape)
-    low, high = where.min(0), where.max(0) + 1
-    return tuple(slice(max(0, a - 1), min(n, b + 1)) for a, b, n in zip(low, high, image.shape, strict=True))
+    whole = ndimage.binary_opening(bright)
+    return bounding_box(whole, margin=1) if whole.any() else tuple(slice(0, n) for n in image.shape)
 
 
 def deepbet_brain(image: np.ndarray, *, device: str = "cpu") -> np.ndarray:
@@ -184,10 +181,7 @@ def deepbet_brain(image: np.ndarray, *, device: str = "cpu") -> np.ndarray:
     tool = _deepbet(device)
     try:
         probability = tool.run_model(np.array(image, dtype=np.float32, order="C"))
-    except (
-        ValueError,
-        AssertionError,
-    ) as error:  # an empty mask: bincount of nothing, or no bounding box
+    except (ValueError, AssertionError) as error:  # an empty mask: bincount of nothing, or no bounding box
         raise InputError(
             "deepbet finds no brain in this image; if it is no T1w, choose another brain extraction"
         ) from error
@@ -196,9 +190,7 @@ def deepbet_brain(image: np.ndarray, *, device: str = "cpu") -> np.ndarray:
 
 @functools.lru_cache(maxsize=1)
 def _deepbet(device: str) -> Any:  # deepbet has no type stubs
-    from deepbet.bet import (
-        BrainExtraction,
-    )  # imported here: it pulls in pandas and tqdm
+    from deepbet.bet import BrainExtraction  # imported here: it pulls in pandas and tqdm
 
     with warnings.catch_warnings():  # torch.jit.load is deprecated, and all that deepbet ships
         warnings.simplefilter("ignore", DeprecationWarning)

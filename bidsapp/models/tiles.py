@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional
 
 from bidsapp.cards import OVERLAP
+from bidsapp.image.grid import bounding_box
 from bidsapp.models.registry import Model
 from bidsapp.models.unet import symmetric_place
 
@@ -36,11 +37,7 @@ def box_of_tiles(mask: np.ndarray, model: Model) -> Tile:
 
 def extent(mask: np.ndarray) -> list[tuple[int, int]]:
     """First voxel of the mask along each axis, and the one after its last."""
-    out = []
-    for axis in range(3):
-        where = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
-        out.append((int(where[0]), int(where[-1]) + 1))
-    return out
+    return [(side.start, side.stop) for side in bounding_box(mask, margin=0)]
 
 
 def in_tiles(

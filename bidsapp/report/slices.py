@@ -9,6 +9,8 @@ import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
+from bidsapp.image.grid import bounding_box
+
 #: Width of every mosaic in pixels: twice that of the report's column, sharp on dense screens and in print.
 WIDTH = 1400
 #: Width of field (mm) that one row of tiles should show: seven brains side by side, or five larger ones for lesions.
@@ -175,13 +177,11 @@ def _main_axis(sizes: np.ndarray) -> int:
 
 def _bounding_box(mask: np.ndarray, sizes: np.ndarray, margin_mm: float) -> np.ndarray:
     """First voxel and the one after the last, shape (3, 2); the whole field of view where the mask is empty."""
-    box = np.empty((3, 2), dtype=int)
-    for axis in range(3):
-        hit = np.flatnonzero((mask > 0.5).any(axis=tuple(other for other in range(3) if other != axis)))
-        margin = round(margin_mm / sizes[axis])
-        first, after = (hit[0] - margin, hit[-1] + 1 + margin) if len(hit) else (0, mask.shape[axis])
-        box[axis] = max(0, first), min(mask.shape[axis], after)
-    return box
+    inside = mask > 0.5
+    if not inside.any():
+        return np.array([(0, length) for length in mask.shape])
+    sides = bounding_box(inside, margin=[round(margin_mm / size) for size in sizes])
+    return np.array([(side.start, side.stop) for side in sides])
 
 
 def _columns(box: np.ndarray, sizes: np.ndarray, axis: int, field_mm: float) -> int:
