@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -35,6 +36,8 @@ MOST_CLASSES = 50
 OVERLAP, WITH_MARGIN = 16, ("TwoPathway",)
 #: Offsets of logits correct small differences; one of more than this would overrule what the network sees.
 MOST_OFFSET = 2.0
+#: Characters of a model's name, and of its version.
+LONGEST_NAME = 100
 #: What every card holds, and as what.
 REQUIRED: Mapping[str, type | tuple[type, ...]] = {
     "name": str, "version": str, "architecture": str, "network": dict, "spacing_mm": (int, float), "weights": dict,
@@ -69,8 +72,8 @@ def read_card(folder: Path) -> dict[str, Any]:
         if not isinstance(card[key], kind) or isinstance(card[key], bool):
             raise InputError(f"{path}: {key!r} cannot be {str(card[key])[:40]!r}.")
     for key in ("name", "version"):
-        if not card[key].isprintable() or not 0 < len(card[key]) <= 100:
-            raise InputError(f"{path}: {key!r} must be 1 to 100 printable characters.")
+        if not card[key].isprintable() or not 0 < len(card[key]) <= LONGEST_NAME:
+            raise InputError(f"{path}: {key!r} must be 1 to {LONGEST_NAME} printable characters.")
     _check_weights(folder, card["weights"])
     return card
 
@@ -363,7 +366,7 @@ def _names(value: Any) -> TypeGuard[list[str]]:
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf  # nan is not
 
 
 def _check_weights(folder: Path, weights: Mapping[str, Any]) -> None:

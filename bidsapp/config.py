@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -120,8 +121,10 @@ class Config:
         for name in ("nprocs", "omp_nthreads"):
             if getattr(self, name) < 1:
                 raise UsageError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}.")
-        if self.mem_gb <= 0:
+        if not 0 < self.mem_gb < math.inf:
             raise UsageError(f"--mem must be positive (GB), not {self.mem_gb}.")
+        if not 0 <= self.random_seed < 2**32:  # what numpy takes
+            raise UsageError(f"--random-seed must lie between 0 and {2**32 - 1}, not {self.random_seed}.")
 
     def _check_previews(self) -> None:
         """What asks for a look only must never write."""

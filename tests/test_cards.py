@@ -111,6 +111,7 @@ def test_a_word_that_is_no_model(tmp_path: Path, name: str) -> None:
         ({"class_offsets": {"T1w": {}}}, "'T1w' are not among the channels"),
         ({"class_offsets": {"FLAIR": {"tumour": 0.1}}}, "'tumour': 0.1"),
         ({"class_offsets": {"FLAIR": {"lesion": 9}}}, "from -2 to 2"),
+        ({"class_offsets": {"FLAIR": {"lesion": float("nan")}}}, "from -2 to 2"),
         ({"orientation": "LPS"}, "'orientation'"), ({"lesion_threshold": None}, "'lesion_threshold'"),
         ({"lesion_threshold": {"with FLAIR": 2}}, "between 0 and 1"),
         ({"lesion_threshold": {"with FLAIR": float("nan")}}, "between 0 and 1"),

@@ -112,6 +112,8 @@ def test_version_is_quick() -> None:
         (["{data}", "{data}", "participant"], 64, "same folder"),
         (["{data}", "{out}", "participant", "--nprocs", "0"], 64, "--nprocs"),
         (["{data}", "{out}", "participant", "--mem", "-1"], 64, "--mem"),
+        (["{data}", "{out}", "participant", "--mem", "inf"], 64, "--mem"),
+        (["{data}", "{out}", "participant", "--random-seed", "5000000000"], 64, "--random-seed"),
         (["{data}", "{out}", "participant", "--nprocs", "two"], 64, "invalid int"),
         (["{data}", "{out}", "participant", "--device", "tpu"], 64, "--device"),
         (["{data}", "{out}", "participant", "--brain-extraction", "magic"], 64, "choose one of: auto"),

@@ -234,6 +234,8 @@ def test_names_of_classes_that_no_model_may_have_are_refused_at_once(dataset: Pa
     (("--seg", "x"), "--synthetic: synthetic scans know lesions only"),
     (("--init", "none", "--freeze-encoder"), "nothing to keep"),
     (("--name", "../x"), "letters, digits and hyphens"),
+    (("--name", "a" * 101), "--name .*: at most 100"),
+    (("--random-seed", "-1"), "--random-seed must lie between 0 and 4294967295, not -1"),
 ])  # fmt: skip
 def test_options_that_cannot_be_used(dataset: Path, arguments: tuple[str, ...], message: str) -> None:
     with pytest.raises(errors.UsageError, match=message):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -82,10 +83,10 @@ class Options:
         for name, folder in self.predictions.items():
             if folder in self.references.values():
                 raise UsageError(f"{folder} is both a reference and the prediction {name}: all would agree.")
-        if self.minimum_lesion_mm3 < 0:
+        if not 0 <= self.minimum_lesion_mm3 < math.inf:
             raise UsageError("--minimum-lesion: a volume in mm3, 0 or more.")
         bins = self.size_bins
-        if not bins or bins[0] <= 0 or any(b <= a for a, b in itertools.pairwise(bins)):
+        if not bins or not all(a < b for a, b in itertools.pairwise((0, *bins, math.inf))):
             raise UsageError("--size-bins: volumes in mm3, each larger than the one before, such as 10 100 1000.")
         if bool(self.participants) != bool(self.group):
             raise UsageError("--participants and --group go together: the table, and its column of groups.")

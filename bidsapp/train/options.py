@@ -88,6 +88,8 @@ class TrainOptions:
             )
         if not self.name.replace("-", "").isalnum():
             raise errors.UsageError(f"--name {self.name}: letters, digits and hyphens only.")
+        if len(self.name) > cards.LONGEST_NAME:
+            raise errors.UsageError(f"--name {self.name}: at most {cards.LONGEST_NAME} characters.")
         if self.synthetic and self.seg:
             raise errors.UsageError("--synthetic: synthetic scans know lesions only; with --seg, give --synthetic 0.")
         for name in self.contrasts:
