@@ -62,8 +62,8 @@ MOSTLY_MISSING = "it is n/a for more than half the sessions"
 _TOKEN = re.compile(
     r"""\s*(?:
     (?P<string>"[^"]*"|'[^']*')
-    |(?P<number>\d+(?:\.\d+)?(?:[eE][+-]?\d+)?(?![A-Za-z_]))
-    |(?P<name>(?:np\.)?[A-Za-z_][A-Za-z0-9_]*)
+    |(?P<number>\d+(?:\.\d+)?(?:[eE][+-]?\d+)?(?![^\W\d]))
+    |(?P<name>(?:np\.)?[^\W\d]\w*)
     |(?P<operator>\*\*|[-+*:/()~,=|])
     )""",
     re.VERBOSE,
@@ -361,9 +361,11 @@ def default_formulas(design: Design, measures: Sequence[str], *, years: str | No
     for outcome in measures:
         terms = design.predictors(outcome=outcome)
         terms += [years] if years and "per_year" not in outcome else []
-        names = [name for term in terms for name in term.split("*")]
+        parts = [term.split("*") for term in terms]
+        names = [name for part in parts for name in part]
         if outcome not in names:
-            formulas.append(Formula(_quoted(outcome), " + ".join(terms), outcome, (outcome, *names)))
+            right = " + ".join("*".join(map(_quoted, part)) for part in parts)
+            formulas.append(Formula(_quoted(outcome), right, outcome, (outcome, *names)))
     return formulas
 
 
@@ -393,8 +395,11 @@ def _resolve_right(side: str, columns: Sequence[str], whole: str) -> tuple[str, 
 
 
 def _quoted(column: str) -> str:
-    """A column as patsy reads it; what is no word, or one of Python's or patsy's own, goes with Q."""
-    plain = column.isidentifier() and not keyword.iskeyword(column) and column != "Intercept"
+    """A column as patsy reads it; what is no word, or one of Python's or patsy's own, goes with Q.
+
+    So do words with other letters than ASCII's, which Python may spell otherwise than the table does (as NFKC).
+    """
+    plain = column.isascii() and column.isidentifier() and not keyword.iskeyword(column) and column != "Intercept"
     return column if plain else f"Q({column!r})"
 
 

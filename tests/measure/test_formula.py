@@ -16,6 +16,7 @@ def merged() -> pd.DataFrame:
         "gm_mm3": 5e5 + 10.0 * np.arange(n), "left_hippocampus_mm3": 3000.0 + np.arange(n),
         "lesion_load_percent_tiv": 0.1, "group": ["patient", "HC"] * 6, "sex": [1, 2, 2] * 4,
         "age": np.arange(n) + 20, "site": ["a"] * 10 + ["b"] * 2, "EDSS score": 1.0 * np.arange(n),
+        "größe": 170.0,
     })  # fmt: skip
 
 
@@ -44,6 +45,7 @@ def test_long_codes_stay_apart_and_age_is_never_a_factor(merged):
         ("lesion_load ~ np.log(age) + C(sex, Treatment(reference='1'))",
          "lesion_load_percent_tiv ~ log(age) + C(sex,Treatment(reference='1'))"),
         ('gm ~ Q("EDSS score")', "gm ~ Q('EDSS score')"),
+        ("gm ~ größe", "gm ~ Q('größe')"),
         ("log1p(gm) ~ bs(age, df=3) - 1", "log1p(gm) ~ bs(age,df=3) - 1"),
         ("gm ~ 0 + cr(age, df=3)", "gm ~ 0 + cr(age,df=3)"),
         ("gm ~ cr(age, df=3) - 1", "gm ~ cr(age,df=3) - 1"),
@@ -111,6 +113,14 @@ def test_design_and_default_models(merged):
         "gm ~ group + age + sex + tiv", "tiv ~ group + age + sex", "lesion_load_percent_tiv ~ group + age + sex",
     ]  # fmt: skip
     assert formula.default_formulas(find_design(frame.drop(columns=["group", "age", "sex"])), ["gm"]) == []
+
+
+def test_a_site_may_have_any_name(merged):
+    scanners = {"scanner model": ["a", "a", "b", "b"] * 3, "gm_mm3": np.random.default_rng(1).normal(6e5, 1e4, 12)}
+    frame = model_frame(merged.drop(columns="tiv_mm3").assign(**scanners))
+    (one,) = formula.default_formulas(find_design(frame, site="scanner model"), ["gm"])
+    assert one.text == "gm ~ group + age + sex + Q('scanner model')" and one.variables[-1] == "scanner model"
+    assert statistics.fit(one, frame)[0].refused == ""
 
 
 @pytest.mark.parametrize("source", ["dates", "ages", "labels"])
