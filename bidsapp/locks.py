@@ -131,7 +131,7 @@ def _lock(out_dir: Path, name: str, *, wait: bool, shared: bool) -> Held | None:
 
 def tidy(out_dir: Path) -> None:
     """Remove what killed processes left half-written. Only for who is `Held.alone` in OUT_DIR."""
-    for pattern in (".*.tmp", "logs/.*.tmp", "sub-*/figures/.*.tmp"):
+    for pattern in (".*.tmp", "logs/.*.tmp", "group_*/.*.tmp", "sub-*/**/.*.tmp"):
         for path in out_dir.glob(pattern):
             path.unlink(missing_ok=True)
     shutil.rmtree(out_dir / FOLDER, ignore_errors=True)

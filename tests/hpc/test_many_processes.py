@@ -227,7 +227,11 @@ def test_a_file_system_without_locks_is_told_of(tmp_path: Path, monkeypatch: pyt
 
 
 def test_what_killed_processes_left_is_tidied(tmp_path: Path) -> None:
-    for name in (".README.abc.tmp", "sub-01/figures/.a.png.abc.tmp", "sub-01/figures/a.png", ".locks/x.lock"):
+    for name in (
+        ".README.abc.tmp", "logs/.a.json.abc.tmp", "group_maps/.a.nii.gz.abc.tmp", "sub-01/.a.tsv.abc.tmp",
+        "sub-01/anat/.a.nii.gz.abc.tmp", "sub-01/ses-1/anat/.a.nii.gz.abc.tmp", "sub-01/figures/.a.png.abc.tmp",
+        "sub-01/figures/a.png", ".locks/x.lock",
+    ):  # fmt: skip
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     locks.tidy(tmp_path)
