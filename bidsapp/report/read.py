@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 
@@ -218,9 +219,9 @@ def read_table(path: Path, *, encoding: str = "utf-8-sig") -> pd.DataFrame:
     """
     text = _text(path, encoding)
     try:
-        rows = _rows(text, quoting=csv.QUOTE_MINIMAL)
-    except csv.Error:  # quotes that are but marks, as in: "mild" lesions
-        rows = _rows(text, quoting=csv.QUOTE_NONE)
+        rows = [cells for cells in csv.reader(io.StringIO(text, newline=""), delimiter="\t", strict=True) if cells]
+    except csv.Error:  # quotes that are but marks, as in: "mild" lesions; or more in a cell than csv takes
+        rows = [line.split("\t") for line in re.split(r"\r\n?|\n", text) if line]
     names = [name.strip() for name in rows[0]] if rows else []
     while names and not names[-1]:
         names.pop()
@@ -233,11 +234,6 @@ def read_table(path: Path, *, encoding: str = "utf-8-sig") -> pd.DataFrame:
             raise BrokenFile(f"is not a table (row {number} has {len(cells)} cells, the header {len(names)})")
     even = [(cells + [""] * (len(names) - len(cells)))[: len(names)] for cells in rows[1:]]
     return pd.DataFrame(even, columns=names, dtype=object)
-
-
-def _rows(text: str, *, quoting: Literal[0, 3]) -> list[list[str]]:
-    lines = csv.reader(io.StringIO(text, newline=""), delimiter="\t", strict=True, quoting=quoting)
-    return [cells for cells in lines if cells]
 
 
 def png_size(path: Path) -> tuple[int, int]:

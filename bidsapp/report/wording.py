@@ -76,7 +76,7 @@ def describe(
 
 
 def amount(column: str, number: float, units: str = "") -> tuple[str, str]:
-    """Text and unit of a number; ``*_mm3`` in ml.
+    """Text and unit of a number; ``*_mm3`` in ml. What rounds to zero has no sign (``z``).
 
     Examples
     --------
@@ -95,15 +95,15 @@ def _amount(column: str, number: float, units: str) -> tuple[str, str]:
     if column.endswith("_mm3"):
         return millilitres(number), "ml"
     if "percent" in column or units in ("percent", "%"):
-        return "<0.01" if 0 < number < 0.005 else f"{number:.2f}", "%"
+        return "<0.01" if 0 < number < 0.005 else f"{number:z.2f}", "%"
     if units == "year":
-        return f"{number:.2f}", "years"
+        return f"{number:z.2f}", "years"
     if column.endswith("_count") or (number == int(number) and abs(number) < 1e6 and not column.endswith("_mm")):
-        return f"{number:.0f}", ""
+        return f"{number:z.0f}", ""
     if column.endswith("_mm") or units == "mm":
-        return f"{number:.1f}", "mm"
+        return f"{number:z.1f}", "mm"
     if column.endswith("_fraction"):
-        return f"{number:.3f}", ""
+        return f"{number:z.3f}", ""
     return f"{number:#.3g}".rstrip(".") if abs(number) < 100 else f"{number:.1f}", ""
 
 
@@ -133,7 +133,7 @@ def millilitres(mm3: float) -> str:
     ml = mm3 / 1000
     if ml == 0:
         return "0"
-    return f"{ml:.1f}" if abs(ml) >= 10 else f"{ml:.2f}" if abs(ml) >= 1 else f"{ml:.3f}"
+    return f"{ml:.1f}" if abs(ml) >= 10 else f"{ml:.2f}" if abs(ml) >= 1 else f"{ml:z.3f}"
 
 
 def with_sign(number: float) -> str:

@@ -128,7 +128,7 @@ def test_tables_made_by_hand(tmp_path, text):
 
 def test_quotes_that_are_but_marks_cost_no_table(tmp_path):
     path = tmp_path / "participants.tsv"
-    for cell in ('"mild" lesions', '"mild', '6" nail'):
+    for cell in ('"mild" lesions', '"mild', '6" nail', "long" * 50_000):
         path.write_text(f"participant_id\tcomment\nsub-1\t{cell}\nsub-2\tn/a\n")
         assert read.read_table(path)["comment"].to_list() == [cell, "n/a"]
 

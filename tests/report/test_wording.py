@@ -24,6 +24,8 @@ from bidsapp.report import wording
         ("brain_change_percent_per_year", -0.5, "percent/year", ("−0.50", "%/year")),
         ("lesion_change_mm3_per_year", 150.0, "mm^3/year", ("0.150", "ml/year")),
         ("years", 1.5, "year", ("1.50", "years")),
+        ("brain_change_percent", -0.003, "percent", ("0.00", "%")),
+        ("lesion_change_mm3_per_year", -0.3, "mm^3/year", ("0.000", "ml/year")),
     ],
 )
 def test_amount(column, number, units, said):
