@@ -255,7 +255,7 @@ def _is_empty(folder: Path) -> bool:
 
 
 def _has_scan(folder: Path) -> bool:
-    return folder.is_dir() and any(name.endswith((".nii", ".nii.gz")) for name in os.listdir(folder))
+    return folder.is_dir() and any(name.endswith(_READ) for name in os.listdir(folder))
 
 
 def _nothing_selected(bids_dir: Path, participants: Sequence[str], sessions: Sequence[str]) -> str:
@@ -322,8 +322,8 @@ def _walk(bids_dir: Path, units: Iterable[_Unit], problems: dict[_Unit, str]) ->
             problems.setdefault(unit, _unreadable(folder, error))
             continue
         for name in names:
-            contrast = name.partition(".")[0].rpartition("_")[2]
-            if contrast not in REFERENCE_ORDER or not name.endswith((".nii", ".nii.gz")):
+            contrast = suffix_of(name)
+            if contrast not in REFERENCE_ORDER or not name.endswith(_READ):
                 continue
             # Only what is below the dataset: a folder above may be called sub-something, too.
             path = _OnlyPath(f"/{(folder / name).relative_to(bids_dir)}")
@@ -374,7 +374,7 @@ def _from_database(bids_dir: Path, database_dir: Path) -> _Found:
     layout = _layout(bids_dir, database_dir)
     out: _Found = {}
     for contrast in REFERENCE_ORDER:
-        for file in layout.get(suffix=contrast, extension=[".nii", ".nii.gz"], scope="raw"):
+        for file in layout.get(suffix=contrast, extension=list(_READ), scope="raw"):
             entities = file.get_entities()
             # pybids may have resolved links above the dataset; names below its root are what the user knows.
             path = bids_dir / os.path.relpath(file.path, str(layout.root))

@@ -106,9 +106,9 @@ def check_packaged(folder: Path = PACKAGED) -> None:
             raise AppError(f"{error} The installation is damaged: install the app anew.") from error
 
 
-def packaged_version(name: str, folder: Path = PACKAGED) -> str:
+def packaged_version(name: str) -> str:
     """The newest version of a packaged model, or nothing where there is none."""
-    found = newest(name, folder)
+    found = newest(name)
     return "" if found is None else found.name.rsplit("-", 1)[1]
 
 

@@ -207,7 +207,7 @@ def label_file(path: Path) -> LabelFile | None:
     match = _NAME.fullmatch(path.name)
     if match is None or path.name.startswith("."):
         return None
-    entities = dict(part.split("-", 1) for part in match["entities"].split("_"))
+    entities = entities_of(path.name)
     keys = ("label", "desc") if match["suffix"] == "mask" else ("seg", "atlas", "desc")
     name = next((entities[key] for key in keys if key in entities), "")
     return LabelFile(path, Target(match["suffix"], name), entities)
@@ -476,8 +476,7 @@ def read_lookup(one: LabelFile, root: Path) -> dict[int, tuple[str, str]]:
     while True:
         fitting = []
         for path in sorted(folder.glob("*dseg.tsv")):
-            parts = path.name.removesuffix("dseg.tsv").rstrip("_")
-            entities = dict(part.split("-", 1) for part in parts.split("_") if "-" in part)
+            entities = entities_of(path.name)
             if all(one.entities.get(key) == value for key, value in entities.items()):
                 fitting.append((len(entities), path))
         if fitting:

@@ -18,7 +18,7 @@ def is_current(inputs: SessionInputs, config: Config, *, by_checksum: bool = Tru
     """
     from bidsapp.workflows.plan import plan
 
-    from_disk = writing.json_or_nothing(config.out_dir / inputs.folder / f"{inputs.name}_provenance.json")
+    from_disk = writing.json_or_nothing(_record(inputs, config.out_dir))
     if from_disk.get("version") != __version__ or from_disk.get("options") != config.science():
         return False
     if from_disk.get("methods") != plan(inputs, config).plain():
@@ -33,6 +33,10 @@ def is_current(inputs: SessionInputs, config: Config, *, by_checksum: bool = Tru
         and recorded.keys() == chosen.keys()
         and all(_is_same(path, recorded[name], by_checksum=by_checksum) for name, path in chosen.items())
     )
+
+
+def _record(inputs: SessionInputs, out_dir: Path) -> Path:
+    return out_dir / inputs.folder / f"{inputs.name}_provenance.json"
 
 
 def _is_same(path: Path, recorded: Mapping[str, Any], *, by_checksum: bool) -> bool:
@@ -54,7 +58,7 @@ def _size(path: Path) -> int:
 
 def page_is_stale(inputs: SessionInputs, out_dir: Path) -> bool:
     """Whether a subject's page is missing, or older than this session's record (a run was stopped between the two)."""
-    page, record = out_dir / f"sub-{inputs.subject}.html", out_dir / inputs.folder / f"{inputs.name}_provenance.json"
+    page, record = out_dir / f"sub-{inputs.subject}.html", _record(inputs, out_dir)
     try:
         return page.stat().st_mtime_ns < record.stat().st_mtime_ns
     except OSError:

@@ -100,7 +100,7 @@ class Validation:
             issues = json.loads(answer)["issues"]["issues"]
         except (ValueError, KeyError, TypeError):
             first = next((line.strip() for line in complaints.splitlines() if line.strip()), "it said nothing")
-            say(f"bids-validator gave no usable answer ({first[:200]}): the dataset was not validated.")
+            say(f"bids-validator gave no usable answer ({first[:LONGEST]}): the dataset was not validated.")
             return
         problems = [issue for issue in issues if issue.get("severity") == "error"]
         whole = [issue for issue in problems if _of_the_whole(issue)]
@@ -108,7 +108,7 @@ class Validation:
         for line in _told(single):
             say(f"warning: {line}")
         if whole:
-            told = "\n  ".join([*dict.fromkeys(_issue_text(issue) for issue in whole)][:10])
+            told = "\n  ".join([*dict.fromkeys(_issue_text(issue) for issue in whole)][:MOST_TOLD])
             raise errors.NotBidsError(
                 f"{self.bids_dir} is not valid BIDS:\n  {told}\nMend this, or run with --skip-bids-validation."
             )

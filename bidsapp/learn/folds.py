@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from bidsapp import __version__
-from bidsapp.cards import FIRST, threshold_key
+from bidsapp.cards import CARD, FIRST, threshold_key
 from bidsapp.errors import UsageError
 from bidsapp.image.grid import on_grid
 from bidsapp.image.save import write_image
@@ -128,8 +128,8 @@ class Folds:
         shutil.rmtree(aside, ignore_errors=True)
         shutil.copytree(self.out / "folds/all/model", aside)
         # It may have been trained before: what is said of it, not learned, is as of now.
-        whole = json.loads((aside / "model.json").read_text()) | card | {"name": self.training.name}
-        (aside / "model.json").write_text(json.dumps(whole, indent=1) + "\n")
+        whole = json.loads((aside / CARD).read_text()) | card | {"name": self.training.name}
+        (aside / CARD).write_text(json.dumps(whole, indent=1) + "\n")
         shutil.rmtree(self.out / "model", ignore_errors=True)
         aside.rename(self.out / "model")
         return True

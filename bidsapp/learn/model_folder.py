@@ -12,6 +12,7 @@ from typing import Any
 from safetensors.torch import save
 from torch import nn
 
+from bidsapp.cards import CARD, WEIGHTS
 from bidsapp.writing import replacing, write_text
 
 
@@ -33,7 +34,7 @@ def write_model(network: nn.Module, folder: Path, card: Mapping[str, Any]) -> Pa
     """
     state = {key: value.detach().cpu().contiguous() for key, value in sorted(network.state_dict().items())}
     weights = save({key: value.half() if value.is_floating_point() else value for key, value in state.items()})
-    with replacing(folder / "weights.safetensors") as aside:
+    with replacing(folder / WEIGHTS) as aside:
         aside.write_bytes(weights)
     whole = {
         "name": card["name"],
@@ -42,11 +43,11 @@ def write_model(network: nn.Module, folder: Path, card: Mapping[str, Any]) -> Pa
         "network": dataclasses.asdict(network.config),  # type: ignore[call-overload]
         **card,
         "weights": {
-            "file": "weights.safetensors",
+            "file": WEIGHTS,
             "type": "float16",
             "parameters": sum(parameter.numel() for parameter in network.parameters()),
             "sha256": hashlib.sha256(weights).hexdigest(),
         },
     }
-    write_text(folder / "model.json", json.dumps(whole, indent=1) + "\n")
+    write_text(folder / CARD, json.dumps(whole, indent=1) + "\n")
     return folder

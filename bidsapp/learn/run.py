@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from bidsapp.cards import OVERLAP, threshold_of
+from bidsapp.cards import CARD, FIRST, OVERLAP, threshold_of
 from bidsapp.errors import AppError
 from bidsapp.labels import CONTRASTS
 from bidsapp.learn.cases import PROPOSE_ABOVE, Case, Stored, head_of, synthetic_doubles, with_proposals
@@ -189,7 +189,7 @@ def train_model(
     Model or None
     """
     finished = folder / "model"
-    if (finished / "model.json").exists():
+    if (finished / CARD).exists():
         return read_model(finished)
     until = time.monotonic() + max_seconds
     torch.set_num_threads(training.threads)
@@ -403,7 +403,7 @@ def _finish(
         whole["crf"] = {}
     if training.first is not None:
         whole["cascade"] = {"propose_above": PROPOSE_ABOVE, "grow_mm": GROW_MM}
-        write_model(training.first.network, folder / "first", training.first.card)
+        write_model(training.first.network, folder / FIRST, training.first.card)
     network = result.network.cpu().eval().requires_grad_(False)
     network.half().float()  # as it will be stored
     if len(lesions) == 1 and folders:

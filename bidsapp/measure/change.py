@@ -20,7 +20,8 @@ from bidsapp.image.morphology import label_lesions
 from bidsapp.labels import CHANGE_GROWTH, CHANGE_LOSS, CHANGE_NEW, CHANGE_RESOLVED, CHANGE_STABLE, CHANGE_UNCONFIRMED
 from bidsapp.measure.comparability import EDGE_RATIO, TIV_PERCENT
 
-STATUSES = ("new", "enlarging", "stable", "shrinking", "resolved", "unconfirmed", "small")
+#: In the order in which lesions are listed.
+STATUSES = ("new", "enlarging", "shrinking", "resolved", "stable", "unconfirmed", "small")
 
 #: Difference of FLAIR, in robust standard deviations of that of healthy white matter, from which it is a change: the
 #: usual 2.5 % of either tail. For a whole lesion it is the mean that counts, which chance hardly ever reaches.
@@ -244,7 +245,6 @@ INTERVAL_COLUMNS: dict[str, dict[str, Any]] = {
 
 #: Shorter intervals make no yearly rate: it would be noise, enlarged.
 LEAST_YEARS = 0.5
-_ORDER = ("new", "enlarging", "shrinking", "resolved", "stable", "unconfirmed", "small")
 #: What `compare` tells of a lesion; the other columns come from the sessions' tables.
 _MEASURED = [
     "status", "volume_from_mm3", "volume_to_mm3", "gain_mm3", "loss_mm3", "change_percent", "brightness_change",
@@ -415,7 +415,7 @@ def compare(first: Visit, second: Visit, *, voxel_mm3: float, minimum_mm3: float
     sizes["cross_section_mm2"] = _cross_sections(before, earlier, count) * voxel_mm3 ** (2 / 3)
     sizes["brightness_change"] = np.asarray(ndimage.mean(difference, joined, ids)) if count else np.zeros(0)
     rows = [_row({name: float(values[i]) for name, values in sizes.items()}, minimum_mm3) for i in range(count)]
-    order = sorted(range(count), key=lambda i: (_ORDER.index(rows[i]["status"]), -_extent(rows[i]), i))
+    order = sorted(range(count), key=lambda i: (STATUSES.index(rows[i]["status"]), -_extent(rows[i]), i))
     renumber = np.zeros(count + 1, dtype=np.int32)
     renumber[np.array(order, dtype=int) + 1] = ids
     lesions = renumber[joined]

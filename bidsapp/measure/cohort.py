@@ -325,7 +325,7 @@ def modified_z(values: pd.DataFrame) -> pd.DataFrame:
     return centred / scale.where(scale > 0)
 
 
-def outliers(frame: pd.DataFrame, *, limit: float = MODIFIED_Z_LIMIT, minimum: int = MINIMUM_SUBJECTS) -> Outliers:
+def outliers(frame: pd.DataFrame, *, limit: float = MODIFIED_Z_LIMIT) -> Outliers:
     """Find the values far from the others of their column.
 
     Parameters
@@ -334,26 +334,25 @@ def outliers(frame: pd.DataFrame, *, limit: float = MODIFIED_Z_LIMIT, minimum: i
         From `merge_sessions`.
     limit : float
         Outlier above this |modified z-score| (of lesion loads and counts: of their logarithms).
-    minimum : int
-        With fewer subjects nothing is flagged, and `note` says so; so it is for single columns with fewer subjects
-        measured.
 
     Returns
     -------
     Outliers
+        With fewer subjects than `MINIMUM_SUBJECTS` nothing is flagged, and `note` says so; so it is for single columns
+        with fewer subjects measured.
     """
     empty = pd.DataFrame({name: pd.Series(dtype=object) for name in _OUTLIER_COLUMNS})
     subjects = frame["participant_id"].nunique()
-    if subjects < minimum:
+    if subjects < MINIMUM_SUBJECTS:
         there = count_of(subjects, "subject")
-        return Outliers(empty, f"Outliers were not looked for: {there}, at least {minimum} are needed.")
+        return Outliers(empty, f"Outliers were not looked for: {there}, at least {MINIMUM_SUBJECTS} are needed.")
     values = _values(frame)
     measured = values.notna().groupby(frame["participant_id"]).any().sum()
-    few = [str(name) for name in values if measured[name] < minimum]
+    few = [str(name) for name in values if measured[name] < MINIMUM_SUBJECTS]
     values = values.drop(columns=few)
     scores = modified_z(even_out(values))
     rows, columns = np.nonzero(scores.abs().to_numpy() > limit)
-    note = f"Not looked for in {', '.join(few)}: fewer than {minimum} subjects measured." if few else ""
+    note = f"Not looked for in {', '.join(few)}: fewer than {MINIMUM_SUBJECTS} subjects measured." if few else ""
     if not len(rows):
         return Outliers(empty, note)
     z = scores.to_numpy()[rows, columns]

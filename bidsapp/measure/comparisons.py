@@ -41,9 +41,9 @@ def compare_groups(frame: pd.DataFrame, factor: str, measures: Sequence[str]) ->
     -------
     DataFrame
         A row per level and measure. Columns: comparison, column, n, reference_n, mean, reference_mean, median,
-        reference_median, difference with its interval (Welch 1947; none where both are constant), t, p_t, p_rank
-        (exact in small samples), hedges_g (Hedges 1981), q_t and q_rank (Benjamini-Hochberg over the measures of a
-        comparison).
+        reference_median, difference with its interval (Welch 1947; none where both are constant), t, df, p_t, p_rank
+        (exact in small samples), effect_size (Hedges' g, 1981), effect and rank_test (their names), q_t and q_rank
+        (Benjamini-Hochberg over the measures of a comparison).
     """
     first = frame.iloc[order_sessions(frame)].drop_duplicates("participant_id")
     levels = list(first[factor].cat.categories)

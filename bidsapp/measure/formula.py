@@ -5,7 +5,7 @@ from __future__ import annotations
 import keyword
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from itertools import product
@@ -463,13 +463,15 @@ def _known(name: str, columns: Sequence[str], whole: str, instead: Mapping[str |
     return instead.get(column, column)
 
 
-def _first(frame: pd.DataFrame, names: Iterable[str], problem: object, notes: list[str]) -> str | None:
+def _first(
+    frame: pd.DataFrame, names: Iterable[str], problem: Callable[[pd.DataFrame, str], str], notes: list[str]
+) -> str | None:
     folded = {str(name).lower(): str(name) for name in reversed(list(frame.columns))}
     for name in names:
         column = folded.get(name)
         if column is None:
             continue
-        why = problem(frame, column)  # type: ignore[operator]
+        why = problem(frame, column)
         if not why:
             return column
         notes.append(f"{column} is not used: {why}.")
@@ -477,10 +479,9 @@ def _first(frame: pd.DataFrame, names: Iterable[str], problem: object, notes: li
 
 
 def _factor_problem(frame: pd.DataFrame, column: str) -> str:
-    if isinstance(frame[column].dtype, pd.CategoricalDtype):
-        counts = frame.groupby(column, observed=True)["participant_id"].nunique()
-    else:
+    if not isinstance(frame[column].dtype, pd.CategoricalDtype):
         return "it holds numbers, not groups"
+    counts = frame.groupby(column, observed=True)["participant_id"].nunique()
     if len(counts) and frame[column].notna().mean() < 0.5:
         return MOSTLY_MISSING
     if len(counts) < 2:

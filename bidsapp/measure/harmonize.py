@@ -12,11 +12,13 @@ import numpy as np
 import pandas as pd
 
 from bidsapp.measure.cohort import is_lesion
-from bidsapp.measure.formula import MAXIMUM_LEVELS, Design, column_of, is_volume
+from bidsapp.measure.formula import Design, column_of, is_volume
 
 #: Subjects per site. ComBat shares information between sites, but with fewer a site's mean is hardly known, and its
 #: variance less (Parekh et al. 2022, Front Neuroimaging 1:912231, ask for 16-32 for volumes; 10 is our lower bound).
 MINIMUM_PER_SITE = 10
+#: A column with more values names something else.
+MAXIMUM_SITES = 100
 #: Share of a covariate's variance that the sites explain above which the two cannot be told apart.
 CONFOUNDED_R2 = 0.8
 
@@ -131,7 +133,7 @@ def _refuse(frame: pd.DataFrame, sites: pd.Series, kept: list[str], column: str)
     if len(subjects) < 2:
         told = " and ".join([column, *kept])
         raise HarmonizationError(f"{column} has fewer than two values among the {len(frame)} sessions with {told}.")
-    if len(subjects) > max(MAXIMUM_LEVELS * 5, 1):
+    if len(subjects) > MAXIMUM_SITES:
         raise HarmonizationError(f"{column} has {len(subjects)} values: that is no site.")
     small = [f"{name} ({count})" for name, count in subjects.items() if count < MINIMUM_PER_SITE]
     if small:

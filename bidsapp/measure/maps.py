@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import nibabel as nib
 import numpy as np
@@ -233,7 +234,9 @@ def permutation_test(
     return t, (reached + 1) / (permutations + 1)
 
 
-def _store(paths: Iterable[Path], second: np.ndarray, store: object) -> tuple[np.ndarray, np.ndarray, nib.Nifti1Image]:
+def _store(
+    paths: Iterable[Path], second: np.ndarray, store: IO[bytes]
+) -> tuple[np.ndarray, np.ndarray, nib.Nifti1Image]:
     """Put the lesion voxels of every subject into a file; returns voxels' counts by group, and where subjects end."""
     counts: np.ndarray | None = None
     first: nib.Nifti1Image | None = None
@@ -246,19 +249,19 @@ def _store(paths: Iterable[Path], second: np.ndarray, store: object) -> tuple[np
         if counts is None or first is None:
             counts, first = np.zeros((2, values.size), dtype=np.int32), image
         counts[int(is_second), where] += 1
-        store.write(where.tobytes())  # type: ignore[attr-defined]
+        store.write(where.tobytes())
         ends.append(ends[-1] + len(where))
     if counts is None or first is None:
         raise ValueError("there is no lesion map.")
     return counts, np.array(ends), first
 
 
-def _block(store: object, ends: np.ndarray, block: np.ndarray) -> np.ndarray:
+def _block(store: IO[bytes], ends: np.ndarray, block: np.ndarray) -> np.ndarray:
     """Lesions of all subjects in some voxels, shape (subjects, voxels)."""
     out = np.zeros((len(ends) - 1, len(block)))
-    store.seek(0)  # type: ignore[attr-defined]
+    store.seek(0)
     for subject, count in enumerate(np.diff(ends)):
-        where = np.frombuffer(store.read(4 * int(count)), dtype=np.int32)  # type: ignore[attr-defined]
+        where = np.frombuffer(store.read(4 * int(count)), dtype=np.int32)
         place = np.searchsorted(block, where)
         inside = place < len(block)
         inside[inside] = block[place[inside]] == where[inside]

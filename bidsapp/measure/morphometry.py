@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import nibabel as nib
 import numpy as np
@@ -129,7 +130,7 @@ def morphometry(
     )
 
 
-def _store_smoothed(paths: Sequence[Path], store: object) -> tuple[nib.Nifti1Image, nib.Nifti1Image]:
+def _store_smoothed(paths: Sequence[Path], store: IO[bytes]) -> tuple[nib.Nifti1Image, nib.Nifti1Image]:
     """Write the smoothed maps into a file, one after the other; returns their grid and the images' grid."""
     fine = None
     for path in paths:
@@ -141,10 +142,10 @@ def _store_smoothed(paths: Sequence[Path], store: object) -> tuple[nib.Nifti1Ima
         # The blocks have smoothed already: a box of n voxels has the variance n^2 / 12.
         sigma = np.sqrt((FWHM_MM / np.sqrt(8 * np.log(2)) / voxel_sizes(image.affine)) ** 2 - BLOCK**2 / 12) / BLOCK
         smooth = ndimage.gaussian_filter(coarse, sigma, mode="constant")
-        store.write(smooth.astype(np.float32).tobytes())  # type: ignore[attr-defined]
+        store.write(smooth.astype(np.float32).tobytes())
     if fine is None:
         raise ValueError("there is no map of gray matter.")
-    store.flush()  # type: ignore[attr-defined]
+    store.flush()
     return nib.Nifti1Image(np.zeros(coarse.shape, np.uint8), fine.affine @ block_affine(BLOCK)), fine
 
 

@@ -117,7 +117,7 @@ def read_model(folder: Path, *, device: str = "cpu") -> Model:
     return Model(card["name"], card["version"], float(card["spacing_mm"]), card, network, first)
 
 
-def read_whole_lesion_model(folder: Path, *, device: str = "cpu") -> Model:
+def read_whole_lesion_model(folder: Path) -> Model:
     """Load a lesion model (or a cascade) that somebody trained, once all that its card says fits its networks.
 
     Raises
@@ -126,7 +126,7 @@ def read_whole_lesion_model(folder: Path, *, device: str = "cpu") -> Model:
         As `read_model` and `cards.read_lesion_model`; or classes, channels, tile or CRF do not fit the network.
     """
     read_lesion_model(folder)
-    model = read_model(folder, device=device)
+    model = read_model(folder)
     for one, more in ((model, int(model.first is not None)), (model.first, 0)):
         if one is not None:
             _check_card(folder if one is model else folder / FIRST, one, more)

@@ -413,7 +413,7 @@ def checks_table(fits: Sequence[Fit]) -> pd.DataFrame:
 
 
 def _has_lesions(analysis: Analysis) -> bool:
-    return any("lesion" in name for name in analysis.measures)
+    return any(map(cohort.is_lesion, analysis.measures))
 
 
 def _values(frame: pd.DataFrame) -> pd.DataFrame:
@@ -432,11 +432,7 @@ def _dictionaries(
             "LongName": f"z-score of {name}",
             "Description": "Distance from what the first sessions of the other subjects predict, in standard"
             f" deviations, adjusted for {adjusted} (TIV not for itself and for fractions)."
-            + (
-                " Compared as logarithms, n/a without lesions."
-                if "lesion" in str(name) and "_with_lesions" not in str(name)
-                else ""
-            ),
+            + (" Compared as logarithms, n/a without lesions." if cohort.is_lesion(str(name)) else ""),
         }
         for name in _values(analysis.scores)
     }

@@ -172,12 +172,11 @@ def label_layers(
     *,
     lookup: Sequence[Label] = TISSUE_LOOKUP,
     clear: tuple[int, ...] = (),
-    opacity: float = 0.55,
 ) -> list[Layer]:
     """A translucent layer for each label of a look-up table that the segmentation has, but for those left `clear`."""
     present = np.unique(np.asanyarray(dseg.dataobj))
     return [
-        Layer(dseg, label.color, label=label.index, opacity=0.9 if label in (LESION, STRUCTURE_LESION) else opacity)
+        Layer(dseg, label.color, label=label.index, opacity=0.9 if label in (LESION, STRUCTURE_LESION) else 0.55)
         for label in lookup
         if label != BACKGROUND and label.index in present and label.index not in clear
     ]

@@ -418,8 +418,8 @@ def _name(key: tuple[str, str]) -> str:
     return " ".join(part for part in key if part)
 
 
-def _value(column: str, number: float | None, group: Cohort, layout: Mapping[str, Any], why: str = "") -> Value:
-    return describe(column, number, names=layout["volumes"]["names"], dictionary=group.dictionary, why=why)
+def _value(column: str, number: float | None, group: Cohort, layout: Mapping[str, Any]) -> Value:
+    return describe(column, number, names=layout["volumes"]["names"], dictionary=group.dictionary)
 
 
 def _lede(frame: pd.DataFrame, left_out: Sequence[tuple[str, tuple[str, ...]]]) -> str:

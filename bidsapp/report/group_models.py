@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from bidsapp.measure.formula import Design
 from bidsapp.measure.statistics import Fit
 
 #: Dots of a diagnostic picture; of more sessions every n-th is drawn, the most extreme ones always.
@@ -285,9 +286,9 @@ def _plot(
     return Plot(title, across, up, points, line)
 
 
-def cohort_table(frame: pd.DataFrame, design: object) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
+def cohort_table(frame: pd.DataFrame, design: Design) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
     """Who was measured: subjects, sessions, age and sex, by group."""
-    group, age, sex = (getattr(design, role) for role in ("group", "age", "sex"))
+    group, age, sex = design.group, design.age, design.sex
     first = frame.drop_duplicates("participant_id")
     parts = [("All", frame.index == frame.index)]
     if group:
@@ -314,6 +315,3 @@ def cohort_table(frame: pd.DataFrame, design: object) -> tuple[tuple[str, ...], 
             row.append(", ".join(f"{level} {count}" for level, count in one[sex].value_counts(sort=False).items()))
         rows.append(tuple(row))
     return tuple(heads), tuple(rows)
-
-
-__all__ = ["Comparison", "ModelTerm", "ModelView", "cohort_table", "view_comparisons", "view_models", "view_terms"]

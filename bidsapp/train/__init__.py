@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bidsapp import __version__, cards, errors, out_dataset
-from bidsapp.arguments import bare_label
 from bidsapp.config import Config
 from bidsapp.machine import fixed_environment
 from bidsapp.train.cases import LESION, Found, labelled
@@ -84,7 +83,7 @@ def seen_before(options: TrainOptions) -> set[str]:
         return set()
     own, before = training.get("contrasts"), training.get("subjects_seen_before")
     names = [*(own if isinstance(own, dict) else ()), *(before if isinstance(before, list) else ())]
-    return {bare_label("sub-" + str(name).removeprefix("sub-").partition("_")[0]) for name in names}
+    return {str(name).removeprefix("sub-").partition("_")[0] for name in names}
 
 
 def _leak(plan: Plan) -> str:
