@@ -106,7 +106,7 @@ class Formula:
     @property
     def plain(self) -> bool:
         """Whether the outcome stands on the left as it is, not as a function of it."""
-        return self.left == _quoted(self.outcome)
+        return self.left == quoted(self.outcome)
 
 
 def model_frame(frame: pd.DataFrame, *, categories: Iterable[str] = ()) -> pd.DataFrame:
@@ -364,8 +364,8 @@ def default_formulas(design: Design, measures: Sequence[str], *, years: str | No
         parts = [term.split("*") for term in terms]
         names = [name for part in parts for name in part]
         if outcome not in names:
-            right = " + ".join("*".join(map(_quoted, part)) for part in parts)
-            formulas.append(Formula(_quoted(outcome), right, outcome, (outcome, *names)))
+            right = " + ".join("*".join(map(quoted, part)) for part in parts)
+            formulas.append(Formula(quoted(outcome), right, outcome, (outcome, *names)))
     return formulas
 
 
@@ -394,7 +394,7 @@ def _resolve_right(side: str, columns: Sequence[str], whole: str) -> tuple[str, 
     return right, needed, (note,)
 
 
-def _quoted(column: str) -> str:
+def quoted(column: str) -> str:
     """A column as patsy reads it; what is no word, or one of Python's or patsy's own, goes with Q.
 
     So do words with other letters than ASCII's, which Python may spell otherwise than the table does (as NFKC).
@@ -448,7 +448,7 @@ def _word(
         return text
     column = _known(text, columns, whole, instead)
     used.append(column)
-    return _quoted(column)
+    return quoted(column)
 
 
 def _known(name: str, columns: Sequence[str], whole: str, instead: Mapping[str | None, str]) -> str:

@@ -223,7 +223,7 @@ def _without_site(analysis: Analysis) -> list[str]:
         return []
     return [
         f"Some models of harmonised measures do not have {site} among their predictors: where groups are not even over"
-        f" the sites, their p-values are too small. Add + {site}."
+        f" the sites, their p-values are too small. Add + {formula.quoted(site)}."
     ]
 
 
