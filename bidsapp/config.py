@@ -114,7 +114,7 @@ class Config:
                     f" (The packaged template is {TEMPLATE}; other templates would have to be downloaded.)"
                 )
         kind, _, number = self.device.partition(":")
-        if kind not in ("auto", "cpu", "cuda") or (number and (kind != "cuda" or not number.isdigit())):
+        if kind not in ("auto", "cpu", "cuda") or (number and (kind != "cuda" or not number.isdecimal())):
             raise UsageError(f"--device: {self.device!r} is unknown; use auto, cpu, cuda or cuda:N.")
 
     def _check_numbers(self) -> None:

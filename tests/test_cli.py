@@ -116,6 +116,7 @@ def test_version_is_quick() -> None:
         (["{data}", "{out}", "participant", "--random-seed", "5000000000"], 64, "--random-seed"),
         (["{data}", "{out}", "participant", "--nprocs", "two"], 64, "invalid int"),
         (["{data}", "{out}", "participant", "--device", "tpu"], 64, "--device"),
+        (["{data}", "{out}", "participant", "--device", "cuda:²"], 64, "--device"),
         (["{data}", "{out}", "participant", "--brain-extraction", "magic"], 64, "choose one of: auto"),
         (["{data}", "{out}", "participant", "--tissue-model", "magic"], 64, "--tissue-model"),
         (["{data}", "{out}", "participant", "--normalization", "magic"], 64, "zscore, nyul"),
