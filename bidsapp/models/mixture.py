@@ -92,7 +92,7 @@ class MixtureResult:
         (4, C) and (4, C, C): of GM, WM, CSF and sulcal CSF over the brain, contrasts in the order `contrasts`.
     fields : ndarray
         (4, C, x, y, z) float32: the same means as they are in each part of the brain, on a grid of 4 voxels in the
-        `brain_box`; at full size by `enlarge`.
+        `working_box`; at full size by `enlarge`.
     contrasts : tuple of str
         Subset of `CONTRASTS`.
     separable : bool
@@ -204,7 +204,7 @@ def fit_mixture(
     # One thread: sums in the same order, hence the same bytes, on every machine.
     torch.set_num_threads(1)
     try:
-        box = brain_box(mask)
+        box = working_box(mask)
         scans = _scans({name: images[name] for name in names}, mask, box, priors, device, settings)
         found = _segment(scans, settings)
         posteriors = np.zeros((len(TISSUES), *mask.shape), np.float32)
@@ -275,11 +275,11 @@ def _segment(scans: _Scans, settings: MixtureSettings) -> MixtureResult:
 
 def enlarge(fields: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Local means of `MixtureResult.fields` at the voxels of the brain mask: (G, C, N) float32."""
-    return _values(torch.tensor(fields), mask[brain_box(mask)]).numpy()
+    return _values(torch.tensor(fields), mask[working_box(mask)]).numpy()
 
 
-def brain_box(mask: np.ndarray) -> tuple[slice, ...]:
-    """The part of the grid that the models work on: the brain and `MARGIN` voxels."""
+def working_box(mask: np.ndarray) -> tuple[slice, ...]:
+    """The part of the grid that the models work on: the brain and `MARGIN` voxels, from and to a multiple of `STEP`."""
     return tuple(
         slice(side.start // STEP * STEP, min(size, -(-side.stop // STEP) * STEP))
         for side, size in zip(bounding_box(mask, margin=MARGIN), mask.shape, strict=True)

@@ -19,7 +19,7 @@ from scipy import ndimage
 
 from bidsapp.image.grid import bounding_box
 from bidsapp.image.morphology import grown
-from bidsapp.models.mixture import CSF, GM, WM, MixtureResult, brain_box, enlarge, seen_alike, without_signal
+from bidsapp.models.mixture import CSF, GM, WM, MixtureResult, enlarge, seen_alike, without_signal, working_box
 
 PAIRS = ((GM, WM), (WM, CSF), (GM, CSF))
 CONNECTED = ndimage.generate_binary_structure(3, 2)
@@ -123,7 +123,7 @@ def segment_lesions(
     """
     settings = settings or OutlierSettings()
     _check(images, mask, mixture)
-    box, shape = brain_box(mask), mask.shape
+    box, shape = working_box(mask), mask.shape
     lit = ~without_signal(images["FLAIR"], mask)
     images, mask, priors = {name: image[box] for name, image in images.items()}, mask[box], priors[:, *box]
     names = mixture.contrasts
