@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -21,6 +22,8 @@ from bidsapp.labels import CSF, EXTRA_AXIAL_CSF, LESION, PARENCHYMA, STRUCTURE_L
 SMALLEST_LESION_MM3 = 3.0
 #: Voxels around the brain's box: its surface is no border of the volume, unless it is one of the scan.
 BOX_MARGIN = 2
+#: Voxels of the work grid between the points at which a bias field is carried to another scan.
+FIELD_STEP = 4
 
 
 @dataclass(frozen=True)
@@ -182,6 +185,51 @@ def lesions_on_scan(
     some = onto_scan.only(_reached(sum(_array(img) != 0 for img in lesions) > 0, lesions[0].affine, scan_work, matrix))
     mask, probability = (some(img) for img in lesions)
     return on_grid(_lesions(mask_onto(mask, scan), scan), scan), as_probability(average_onto(probability, scan))
+
+
+def tissues_on_scan(
+    tissues: Sequence[nib.Nifti1Image],
+    field: nib.Nifti1Image,
+    scan: nib.Nifti1Image,
+    scan_work: nib.Nifti1Image,
+    matrix: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Another scan of the session as it was acquired, its bias taken away, with the tissues of the reference.
+
+    Parameters
+    ----------
+    tissues : sequence of Nifti1Image
+        Shares, on any grid of the reference.
+    field : Nifti1Image
+        Bias field of the scan, on the reference's work grid.
+    scan, scan_work : Nifti1Image
+        The scan on its native grid, and its own work grid (of which no voxel is read).
+    matrix : array, shape (4, 4)
+        Rigid transform that resamples the scan onto the reference (reference mm to scan mm, RAS).
+
+    Returns
+    -------
+    corrected : ndarray, shape (X, Y, Z)
+        In the box of the brain in the native grid, as `tissues` and `field`.
+    tissues : ndarray, shape (N, X, Y, Z)
+    field : ndarray, shape (X, Y, Z)
+    """
+    present = np.any([_array(img) > 0 for img in tissues], axis=0)
+    seen, seen_work = (_reached(present, tissues[0].affine, grid, matrix) for grid in (scan, scan_work))
+    grid = scan.slicer[brain_box(seen)]
+    onto_scan = Resampler(scan_work, np.linalg.inv(matrix)).only(seen_work)
+    shares = np.stack([_array(average_onto(onto_scan(_as_float(img)), grid)) for img in tissues])
+    # The field is smooth: a few of its points suffice.
+    coarse = scan_work.slicer[
+        tuple(slice(min(FIELD_STEP // 2, size - 1), None, FIELD_STEP) for size in scan_work.shape)
+    ]
+    bias = _array(average_onto(Resampler(coarse, np.linalg.inv(matrix))(_as_float(field)), grid))
+    return without_field(_array(grid), bias), shares, bias
+
+
+def without_field(image: np.ndarray, field: np.ndarray) -> np.ndarray:
+    """A scan without its bias field; 0 where that is not known."""
+    return np.where(field > 0, image / np.where(field > 0, field, 1), 0)
 
 
 def carry_points(points: np.ndarray, field: nib.Nifti1Image) -> np.ndarray:

@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 from nipype.interfaces.base import BaseInterfaceInputSpec, File, SimpleInterface, TraitedSpec, isdefined, traits
 
-from bidsapp.interfaces.files import array, by_name, load, save
+from bidsapp.interfaces.files import array, by_name, load, save, voxel_size_mm
 from bidsapp.interfaces.lesions import lesion_tables
 from bidsapp.writing import write_table
 
@@ -182,6 +182,10 @@ def _named(found, grid: str, *, separable: bool) -> dict[str, nib.Nifti1Image]:
 class _MeasureInput(BaseInterfaceInputSpec):
     results = traits.List(File(exists=True), mandatory=True)
     corrected_file = File(exists=True, mandatory=True, desc="bias-corrected reference on the work grid")
+    fields = traits.List(File(exists=True), mandatory=True, desc="bias fields on the work grid, reference first")
+    scans = traits.List(File(exists=True), mandatory=True, desc="harmonised, each on its native grid, reference first")
+    other_work_files = traits.List(File(exists=True), desc="the other contrasts on their own work grids")
+    other_transforms = traits.List(File(exists=True), desc="rigid, resample them onto the reference")
     priors_file = File(exists=True, mandatory=True)
     to_subject = File(exists=True, mandatory=True)
     separable = traits.Bool(True, usedefault=True)
@@ -250,6 +254,7 @@ class Measure(SimpleInterface):
             mask_on_edge=quality.mask_on_edge(whole_mask, array(self.inputs.preprocessed[0])),
             registration_similarity=self.inputs.similarity,
             agreement=self.inputs.agreement,
+            scans=self._scans(posteriors[:-1], native, box),
         )
         who = {"participant_id": f"sub-{self.inputs.subject}"}
         if self.inputs.session:
@@ -275,6 +280,28 @@ class Measure(SimpleInterface):
         self._results["tables"] = tables
         self._results["flags"] = str(checks["flags"])
         return runtime
+
+    def _scans(self, tissues, native, box):
+        """Quality of every contrast as it was acquired: it does not depend on what is beside it."""
+        from bidsapp.image.grid import average_onto, on_grid
+        from bidsapp.image.itk import read_itk_affine
+        from bidsapp.image.results import tissues_on_scan, without_field
+        from bidsapp.measure.image_quality import scan_quality
+
+        scans, fields = ([load(path) for path in paths] for paths in (self.inputs.scans, self.inputs.fields))
+        field = average_onto(fields[0], native).get_fdata(dtype=np.float32)
+        image = without_field(array(self.inputs.scans[0], box=box), field)
+        out = {self.inputs.contrasts[0]: scan_quality(image, tissues, field, voxel_size_mm(scans[0]))}
+        if len(scans) == 1:
+            return out
+        shares = [on_grid(tissue, native) for tissue in tissues]
+        ways = zip(self.inputs.other_work_files, self.inputs.other_transforms, strict=True)
+        for contrast, scan, field, (work, way) in zip(
+            self.inputs.contrasts[1:], scans[1:], fields[1:], ways, strict=True
+        ):
+            seen = tissues_on_scan(shares, field, scan, load(work), read_itk_affine(Path(way)))
+            out[contrast] = scan_quality(*seen, voxel_size_mm(scan))
+        return out
 
     def _compartments(self, box):
         """Labels, and the compartments that they stand for; None where the lesions are of one kind."""

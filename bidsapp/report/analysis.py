@@ -39,8 +39,8 @@ _NO_CHANGE = (
 
 #: Tables that are there only where there is something to say.
 OPTIONAL_TABLES = (
-    "volumes_harmonized", "harmonization", "cortex", "lesions", "single_lesions", "changes", "lesionchanges", "models",
-    "checks", "comparisons", "zscores",
+    "volumes_harmonized", "harmonization", "qc", "cortex", "lesions", "single_lesions", "changes", "lesionchanges",
+    "models", "checks", "comparisons", "zscores",
 )  # fmt: skip
 
 
@@ -72,6 +72,8 @@ class Analysis:
     fits : tuple of Fit
     cortex : DataFrame
         The cortical regions, in the same rows; without keys.
+    quality : DataFrame
+        What quality control measured, likewise.
     terms, comparisons, scores, lesions, single_lesions, changes, lesion_changes : DataFrame
     intervals : DataFrame
         The changes for models.
@@ -87,6 +89,7 @@ class Analysis:
     frame: pd.DataFrame
     design: Design
     cortex: pd.DataFrame = field(default_factory=pd.DataFrame)
+    quality: pd.DataFrame = field(default_factory=pd.DataFrame)
     fits: tuple[Fit, ...] = ()
     terms: pd.DataFrame = field(default_factory=pd.DataFrame)
     comparisons: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -133,6 +136,7 @@ def analyse(
     measures = tuple(str(name) for name in merged if name not in cohort.KEYS)
     loads, about_loads = merge.beside_volumes("load", merged, measures, sessions)
     cortex, about_cortex = merge.beside_volumes("cortex", merged, measures, sessions)
+    quality, about_quality = merge.quality(merged, sessions)
     single, about_lesions = merge.single_lesions(sessions)
     lesions = merge.lesions(merged, measures, sessions, single, loads)
     beside = lesions.drop(columns=[name for name in lesions if name in merged])
@@ -144,11 +148,11 @@ def analyse(
     categories = (*known, options.harmonize) if options.harmonize else (*known,)  # sites may be told by numbers
     frame, few = _model_frame(volumes, cortex, beside, categories=categories)
     order = cohort.order_sessions(frame)
-    ordered = (table.iloc[order].reset_index(drop=True) for table in (volumes, cortex, beside, lesions, frame))
-    volumes, cortex, beside, lesions, frame = ordered
+    ordered = (table.iloc[order].reset_index(drop=True) for table in (volumes, cortex, quality, beside, lesions, frame))
+    volumes, cortex, quality, beside, lesions, frame = ordered
     result = Analysis(
-        volumes, measures, frame, formula.find_design(frame), cortex=cortex, single_lesions=single, lesions=lesions,
-        changes=changed, lesion_changes=changes.tables.get("lesionchanges", pd.DataFrame()),
+        volumes, measures, frame, formula.find_design(frame), cortex=cortex, quality=quality, single_lesions=single,
+        lesions=lesions, changes=changed, lesion_changes=changes.tables.get("lesionchanges", pd.DataFrame()),
     )  # fmt: skip
     result, unharmonized = _harmonised(result, beside, categories, options.harmonize)
     result = _modelled(result, covariates, changed, options.models)
@@ -158,6 +162,7 @@ def analyse(
     notes += [] if options.models else formula.find_years(result.intervals)[1]
     about = {**covariates.dictionary, **about_loads, **about_cortex, **dictionary, "contrasts": _CONTRASTS}
     described = {**_dictionaries(result, about, about_lesions), **changes.dictionaries}
+    described["qc"] = {**about_quality, **KEY_COLUMNS}
     told = (*covariates.notes, *notes, *few, *result.design.notes, *changes.notes)
     return replace(result, dictionaries=described, notes=told)
 
@@ -369,8 +374,11 @@ def tables(analysis: Analysis) -> dict[str, pd.DataFrame]:
     if analysis.harmonized is not None:
         out["volumes_harmonized"] = analysis.harmonized.frame
         out["harmonization"] = analysis.harmonized.sites
-    keyed = pd.concat([analysis.volumes[cohort.KEYS], analysis.cortex], axis=1)
+    keyed, checked = (
+        pd.concat([analysis.volumes[cohort.KEYS], beside], axis=1) for beside in (analysis.cortex, analysis.quality)
+    )
     optional = {
+        "qc": checked if len(analysis.quality.columns) else None,
         "cortex": keyed if len(analysis.cortex.columns) else None,
         "lesions": analysis.lesions if "volume_mm3" in analysis.single_lesions or _has_lesions(analysis) else None,
         "single_lesions": analysis.single_lesions,

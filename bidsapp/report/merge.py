@@ -125,8 +125,8 @@ def beside_volumes(
 ) -> tuple[pd.DataFrame, dict[str, Mapping[str, Any]]]:
     """Another table of one row per session, in the rows of `merged` and without its `measures`, and its dictionary.
 
-    `kind` is "load" (of lesions, by region, lobe and size) or "cortex" (the cortical regions): all numbers; a cell that
-    is none is n/a.
+    `kind` is "load" (of lesions, by region, lobe and size), "cortex" (the cortical regions) or "qc": all numbers; a
+    cell that is none is n/a.
     """
     frames, about = [], {}
     for session in sessions:
@@ -143,6 +143,23 @@ def beside_volumes(
     keys = merged[cohort.KEYS].astype(object).fillna("")
     beside = keys.merge(found, on=cohort.KEYS, how="left").drop(columns=cohort.KEYS)
     return beside.set_index(merged.index).apply(pd.to_numeric, errors="coerce"), about
+
+
+def quality(volumes: pd.DataFrame, sessions: Sequence[Session]) -> tuple[pd.DataFrame, dict[str, Mapping[str, Any]]]:
+    """What was measured of the quality of every session, in the rows of `volumes`, and its dictionary.
+
+    It is no outcome of models, and its names are no names of theirs.
+    """
+    found, about = beside_volumes("qc", volumes, (), sessions)
+    texts = {_key(session.keys): session.checks.get("flags") for session in sessions}
+    if "flags" in found:
+        keys = volumes[cohort.KEYS].astype(object).fillna("").to_dict("records")
+        found["flags"] = pd.Series([texts.get(_key(row)) for row in keys], found.index, dtype=object)
+    return found, about
+
+
+def _key(row: Mapping[Any, Any]) -> tuple[str, ...]:
+    return tuple(str(row[name]) for name in cohort.KEYS)
 
 
 def lesions(

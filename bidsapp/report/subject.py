@@ -10,6 +10,7 @@ from typing import Any
 from bidsapp import labels
 from bidsapp.measure import comparability
 from bidsapp.measure.cohort import is_lesion
+from bidsapp.measure.image_quality import SCAN_COLUMNS
 from bidsapp.measure.quality import RANGES
 from bidsapp.measure.volumes import LOBE_COLUMNS, STRUCTURE_COLUMNS
 from bidsapp.report import figures
@@ -110,6 +111,7 @@ class SessionView:
     lesions: Lesions | None
     no_lesions: str
     checks: tuple[Check, ...]
+    scan_quality: tuple[tuple[str, ...], tuple[tuple[str, tuple[Check, ...]], ...]]
     inputs: tuple[Mapping[str, Any], ...]
     options: tuple[tuple[str, str], ...]
     files: tuple[tuple[str, str, bool], ...]
@@ -213,6 +215,7 @@ def view_session(session: Session, layout: Mapping[str, Any], *, exists: Any) ->
         (values[name], _share_words(shares[name])) for name in layout["volumes"]["headline"] if name in values
     )
     lesions = view_lesions(session, values, layout)
+    checks = _checks(session, layout)
     return SessionView(
         anchor=f"ses-{session.session}" if session.session else "session",
         title=f"Session {session.session}" if session.session else "Results",
@@ -235,7 +238,12 @@ def view_session(session: Session, layout: Mapping[str, Any], *, exists: Any) ->
         cortex=cortex_rows(session),
         lesions=lesions,
         no_lesions=values["lesion_mm3"].why if "lesion_mm3" in values else "",
-        checks=_checks(session, layout),
+        checks=tuple(
+            check
+            for column, check in checks.items()
+            if column not in SCAN_COLUMNS and column not in layout["quality"]["hidden"]
+        ),
+        scan_quality=_scan_quality(record.get("contrasts", ()), checks, layout),
         inputs=tuple(_input(scan) for scan in record.get("inputs", ())),
         options=_options(record),
         files=tuple(
@@ -347,19 +355,34 @@ def _check_values(session: Session) -> dict[str, Value]:
     }
 
 
-def _checks(session: Session, layout: Mapping[str, Any]) -> tuple[Check, ...]:
+def _checks(session: Session, layout: Mapping[str, Any]) -> dict[str, Check]:
+    """Everything that was checked, by its column."""
     flagged = {match["column"]: match["side"] for match in map(FLAG.match, _flags(session)) if match}
     values = {column: number(text) for column, text in {**session.row, **session.checks}.items()}
     limits = {entry.name: entry for entry in RANGES if entry.holds(values)}
     dictionary = session.dictionaries.get("qc", {})
-    out = []
+    out = {}
     for column, text in session.checks.items():
         if column in ("participant_id", "session_id", "flags"):
             continue
         value = describe(column, number(text), names=layout["quality"]["names"], dictionary=dictionary)
         limit = limits.get(column)
-        out.append(Check(value, "" if limit is None else _expected(limit.low, limit.high), flagged.get(column, "")))
-    return tuple(out)
+        expected = "" if limit is None else _expected(limit.low, limit.high)
+        out[column] = Check(value, expected, flagged.get(column, ""))
+    return out
+
+
+def _scan_quality(
+    contrasts: Sequence[str], checks: Mapping[str, Check], layout: Mapping[str, Any]
+) -> tuple[tuple[str, ...], tuple[tuple[str, tuple[Check, ...]], ...]]:
+    """The contrasts that were used, and each measure of a scan with what it is of each of them."""
+    used = tuple(name for name in labels.CONTRASTS if name in contrasts)
+    rows = []
+    for measure, name in layout["quality"]["scans"].items():
+        columns = [f"{contrast.lower()}_{measure}" for contrast in used]
+        if columns and all(column in checks for column in columns):  # not of an earlier version
+            rows.append((name, tuple(checks[column] for column in columns)))
+    return used, tuple(rows)
 
 
 def _expected(low: float, high: float) -> str:

@@ -434,6 +434,7 @@ def _output_nodes(build: _Build, found: _Found) -> None:
     if found.outlier_alone is not None:
         workflow.connect(found.outlier_alone, "reason", write, "no_lesions_because")
     _connect_rigid(build, write)
+    _connect_scans(build, measure)
     flair = build.scans.get("FLAIR")
     beside = flair is not None and flair.coregister is not None
     if beside and found.lesion_mask is not None and "FLAIR" in config.output_spaces:
@@ -450,6 +451,20 @@ def _connect_rigid(build: _Build, write: pe.Node) -> None:
     both = [(node, way) for node in moving if node is not None for way in ("transform_file", "inverse_file")]
     if both:
         build.workflow.connect(merge(build.workflow, both, "rigid"), "out", write, "rigid_files")
+
+
+def _connect_scans(build: _Build, measure: pe.Node) -> None:
+    """The session's scans as they were acquired, their fields, and the way to those that are not the reference."""
+    scans = [build.scans[name] for name in build.inputs.contrasts]
+    others = [nodes for nodes in scans if nodes.coregister is not None]
+    for kind, ports in (
+        ("scans", [(nodes.conform, "native_file") for nodes in scans]),
+        ("fields", [(nodes.bias, "field_file") for nodes in scans]),
+        ("other_work_files", [(nodes.conform, "work_file") for nodes in others]),
+        ("other_transforms", [(nodes.coregister, "transform_file") for nodes in others]),
+    ):
+        if ports:
+            build.workflow.connect(merge(build.workflow, ports, kind), "out", measure, kind)
 
 
 def _connect_notes(build: _Build, write: pe.Node) -> None:

@@ -17,9 +17,11 @@ from bidsapp.image.results import (
     in_template,
     lesions_on_scan,
     modulated,
+    tissues_on_scan,
     with_sides,
 )
 from bidsapp.labels import CSF, EXTRA_AXIAL_CSF, GM, LESION, PARENCHYMA, STRUCTURE_LESION, WM
+from bidsapp.measure.image_quality import scan_quality
 
 
 @pytest.fixture
@@ -119,6 +121,36 @@ def test_lesions_on_another_scan(found: Segmentation, scan: nib.Nifti1Image) -> 
     np.testing.assert_allclose(where.mean(axis=0), expected.mean(axis=0) + np.array([4, 0, 0]), atol=0.51)
     assert np.asarray(mask.dataobj).sum() * 6 == pytest.approx(24)
     assert np.asarray(probability.dataobj).max() == pytest.approx(0.8, abs=0.01)
+
+
+def test_another_scan_is_measured_on_its_own_voxels(found: Segmentation, scan: nib.Nifti1Image) -> None:
+    """Of 1 x 1 x 6 mm, moved by 4 mm, twice as bright by its field; the tissues go with it, and so does the box."""
+    affine = np.diag([1.0, 1.0, 6.0, 1.0])
+    affine[:3, 3] = (-9, -12, -14)
+    shares = [on_native(found, scan).posteriors.slicer[..., index] for index in range(2)]
+    matrix = np.eye(4)
+    matrix[0, 3] = 4
+    x = affine[0, 3] + np.arange(24)[:, None, None] + np.zeros((1, 20, 5)) - 4
+    other = nib.Nifti1Image((2 * np.where(x < -1.5, 50, 80)).astype(np.float32), affine)  # GM lies where x < -1.5
+    field = on_grid(np.full(found.mask.shape, 2, np.float32), found.mask)
+    image, tissues, bias = tissues_on_scan(shares, field, other, work_image(other), matrix)
+    assert image.shape == bias.shape == tissues.shape[1:] and tissues.shape[0] == 2
+    assert image.shape[0] < 24
+    gm, wm = tissues > 0.9
+    assert np.median(image[gm]) == pytest.approx(50, rel=0.02) and np.median(image[wm]) == pytest.approx(80, rel=0.02)
+    assert np.median(bias[gm | wm]) == pytest.approx(2)
+    for tissue, before in zip(tissues, shares, strict=True):
+        assert tissue.sum() * 6 == pytest.approx(np.asarray(before.dataobj).sum() * 3, rel=0.05)
+
+
+def test_a_scan_that_misses_the_brain_has_no_tissue(found: Segmentation, scan: nib.Nifti1Image) -> None:
+    shares = [on_native(found, scan).posteriors.slicer[..., 0]]
+    field, matrix = on_grid(np.ones(found.mask.shape, np.float32), found.mask), np.eye(4)
+    matrix[0, 3] = 500
+    image, tissues, bias = tissues_on_scan(shares, field, scan, work_image(scan), matrix)
+    assert not tissues.any() and not image.any() and not bias.any()
+    measured = scan_quality(image, tissues, bias, (1, 1, 3))
+    assert {name for name, value in measured.items() if value is not None} == {"slice_mm"}
 
 
 def test_lesions_are_read_wherever_they_can_lie(found: Segmentation, rng: np.random.Generator) -> None:

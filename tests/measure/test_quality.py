@@ -7,17 +7,15 @@ import math
 import numpy as np
 import pytest
 
+from bidsapp.measure.image_quality import SCAN_COLUMNS
 from bidsapp.measure.quality import (
     QC_COLUMNS,
     RANGES,
-    contrast_to_noise,
     flags,
-    joint_variation,
     mask_on_edge,
     model_agreement,
     qc_row,
     side_difference_percent,
-    signal_to_noise,
 )
 from bidsapp.measure.volumes import VOLUME_COLUMNS, tissue_volumes
 
@@ -38,31 +36,6 @@ def image() -> np.ndarray:
     sign = np.where(np.indices(SHAPE).sum(axis=0) % 2, 1, -1)
     image[:2], image[2:4], image[4:] = 50 + 2 * sign[:2], 80 + sign[2:4], 1 + sign[4:]
     return image
-
-
-def test_contrast_to_noise_by_hand(image):
-    gm, wm = half(True), half(False)
-    assert contrast_to_noise(image, gm, wm) == pytest.approx(30 / math.sqrt(4 + 1))
-    assert math.isnan(contrast_to_noise(image, gm, np.zeros(SHAPE, bool)))
-
-
-def test_joint_variation_by_hand(image):
-    assert joint_variation(image, half(True), half(False)) == pytest.approx(1.4826 * (2 + 1) / 30)
-    assert math.isnan(joint_variation(np.ones(SHAPE), half(True), half(False)))
-
-
-def test_signal_to_noise_by_hand(image):
-    n = 2 * 8 * 9
-    assert signal_to_noise(image, half(False)) == pytest.approx(80 / (1 * math.sqrt(n / (n - 1))))
-    assert math.isnan(signal_to_noise(image, np.zeros(SHAPE, bool)))
-
-
-def test_a_few_very_bright_voxels_move_no_median():
-    image = np.array([1, 1, 1, 1, 11, 4, 4, 4, 4, 104], float)  # variances 16 and 1600, of a sample 20 and 2000
-    gm = np.arange(10) < 5
-    assert contrast_to_noise(image, gm, ~gm) == pytest.approx((4 - 1) / math.sqrt(16 + 1600))
-    assert signal_to_noise(image, gm) == pytest.approx(1 / math.sqrt(20))
-    assert signal_to_noise(image, ~gm) == pytest.approx(4 / math.sqrt(2000))
 
 
 def test_mask_on_edge():
@@ -122,6 +95,14 @@ def test_row(session):
     ]
 
 
+def test_every_scan_has_columns_of_its_own(session):
+    row = qc_row(**session, scans={"T1w": {"cnr": 2.0, "slice_mm": 1.0}, "FLAIR": {"cnr": 0.7}})
+    assert list(row) == list(QC_COLUMNS)
+    assert (row["t1w_cnr"], row["flair_cnr"], row["t1w_slice_mm"]) == (2.0, 0.7, 1.0)
+    assert row["t2w_cnr"] is None and row["flair_slice_mm"] is None
+    assert row["cnr"] == qc_row(**session)["cnr"]
+
+
 def test_lesions_belong_to_the_tissues_whose_ratio_is_told(session):
     volumes = {"gm_mm3": 300.0, "wm_mm3": 200.0}  # lesions were not looked for
     assert qc_row(**{**session, "volumes": volumes})["gm_to_wm"] == pytest.approx(1.5)
@@ -134,11 +115,11 @@ def test_row_without_what_cannot_be_measured(session):
     row = qc_row(**{**session, "volumes": volumes}, separable=False)
     missing = {name for name, value in row.items() if value is None}
     compared = {"agreement_gm", "agreement_wm", "agreement_csf", "agreement_lesion"}
-    assert missing - compared == {
+    assert missing - compared - set(SCAN_COLUMNS) == {
         "cnr", "cjv", "snr_gm", "snr_wm", "gm_to_wm", "brain_mask_to_tiv", "registration_similarity",
         "side_difference_percent",
     }  # fmt: skip
-    assert compared <= missing
+    assert compared | set(SCAN_COLUMNS) <= missing
 
 
 def test_the_sides_that_differ_most():

@@ -317,8 +317,9 @@ def test_the_same_files_give_the_same_bytes(tmp_path, write_session):
     again = [assemble.assemble_subject(tmp_path, "01").read_bytes(), assemble.assemble_group(tmp_path).read_bytes()]
     assert first == again
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "group.html", "group_lesions.json", "group_lesions.tsv", "group_single_lesions.json",
-        "group_single_lesions.tsv", "group_volumes.json", "group_volumes.tsv", "sub-01", "sub-01.html", "sub-02",
+        "group.html", "group_lesions.json", "group_lesions.tsv", "group_qc.json", "group_qc.tsv",
+        "group_single_lesions.json", "group_single_lesions.tsv", "group_volumes.json", "group_volumes.tsv", "sub-01",
+        "sub-01.html", "sub-02",
     ]  # fmt: skip
 
 
@@ -341,7 +342,31 @@ def test_links(path, link):
     assert html.escape(link) == link
 
 
+def test_the_quality_of_every_scan_is_shown_apart(tmp_path, write_session):
+    flag = "flair_wm_ripples = 2.3, above 1.3: stripes in white matter of the FLAIR"
+    qc = {"cnr": "2", "snr_wm": "20", "t1w_cnr": "2", "flair_cnr": "0.7", "t2w_cnr": "n/a"}
+    write_session("01", contrasts=["FLAIR", "T1w"],
+                  qc=qc | {"t1w_wm_ripples": "0.3", "flair_wm_ripples": "2.3", "flags": flag})  # fmt: skip
+    write_session("02", qc={"cnr": "2", "flags": "none"})  # of an earlier version
+    (view,) = view_subject(read_subject(tmp_path, "01"), assemble.layout(), exists=lambda _: True).sessions
+    assert [check.value.column for check in view.checks] == ["cnr"]
+    contrasts, rows = view.scan_quality
+    assert contrasts == ("T1w", "FLAIR")
+    assert [(name, *(check.value.text for check in checks)) for name, checks in rows] == [
+        ("Contrast-to-noise, gray to white", "2", "0.700"),
+        ("Ripples in white matter, % per mm", "0.300", "2.30"),
+    ]
+    assert [(check.expected, check.flag) for check in rows[1][1]] == [("at most 0.9", ""), ("at most 1.3", "above")]
+    assert [warning.text for warning in view.warnings] == ["Stripes in white matter of the FLAIR"]
+    assemble.assemble_subject(tmp_path, "01")
+    assemble.assemble_subject(tmp_path, "02")
+    assert "Every scan as it was acquired" in (tmp_path / "sub-01.html").read_text()
+    assert "Every scan as it was acquired" not in (tmp_path / "sub-02.html").read_text()
+
+
 def test_layout_names_columns_that_exist():
+    from bidsapp.labels import CONTRASTS
+    from bidsapp.measure.image_quality import SCAN_COLUMNS
     from bidsapp.measure.lesions import LESION_COLUMNS, LOAD_COLUMNS
     from bidsapp.measure.quality import QC_COLUMNS
     from bidsapp.measure.volumes import VOLUME_COLUMNS
@@ -353,7 +378,9 @@ def test_layout_names_columns_that_exist():
     named |= {name for recipe in volumes["parts"] for formula in recipe.values() for name in re.split(" - ", formula)}
     assert named <= set(VOLUME_COLUMNS)
     assert set(VOLUME_COLUMNS) <= set(volumes["names"])
-    assert set(layout["quality"]["names"]) <= set(QC_COLUMNS)
+    assert {*layout["quality"]["names"], *layout["quality"]["hidden"]} <= set(QC_COLUMNS)
+    measures = layout["quality"]["scans"]
+    assert {f"{name.lower()}_{measure}" for name in CONTRASTS for measure in measures} == set(SCAN_COLUMNS)
     lesion = {name for key, entry in layout["lesions"]["columns"].items() for name in entry.get("columns", [key])}
     assert lesion | set(layout["lesions"]["hidden"]) == set(LESION_COLUMNS)
     load = {f"{name}_count" for part in ("regions", "sizes") for name in layout["lesions"][part]}

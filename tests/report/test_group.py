@@ -95,6 +95,24 @@ def test_maps_of_an_earlier_run_are_told_as_such(tmp_path, ten):
     assert told in assemble.assemble_group(tmp_path, options=Options(maps=False)).read_text()
 
 
+def test_quality_has_a_table_and_is_no_outcome(tmp_path, write_session):
+    """One row per session, whatever its table has; a session of an earlier version has no columns of its scans."""
+    flag = "cnr = 0.2, below 0.3: gray and white matter hardly differ from the noise"
+    write_session("01", qc={"cnr": "2.1", "t1w_cnr": "2.1", "flair_cnr": "0.7", "flags": "none"})
+    write_session("02", qc={"cnr": "0.2", "flags": flag})
+    write_session("03", qc={"cnr": "1.5", "t1w_cnr": "1.5", "flair_cnr": "n/a", "flags": "none"})
+    (tmp_path / "participants.tsv").write_text("participant_id\tcnr\nsub-01\t7\nsub-02\t8\nsub-03\t9\n")
+    assemble.assemble_group(tmp_path, options=Options(maps=False))
+    table = pd.read_csv(tmp_path / "group_qc.tsv", sep="\t", na_values="n/a")
+    assert list(table) == ["participant_id", "session_id", "cnr", "t1w_cnr", "flair_cnr", "flags"]
+    assert table["cnr"].to_list() == [2.1, 0.2, 1.5] and table["flags"].to_list() == ["none", flag, "none"]
+    np.testing.assert_array_equal(table["flair_cnr"], [0.7, np.nan, np.nan])
+    about = json.loads((tmp_path / "group_qc.json").read_text())
+    assert about["flair_cnr"]["Description"] == "What flair_cnr is." and "Description" in about["participant_id"]
+    volumes = pd.read_csv(tmp_path / "group_volumes.tsv", sep="\t")
+    assert volumes["cnr"].to_list() == [7, 8, 9] and "flair_cnr" not in volumes
+
+
 def test_only_some_subjects_and_sessions(tmp_path, ten):
     for label in ("01", "02"):
         path = tmp_path / f"sub-{label}" / "anat" / f"sub-{label}_changes.tsv"

@@ -88,6 +88,25 @@ def test_what_a_scan_does_not_show_of_the_brain_is_told(tmp_path: Path) -> None:
         assert {field for field, _ in edge["connect"]} >= source
 
 
+@pytest.mark.parametrize("contrasts", SUBSETS, ids="+".join)
+def test_the_quality_of_every_contrast_is_measured(tmp_path: Path, contrasts: tuple[str, ...]) -> None:
+    """In the order of the contrasts, the reference first; of the others the way to them, too."""
+    workflow = init_session_wf(session(tmp_path, contrasts), config(tmp_path))
+    measure = workflow.get_node("measure")
+    order = list(measure.inputs.contrasts)
+    for kind, source, names in (
+        ("scans", "conform", order), ("fields", "bias", order),
+        ("other_work_files", "conform", order[1:]), ("other_transforms", "coregister", order[1:]),
+    ):  # fmt: skip
+        merged = workflow.get_node(kind)
+        assert (merged is not None) == bool(names)
+        if merged is not None:
+            edges = workflow._graph.in_edges(merged, data=True)
+            places = {data["connect"][0][1]: node.name for node, _, data in edges}
+            assert [places[f"in{place}"] for place in range(1, len(names) + 1)] == [f"{source}_{n}" for n in names]
+            assert workflow._graph.get_edge_data(merged, measure)["connect"] == [("out", kind)]
+
+
 def test_unset_input_would_be_seen(tmp_path: Path) -> None:
     workflow = init_session_wf(session(tmp_path, ("T1w",)), config(tmp_path))
     workflow.disconnect(workflow.get_node("brain"), "mask_file", workflow.get_node("tissue"), "mask_file")
