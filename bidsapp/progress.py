@@ -11,9 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-#: Nodes that only pass lists on are not worth a line.
-SILENT = ("work_images", "preprocessed", "rigid", "brain_notes", "notes", "warnings", "results")
-
 #: What the system says of a disk that is full, and of a quota that is reached.
 FULL = tuple(os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT))
 
@@ -100,7 +97,7 @@ class Watch:
             return
         self.last[session] = now
         self.bar.advance(self.task)
-        if step in SILENT and status == "end":
+        if node.run_without_submitting and status == "end":  # it only passes a list on, and has no start
             return
         if status == "end" and node.fullname not in self.began:  # nipype found its result from an earlier run
             self.log(session, f"reused {step}")

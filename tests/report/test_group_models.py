@@ -54,7 +54,7 @@ def test_tables_have_covariates_and_dictionaries(tmp_path, cohort):
     _, tables = run(tmp_path, cohort, maps=False)
     assert set(tables) == {
         "group_volumes.tsv", "group_lesions.tsv", "group_single_lesions.tsv", "group_models.tsv", "group_checks.tsv",
-        "group_comparisons.tsv", "group_zscores.tsv",
+        "group_comparisons.tsv", "group_zscores.tsv", "group_qc.tsv",
     }  # fmt: skip
     for name, table in tables.items():
         about = json.loads((tmp_path / name).with_suffix(".json").read_text())
