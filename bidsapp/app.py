@@ -153,9 +153,10 @@ def warn_of_slips(sessions: Sequence[SessionInputs], config: Config, say: progre
         say.note(f"warning: {label} was asked for but is not in {config.bids_dir}.")
     for contrast in bids.emptied_by_filters(sessions):
         say.note(f"warning: --bids-filter-file lets no {contrast} through, though there are some; none will be used.")
-    if config.mem_gb > machine.memory_gb():
+    there = machine.memory_gb()
+    if config.mem_gb > there:
         say.note(
-            f"warning: --mem: {config.mem_gb:g} GB to plan with, and there are {machine.memory_gb():.0f}: steps may run"
+            f"warning: --mem: {config.mem_gb:g} GB to plan with, and there are {there:.0f}: steps may run"
             " out of memory. Without a unit the number is GB; write 8000MB for MB."
         )
 

@@ -91,7 +91,7 @@ def contrast_to_noise(image: np.ndarray, gm: np.ndarray, wm: np.ndarray) -> floa
     if not gm.any() or not wm.any():
         return float("nan")
     spread = np.sqrt(np.var(image[gm]) + np.var(image[wm]))
-    return _divide(abs(np.median(image[gm]) - np.median(image[wm])), spread)
+    return divide(abs(np.median(image[gm]) - np.median(image[wm])), spread)
 
 
 def joint_variation(image: np.ndarray, gm: np.ndarray, wm: np.ndarray) -> float:
@@ -110,7 +110,7 @@ def joint_variation(image: np.ndarray, gm: np.ndarray, wm: np.ndarray) -> float:
     if not gm.any() or not wm.any():
         return float("nan")
     (gm_median, gm_mad), (wm_median, wm_mad) = robust_spread(image[gm]), robust_spread(image[wm])
-    return _divide(wm_mad + gm_mad, abs(wm_median - gm_median))
+    return divide(wm_mad + gm_mad, abs(wm_median - gm_median))
 
 
 def signal_to_noise(image: np.ndarray, region: np.ndarray) -> float:
@@ -130,7 +130,7 @@ def signal_to_noise(image: np.ndarray, region: np.ndarray) -> float:
     values = image[region]
     if len(values) < 2:
         return float("nan")
-    return _divide(float(np.median(values)), float(values.std() * np.sqrt(len(values) / (len(values) - 1))))
+    return divide(float(np.median(values)), float(values.std() * np.sqrt(len(values) / (len(values) - 1))))
 
 
 def shading_percent(field: np.ndarray, brain: np.ndarray) -> float:
@@ -149,7 +149,7 @@ def shading_percent(field: np.ndarray, brain: np.ndarray) -> float:
     if not brain.any():
         return float("nan")
     low, middle, high = np.percentile(field[brain], (5, 50, 95))
-    return 100 * _divide(float(high - low), float(middle))
+    return 100 * divide(float(high - low), float(middle))
 
 
 def wm_ripples(image: np.ndarray, wm: np.ndarray, voxel_size_mm: Sequence[float]) -> float:
@@ -196,7 +196,7 @@ def wm_ripples(image: np.ndarray, wm: np.ndarray, voxel_size_mm: Sequence[float]
         steps = (here - there)[inside & inside_too]
         if steps.size:
             steepest = max(steepest, float(np.sqrt(np.mean(steps**2))) / (lag * sizes[axis]))
-    return 100 * _divide(steepest, float(np.median(values[deep])))
+    return 100 * divide(steepest, float(np.median(values[deep])))
 
 
 def _mean_within(values: np.ndarray, mask: np.ndarray, mean: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
@@ -236,7 +236,8 @@ def scan_quality(
     return out
 
 
-def _divide(numerator: float, denominator: float) -> float:
+def divide(numerator: float, denominator: float) -> float:
+    """Their ratio; NaN where the denominator is 0."""
     return float(numerator / denominator) if denominator else float("nan")
 
 

@@ -10,7 +10,14 @@ import numpy as np
 from scipy import ndimage
 
 from bidsapp.image.grid import bounding_box
-from bidsapp.measure.image_quality import SCAN_COLUMNS, contrast_to_noise, joint_variation, known, signal_to_noise
+from bidsapp.measure.image_quality import (
+    SCAN_COLUMNS,
+    contrast_to_noise,
+    divide,
+    joint_variation,
+    known,
+    signal_to_noise,
+)
 
 #: A plane of the brain as large as this share of the next one inside is no natural end: poles hold half of it at most.
 CUT_AREA = 0.8
@@ -217,7 +224,7 @@ def mask_on_edge(mask: np.ndarray, image: np.ndarray | None = None) -> float:
     inner = np.zeros_like(mask)
     ends = [(0, size - 1) if image is None else _shown(mask, image, axis) for axis, size in enumerate(mask.shape)]
     inner[tuple(slice(first + 1, last) for first, last in ends)] = True
-    return _divide(int(np.count_nonzero(surface & ~inner[box])), int(np.count_nonzero(surface)))
+    return divide(int(np.count_nonzero(surface & ~inner[box])), int(np.count_nonzero(surface)))
 
 
 def _shown(mask: np.ndarray, image: np.ndarray, axis: int) -> tuple[int, int]:
@@ -367,7 +374,3 @@ def _with_lesions(volumes: Mapping[str, float | None], tissue: str) -> float | N
 
 def _quotient(numerator: float | None, denominator: float | None) -> float | None:
     return None if numerator is None or not denominator else numerator / denominator
-
-
-def _divide(numerator: float, denominator: float) -> float:
-    return float(numerator / denominator) if denominator else float("nan")

@@ -3,6 +3,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tests.measure.two_tissues import two_tissues
+
+
+@pytest.fixture
+def image() -> np.ndarray:
+    return two_tissues()
+
 
 @pytest.fixture
 def peak_flow() -> tuple[np.ndarray, np.ndarray]:
