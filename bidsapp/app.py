@@ -28,6 +28,7 @@ from bidsapp import (
     scan_choice,
     validation,
 )  # fmt: skip
+from bidsapp.arguments import missing_labels
 from bidsapp.bids import SessionInputs
 from bidsapp.config import Config
 from bidsapp.writing import write_json
@@ -149,14 +150,15 @@ def _closing_table(outcomes: list[Outcome], say: progress.Progress) -> None:
 
 def warn_of_slips(sessions: Sequence[SessionInputs], config: Config, say: progress.Progress) -> None:
     """Warn of what was asked for and is not there."""
-    for label in bids.missing_labels(sessions, config.participant_label, config.session_label):
+    there = [(unit.subject, unit.session) for unit in sessions]
+    for label in missing_labels(there, config.participant_label, config.session_label):
         say.note(f"warning: {label} was asked for but is not in {config.bids_dir}.")
     for contrast in bids.emptied_by_filters(sessions):
         say.note(f"warning: --bids-filter-file lets no {contrast} through, though there are some; none will be used.")
-    there = machine.memory_gb()
-    if config.mem_gb > there:
+    memory = machine.memory_gb()
+    if config.mem_gb > memory:
         say.note(
-            f"warning: --mem: {config.mem_gb:g} GB to plan with, and there are {there:.0f}: steps may run"
+            f"warning: --mem: {config.mem_gb:g} GB to plan with, and there are {memory:.0f}: steps may run"
             " out of memory. Without a unit the number is GB; write 8000MB for MB."
         )
 

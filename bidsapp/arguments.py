@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 from bidsapp.errors import UsageError
@@ -45,6 +45,15 @@ def _dashed(argument: str) -> str:
 def bare_label(text: str) -> str:
     """A label of a subject or session as BIDS has it: without the ``sub-`` or ``ses-`` of names."""
     return text.removeprefix("sub-").removeprefix("ses-")
+
+
+def missing_labels(
+    there: Iterable[tuple[str, str | None]], subjects: Iterable[str], sessions: Iterable[str]
+) -> list[str]:
+    """Labels asked for that are not among the (subject, session) that are there, with their prefixes."""
+    present = {name for subject, session in there for name in (f"sub-{subject}", f"ses-{session}")}
+    asked = [*(f"sub-{label}" for label in subjects), *(f"ses-{label}" for label in sessions)]
+    return [name for name in asked if name not in present]
 
 
 def gigabytes(text: str) -> float:

@@ -144,15 +144,6 @@ def _is_told(unit: SessionInputs) -> bool:
     return unit.nothing_because.startswith(NO_SCAN) and unit.nothing_because != NO_SCAN
 
 
-def missing_labels(
-    sessions: Iterable[SessionInputs], participant_label: Sequence[str], session_label: Sequence[str] = ()
-) -> list[str]:
-    """Labels asked for that no session found has, with their prefixes."""
-    present = {f"sub-{unit.subject}" for unit in sessions} | {f"ses-{unit.session}" for unit in sessions}
-    asked = [*(f"sub-{label}" for label in participant_label), *(f"ses-{label}" for label in session_label)]
-    return [label for label in asked if label not in present]
-
-
 def emptied_by_filters(sessions: Sequence[SessionInputs]) -> list[str]:
     """Contrasts that the filters leave to none of the sessions, though some have scans of it: a slip, most often."""
     return [

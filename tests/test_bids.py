@@ -9,7 +9,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from bidsapp.bids import collect, emptied_by_filters, has_database, missing_labels, unusable_names
+from bidsapp.arguments import missing_labels
+from bidsapp.bids import SessionInputs, collect, emptied_by_filters, has_database, unusable_names
 from bidsapp.errors import NotBidsError, NothingSelectedError, UsageError
 from bidsapp.scan_choice import header_problem, shown_in_part
 from bidsapp.writing import sha256
@@ -283,19 +284,23 @@ def test_derivatives_inside_the_dataset_are_not_raw(root: Path) -> None:
     assert collect(root)[0].reference.path.name == "sub-01_T1w.nii.gz"
 
 
+def keys(sessions: list[SessionInputs]) -> list[tuple[str, str | None]]:
+    return [(unit.subject, unit.session) for unit in sessions]
+
+
 def test_labels_select_and_what_is_missing_is_known(root: Path) -> None:
     scan(root, "sub-01_T1w")
     scan(root, "sub-02_T1w")
     sessions = collect(root, participant_label=("02", "03"))
     assert [s.subject for s in sessions] == ["02"]
-    assert missing_labels(sessions, ("02", "03")) == ["sub-03"]
+    assert missing_labels(keys(sessions), ("02", "03"), ()) == ["sub-03"]
 
 
 def test_a_session_asked_for_that_nobody_has_is_known(root: Path) -> None:
     scan(root, "sub-01_ses-a_T1w")
     scan(root, "sub-02_ses-b_T1w")
     sessions = collect(root, session_label=("a", "b", "c"))
-    assert missing_labels(sessions, (), ("a", "b", "c")) == ["ses-c"]
+    assert missing_labels(keys(sessions), (), ("a", "b", "c")) == ["ses-c"]
 
 
 def test_an_empty_subject_is_told_of(root: Path) -> None:

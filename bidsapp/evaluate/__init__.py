@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bidsapp.arguments import missing_labels
 from bidsapp.errors import OK, PARTICIPANT_FAILED, AppError, InputError, NothingSelectedError, UsageError
 from bidsapp.evaluate.options import Options, by_lesion, parse
 from bidsapp.evaluate.scans import UNREADABLE, find_brains, find_scans, readable
@@ -142,9 +143,7 @@ def _left_out(references: Sequence[LabelFile], options: Options) -> list[str]:
     plain = sorted({f"sub-{one.key[0]}" for one in references if not one.key[1]}) if options.sessions else []
     missing = sorted((options.cases or frozenset()) - {one.key for one in references})
     names = [f"sub-{subject}_ses-{session}" if session else f"sub-{subject}" for subject, session in missing]
-    subjects, sessions = ({one.key[place] for one in references} for place in (0, 1))
-    names += [f"sub-{label}" for label in options.subjects if label not in subjects]
-    names += [f"ses-{label}" for label in options.sessions if label not in sessions]
+    names += missing_labels([one.key for one in references], options.subjects, options.sessions)
     return [
         *([f"Left out by --session-label, since they have no sessions: {', '.join(plain)}."] if plain else []),
         *([f"There is no reference of {', '.join(names)}."] if names else []),

@@ -17,6 +17,7 @@ import jinja2
 import yaml
 from markupsafe import Markup
 
+from bidsapp.arguments import missing_labels
 from bidsapp.errors import NothingSelectedError
 from bidsapp.measure.cohort import natural
 from bidsapp.report import merge
@@ -139,10 +140,9 @@ def assemble_group(
     if not any(session.row or session.record or session.problem for session in sessions):
         which = " of these labels" if only_subjects or only_sessions else ""
         raise NothingSelectedError(f"{out_dir}: no results of any session{which}. Run the participant level first.")
-    there = {f"sub-{label}" for label in labels} | {f"ses-{session.session}" for session in sessions}
-    for label in (*(f"sub-{label}" for label in only_subjects), *(f"ses-{label}" for label in only_sessions)):
-        if label not in there:
-            say(f"warning: {label} was asked for but has no results in {out_dir}.")
+    there = [*((label, None) for label in labels), *((session.subject, session.session) for session in sessions)]
+    for label in missing_labels(there, only_subjects, only_sessions):
+        say(f"warning: {label} was asked for but has no results in {out_dir}.")
     group = collect_cohort(sessions)
     options = options or Options()
     found = analyse(
